@@ -1,0 +1,61 @@
+-- The whole schema. A heading of the form `-- NUMBER name` begins a section, and a section is a
+-- migration: a new one is applied at the next start, a removed one leaves its tables alone. One that
+-- has been applied is never edited; what changes it is a new section with the next free number.
+--
+-- Core has the numbers 1 to 9; a feature has a number of its own and the name of its file. One text
+-- serves SQLite and Postgres: columns are text, bigint or bytea, ids are UUIDv7 made by
+-- `database::new_id`, times are seconds since 1970.
+
+-- 1 users
+create table users (
+    id text primary key,
+    username text not null unique,
+    created_at bigint not null,
+    disabled_at bigint
+);
+
+create table addresses (
+    user_id text primary key references users (id) on delete cascade,
+    email text not null,
+    confirmed_at bigint
+);
+create unique index addresses_confirmed on addresses (email) where confirmed_at is not null;
+
+create table passwords (
+    user_id text primary key references users (id) on delete cascade,
+    hash text not null
+);
+
+-- 2 sessions
+create table sessions (
+    id text primary key,
+    token_hash bytea not null unique,
+    user_id text not null references users (id) on delete cascade,
+    created_at bigint not null,
+    seen_at bigint not null,
+    stay bigint not null,
+    address text not null,
+    device text not null
+);
+create index sessions_by_user on sessions (user_id, id);
+
+-- 3 events
+create table events (
+    id text primary key,
+    user_id text,
+    kind text not null,
+    created_at bigint not null,
+    address text,
+    device text
+);
+create index events_by_user on events (user_id, id);
+
+-- 10 notes
+create table notes (
+    id text primary key,
+    user_id text not null references users (id) on delete cascade,
+    text text not null,
+    created_at bigint not null,
+    updated_at bigint not null
+);
+create index notes_by_user on notes (user_id, id);

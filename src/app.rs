@@ -1,0 +1,147 @@
+//! The app: what all requests share, the layers they pass, and the server that takes them in.
+
+use crate::config::Config;
+use crate::database::Database;
+use crate::features::Feature;
+use crate::lookup::Lookup;
+use crate::page::Pages;
+use crate::password::Gate;
+use crate::session::BeingSeen;
+use crate::{asset, auth, error, guard};
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request};
+use axum::middleware::from_fn_with_state;
+use futures_util::FutureExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+use tower::ServiceExt;
+
+/// What all requests share. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Parts>);
+
+pub struct Parts {
+    pub config: Config,
+    pub db: Database,
+    pub pages: Pages,
+    pub lookup: Lookup,
+    pub being_seen: BeingSeen,
+    pub gate: Gate,
+}
+
+impl Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl App {
+    /// # Errors
+    /// When the database cannot be opened or a template does not parse.
+    pub async fn new(config: Config) -> Result<App> {
+        let db = Database::open(&config).await?;
+        Ok(App(Arc::new(Parts {
+            pages: Pages::load(&config.site_name)?,
+            lookup: Lookup::start(&db),
+            being_seen: BeingSeen::default(),
+            gate: Gate::new(&config),
+            config,
+            db,
+        })))
+    }
+
+    /// All routes behind all layers. A request passes the layers from the last line to the first.
+    pub fn router(&self, features: Vec<Feature>) -> Router {
+        let features = features.into_iter().fold(Router::new(), |router, feature| {
+            router.merge(feature.routes.router(self))
+        });
+        features
+            .merge(asset::routes().router(self))
+            .with_state(self.clone())
+            .layer(from_fn_with_state(self.clone(), auth::layer))
+            .layer(from_fn_with_state(self.clone(), guard::check))
+            .layer(from_fn_with_state(self.clone(), error::layer))
+            .layer(from_fn_with_state(self.clone(), guard::headers))
+    }
+}
+
+/// Binds the socket, and completes a configuration that left the port to the system.
+///
+/// # Errors
+/// A port that is taken, or that this user may not have.
+pub async fn bind(config: &mut Config) -> Result<TcpListener> {
+    let address = SocketAddr::new(config.host, config.port);
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; set PORT to another port, or stop what is using this one")
+    })?;
+    if !config.base_url_given {
+        let port = listener.local_addr()?.port();
+        config.base_url.set_port(Some(port)).ok().context("the address has no port")?;
+    }
+    Ok(listener)
+}
+
+/// Takes requests in until `stop`, then finishes those under way, for at most `DRAIN_TIMEOUT`.
+///
+/// # Errors
+/// When requests were still under way after that time.
+pub async fn serve(app: &App, router: Router, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<()> {
+    let mut http = http1::Builder::new();
+    // Without a timer hyper waits for ever for a request's head; this one also closes idle connections.
+    http.timer(TokioTimer::new()).header_read_timeout(app.config.head_timeout);
+    let connections = GracefulShutdown::new();
+    let take_in = |stream: TcpStream, peer: SocketAddr| {
+        let router = router.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer));
+            router.clone().oneshot(request.map(Body::new))
+        });
+        // An answer is written whole: waiting to fill a packet would only delay it.
+        let _ = stream.set_nodelay(true);
+        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            // A client that hangs up or is too slow ends here; there is nobody left to tell.
+            let _ = connection.await;
+        });
+    };
+
+    let mut stop = pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stop => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => take_in(stream, peer),
+            Err(error) => {
+                // Out of file descriptors, most likely: they come back when connections end.
+                tracing::warn!("a connection could not be accepted: {error}");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    // Whoever had connected before the stop is served too.
+    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+        take_in(stream, peer);
+    }
+    drop(listener);
+    let under_way = connections.count();
+    tracing::info!("stopping; {under_way} connections are open");
+    tokio::time::timeout(app.config.drain_timeout, connections.shutdown())
+        .await
+        .context("some requests were still under way after DRAIN_TIMEOUT")
+}

@@ -1,0 +1,84 @@
+//! `latchkey user …`: accounts from the command line.
+
+use crate::config::{Config, Env};
+use crate::database::Database;
+use crate::error::Error;
+use crate::guard::Client;
+use crate::password::{self, Gate, NewPassword};
+use crate::user::{self, Email, Username};
+use anyhow::{Context, Result, anyhow, bail};
+use std::io::{BufRead, IsTerminal, stdin};
+use std::net::{IpAddr, Ipv4Addr};
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Make an account; the password is asked for, or read as one line of standard input
+    Add {
+        /// 1 to 20 of the characters 0-9 and a-z
+        name: String,
+        /// An e-mail address, kept unconfirmed
+        #[arg(long)]
+        email: Option<String>,
+    },
+    /// List the accounts, newest first
+    List,
+}
+
+pub async fn run(env: &Env, command: Command) -> Result<()> {
+    let config = Config::from_env(env)?;
+    match command {
+        Command::Add { name, email } => add(&config, &name, email.as_deref()).await,
+        Command::List => list(&config).await,
+    }
+}
+
+async fn add(config: &Config, name: &str, email: Option<&str>) -> Result<()> {
+    let username = Username::parse(name).map_err(|sentence| anyhow!(sentence))?;
+    let email = email.map(Email::parse).transpose().map_err(|sentence| anyhow!(sentence))?;
+    let password = NewPassword::parse(&ask_password()?, config).map_err(|sentence| anyhow!(sentence))?;
+    let hash = Gate::new(config).hash(password).await?;
+    let here = Client { address: IpAddr::V4(Ipv4Addr::LOCALHOST), device: "command line".into() };
+    let db = Database::open(config).await?;
+    let made = db.write(async |db| {
+        let Some(id) = user::create(db, &username, &here).await? else { return Ok(false) };
+        password::set(db, &id, &hash).await?;
+        if let Some(email) = &email {
+            user::add_address(db, &id, email).await?;
+        }
+        Ok::<_, Error>(true)
+    });
+    if !made.await? {
+        bail!("The name {username} is taken.");
+    }
+    db.close().await;
+    println!("{username} can log in now.");
+    Ok(())
+}
+
+fn ask_password() -> Result<String> {
+    if stdin().is_terminal() {
+        let password = rpassword::prompt_password("Password: ")?;
+        if rpassword::prompt_password("Once more: ")? != password {
+            bail!("The two passwords differ.");
+        }
+        return Ok(password);
+    }
+    let mut line = String::new();
+    stdin().lock().read_line(&mut line).context("the password could not be read")?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_string())
+}
+
+async fn list(config: &Config) -> Result<()> {
+    let db = Database::open(config).await?;
+    let mut after = None;
+    loop {
+        let page = db.read(async |db| user::members(db, after.as_deref(), 1000).await).await?;
+        for member in &page {
+            println!("{}  {:<20}", member.id, member.username);
+        }
+        let Some(last) = page.last() else { break };
+        after = Some(last.id.clone());
+    }
+    db.close().await;
+    Ok(())
+}

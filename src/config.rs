@@ -1,0 +1,346 @@
+//! The configuration: read from the environment once, at boot.
+//!
+//! A value that cannot be used, or a combination that would be dangerous, does not start; the error is one
+//! sentence that says what to set. Features read their own variables from [`Env`] in `feature(env)`, so this
+//! file names only what core needs.
+
+use crate::database::sqlite_file;
+use anyhow::{Context, Result, bail, ensure};
+use ipnet::IpNet;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+use std::time::Duration;
+use url::{Host, Url};
+
+/// The variables of the environment. An empty one counts as absent.
+pub struct Env(HashMap<String, String>);
+
+impl Env {
+    /// The variables of the process, and for those it does not have the ones of a `.env` file.
+    pub fn load() -> Result<Env> {
+        match dotenvy::dotenv() {
+            Err(error) if !error.not_found() => bail!("the .env file cannot be read: {error}"),
+            _ => Ok(Env::from_iter(std::env::vars())),
+        }
+    }
+
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// A value of any type that parses, or `default`.
+    pub fn parse<T: FromStr>(&self, name: &str, default: T) -> Result<T> {
+        match self.text(name) {
+            Some(text) => text.parse().ok().with_context(|| format!("{name}={text} cannot be used here")),
+            None => Ok(default),
+        }
+    }
+
+    /// A time such as `3s`, `10m`, `24h` or `7d`, or `default` written the same way.
+    pub fn duration(&self, name: &str, default: &str) -> Result<Duration> {
+        let text = self.text(name).unwrap_or(default);
+        parse_duration(text).with_context(|| {
+            format!("{name}={text} is no time: write a whole number above zero and s, m, h or d, such as {default}")
+        })
+    }
+
+    pub fn yes(&self, name: &str) -> Result<bool> {
+        match self.text(name) {
+            None | Some("no") => Ok(false),
+            Some("yes") => Ok(true),
+            Some(other) => bail!("{name}={other}: write yes or no"),
+        }
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Env {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Env {
+        Env(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let unit = text.chars().last()?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 60 * 60,
+        'd' => 24 * 60 * 60,
+        _ => return None,
+    };
+    let number: u64 = text[..text.len() - 1].parse().ok()?;
+    // A hundred years is more than anyone means, and keeps sums of seconds far from overflow.
+    let whole = number.checked_mul(seconds).filter(|&whole| whole <= 100 * 365 * 24 * 60 * 60)?;
+    (whole > 0).then(|| Duration::from_secs(whole))
+}
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub site_name: String,
+    pub host: IpAddr,
+    pub port: u16,
+    /// Where people reach the site. With `PORT=0` and no `BASE_URL` its port is known once the socket is bound.
+    pub base_url: Url,
+    pub base_url_given: bool,
+    pub database_url: String,
+    pub database_direct_url: String,
+    pub database_pool: u32,
+    pub trusted_proxies: Vec<IpNet>,
+    pub insecure_http: bool,
+    pub log_json: bool,
+    pub session_lifetime: Duration,
+    pub session_idle: Duration,
+    pub sessions_per_user: i64,
+    pub password_iterations: u32,
+    pub password_min_length: usize,
+    pub hash_jobs: usize,
+    pub hash_queue: usize,
+    pub hash_wait: Duration,
+    /// Bytes a request's body may have.
+    pub body_limit: usize,
+    pub head_timeout: Duration,
+    pub body_timeout: Duration,
+    pub handler_timeout: Duration,
+    pub drain_timeout: Duration,
+}
+
+impl Config {
+    pub fn from_env(env: &Env) -> Result<Config> {
+        let port = env.parse("PORT", 8000)?;
+        let base_url = env.text("BASE_URL");
+        let database_url = env.text("DATABASE_URL").unwrap_or(DEFAULT_DATABASE).to_string();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let config = Config {
+            site_name: env.text("SITE_NAME").unwrap_or("Latchkey").to_string(),
+            host: env.parse("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST))?,
+            port,
+            base_url: parse_base_url(base_url.unwrap_or(&format!("http://localhost:{port}")))?,
+            base_url_given: base_url.is_some(),
+            database_direct_url: env.text("DATABASE_DIRECT_URL").unwrap_or(&database_url).to_string(),
+            database_url,
+            database_pool: env.parse("DATABASE_POOL", 8)?,
+            trusted_proxies: parse_proxies(env.text("TRUSTED_PROXIES").unwrap_or("none"))?,
+            insecure_http: env.yes("INSECURE_HTTP")?,
+            log_json: match env.text("LOG_FORMAT") {
+                None | Some("text") => false,
+                Some("json") => true,
+                Some(other) => bail!("LOG_FORMAT={other}: write text or json"),
+            },
+            session_lifetime: env.duration("SESSION_LIFETIME", "30d")?,
+            session_idle: env.duration("SESSION_IDLE", "7d")?,
+            sessions_per_user: env.parse("SESSIONS_PER_USER", 50)?,
+            password_iterations: env.parse("PASSWORD_ITERATIONS", PASSWORD_ITERATIONS)?,
+            password_min_length: env.parse("PASSWORD_MIN_LENGTH", PASSWORD_MIN_LENGTH)?,
+            hash_jobs: env.parse("HASH_JOBS", cores)?,
+            hash_queue: env.parse("HASH_QUEUE", 64)?,
+            hash_wait: env.duration("HASH_WAIT", "2s")?,
+            body_limit: env.parse("BODY_LIMIT", 64 * 1024)?,
+            head_timeout: env.duration("HEAD_TIMEOUT", "10s")?,
+            body_timeout: env.duration("BODY_TIMEOUT", "10s")?,
+            handler_timeout: env.duration("HANDLER_TIMEOUT", "10s")?,
+            drain_timeout: env.duration("DRAIN_TIMEOUT", "15s")?,
+        };
+        config.check(env)?;
+        Ok(config)
+    }
+
+    /// Development is a site at localhost, 127.0.0.1 or [::1]; everything else is production.
+    pub fn development(&self) -> bool {
+        is_loopback(self.base_url.host())
+    }
+
+    /// Whether people reach the site by https. The scheme of `BASE_URL` says so; no header can.
+    pub fn https(&self) -> bool {
+        self.base_url.scheme() == "https"
+    }
+
+    /// The site's origin as browsers write it, such as `https://example.com`.
+    pub fn origin(&self) -> String {
+        self.base_url.origin().ascii_serialization()
+    }
+
+    fn check(&self, env: &Env) -> Result<()> {
+        ensure!(self.password_iterations >= 1, "PASSWORD_ITERATIONS must be at least 1");
+        ensure!(self.password_min_length >= 1, "PASSWORD_MIN_LENGTH must be at least 1");
+        ensure!(self.hash_jobs >= 1, "HASH_JOBS must be at least 1");
+        ensure!(self.database_pool >= 3, "DATABASE_POOL must be at least 3: two of its connections look up sessions");
+        ensure!(self.sessions_per_user >= 1, "SESSIONS_PER_USER must be at least 1");
+        for url in [&self.database_url, &self.database_direct_url] {
+            check_engine(url)?;
+        }
+        if self.development() {
+            ensure!(
+                self.host.is_loopback(),
+                "HOST={} would show a site in development to the network: set BASE_URL to the address \
+                 people will use, or leave HOST away",
+                self.host
+            );
+            return Ok(());
+        }
+        ensure!(
+            self.https() || self.insecure_http,
+            "BASE_URL={} is not https, so anybody on the way could read passwords: give the https address, \
+             or set INSECURE_HTTP=yes if you know that nobody is on the way",
+            self.base_url
+        );
+        ensure!(
+            env.text("TRUSTED_PROXIES").is_some(),
+            "TRUSTED_PROXIES must be set in production: the addresses of the proxies that speak TLS for this app, \
+             such as 10.0.0.0/8, or none"
+        );
+        ensure!(
+            self.password_iterations >= PASSWORD_ITERATIONS,
+            "PASSWORD_ITERATIONS={} is too weak for production: the least is {PASSWORD_ITERATIONS}",
+            self.password_iterations
+        );
+        ensure!(
+            self.password_min_length >= PASSWORD_MIN_LENGTH,
+            "PASSWORD_MIN_LENGTH={} is too weak for production: the least is {PASSWORD_MIN_LENGTH}",
+            self.password_min_length
+        );
+        for url in [&self.database_url, &self.database_direct_url] {
+            check_transport(url)?;
+        }
+        Ok(())
+    }
+}
+
+const DEFAULT_DATABASE: &str = "sqlite://data/latchkey.db";
+
+/// OWASP's password storage cheat sheet for PBKDF2-HMAC-SHA256.
+const PASSWORD_ITERATIONS: u32 = 600_000;
+
+/// OWASP ASVS 5.0, 6.2.1.
+const PASSWORD_MIN_LENGTH: usize = 8;
+
+fn parse_base_url(text: &str) -> Result<Url> {
+    let url = Url::parse(text).with_context(|| format!("BASE_URL={text} is no address"))?;
+    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+    ensure!(
+        matches!(url.scheme(), "http" | "https") && url.host().is_some() && bare,
+        "BASE_URL={text}: write only scheme, host and port, such as https://example.com"
+    );
+    Ok(url)
+}
+
+fn parse_proxies(text: &str) -> Result<Vec<IpNet>> {
+    let proxy = |text: &str| {
+        let text = text.trim();
+        let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        net.ok().with_context(|| {
+            format!("TRUSTED_PROXIES: {text:?} is neither an address nor a range such as 10.0.0.0/8")
+        })
+    };
+    if text == "none" { Ok(Vec::new()) } else { text.split(',').map(proxy).collect() }
+}
+
+pub fn is_loopback(host: Option<Host<&str>>) -> bool {
+    match host {
+        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        Some(Host::Ipv4(address)) => address == Ipv4Addr::LOCALHOST,
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+fn check_engine(url: &str) -> Result<()> {
+    let scheme = url.split(':').next().unwrap_or_default();
+    let (known, compiled) = match scheme {
+        "sqlite" => (true, cfg!(feature = "sqlite")),
+        "postgres" | "postgresql" => (true, cfg!(feature = "postgres")),
+        _ => (false, false),
+    };
+    ensure!(known, "DATABASE_URL must begin with sqlite:// or postgres://");
+    ensure!(
+        compiled,
+        "DATABASE_URL begins with {scheme}: but this binary was built without that engine: \
+         set another DATABASE_URL, or build with --features {}",
+        if scheme == "sqlite" { "sqlite" } else { "postgres" }
+    );
+    if let Some(file) = sqlite_file(url) {
+        ensure!(!file.is_empty() && file != ":memory:", "DATABASE_URL={url}: SQLite needs a file here");
+    }
+    Ok(())
+}
+
+/// Passwords' hashes and sessions must not cross a network in the clear.
+fn check_transport(url: &str) -> Result<()> {
+    if sqlite_file(url).is_some() {
+        return Ok(());
+    }
+    let url = Url::parse(url).context("DATABASE_URL cannot be read as an address of a database")?;
+    let encrypted = url.query_pairs().any(|(name, value)| {
+        matches!(&*name, "sslmode" | "ssl-mode") && matches!(&*value, "require" | "verify-ca" | "verify-full")
+    });
+    ensure!(
+        encrypted || is_near(url.host_str().unwrap_or_default()),
+        "DATABASE_URL leads to {} over a network without encryption: add ?sslmode=require, or better verify-full",
+        url.host_str().unwrap_or_default()
+    );
+    Ok(())
+}
+
+/// This machine, a private network (RFC 1918, RFC 4193) or a name that only such a network knows.
+fn is_near(host: &str) -> bool {
+    match host.trim_matches(['[', ']']).parse() {
+        Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_private(),
+        Ok(IpAddr::V6(address)) => address.is_loopback() || address.is_unique_local(),
+        Err(_) => !host.contains('.') || host.ends_with(".internal") || host.ends_with(".local"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sentence(pairs: &[(&str, &str)]) -> String {
+        Config::from_env(&pairs.iter().copied().collect()).expect_err("it must not start").to_string()
+    }
+
+    #[test]
+    fn a_bare_environment_is_a_site_in_development() {
+        let config = Config::from_env(&Env::from_iter::<[(&str, &str); 0]>([])).unwrap();
+        assert!(config.development());
+        assert_eq!(config.origin(), "http://localhost:8000");
+        assert_eq!(config.session_lifetime, Duration::from_secs(30 * 24 * 60 * 60));
+    }
+
+    #[test]
+    fn every_dangerous_combination_says_what_to_set() {
+        let production = [("BASE_URL", "https://example.com"), ("TRUSTED_PROXIES", "none")];
+        assert!(Config::from_env(&production.into_iter().collect()).is_ok());
+        let with = |more: &[(&'static str, &'static str)]| {
+            sentence(&production.iter().chain(more).copied().collect::<Vec<_>>())
+        };
+        for (sentence, cure) in [
+            (sentence(&[("HOST", "0.0.0.0")]), "BASE_URL"),
+            (sentence(&[("BASE_URL", "http://example.com"), ("TRUSTED_PROXIES", "none")]), "INSECURE_HTTP"),
+            (sentence(&[("BASE_URL", "https://example.com")]), "TRUSTED_PROXIES"),
+            (sentence(&[("BASE_URL", "https://example.com/app")]), "only scheme, host and port"),
+            (sentence(&[("PORT", "many")]), "PORT"),
+            (sentence(&[("SESSION_IDLE", "0s")]), "SESSION_IDLE"),
+            (sentence(&[("SESSION_IDLE", "5 minutes")]), "whole number"),
+            (sentence(&[("SESSION_LIFETIME", "99999999999999d")]), "SESSION_LIFETIME"),
+            (sentence(&[("TRUSTED_PROXIES", "the proxy")]), "range"),
+            (sentence(&[("DATABASE_URL", "mysql://localhost/app")]), "sqlite://"),
+            (with(&[("PASSWORD_ITERATIONS", "1000")]), "600000"),
+            (with(&[("PASSWORD_MIN_LENGTH", "4")]), "the least is 8"),
+        ] {
+            assert!(sentence.contains(cure), "{sentence}");
+        }
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn a_database_across_a_network_must_be_reached_by_tls() {
+        let allowed = |url: &str| check_transport(url).is_ok();
+        assert!(!allowed("postgres://app@db.example.com/app"));
+        assert!(!allowed("postgres://app@203.0.113.7/app?sslmode=prefer"));
+        assert!(allowed("postgres://app@db.example.com/app?sslmode=require"));
+        assert!(allowed("postgres://app@127.0.0.1/app"));
+        assert!(allowed("postgres://app@10.1.2.3/app"));
+        assert!(allowed("postgres://app@db/app"));
+        assert!(allowed("sqlite://data/latchkey.db"));
+    }
+}

@@ -1,0 +1,331 @@
+//! The database: one embedded SQLite file, or Postgres with many replicas.
+//!
+//! [`Db`] is the line to change when an app has settled on one engine. `read` and `write` are the two ways
+//! in: each takes a closure, holds one connection for it and gives the whole of it, waiting included,
+//! [`DEADLINE`]. `write` is a transaction that is committed when the closure answers `Ok`.
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use anyhow::{Context, anyhow, bail};
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::pool::{PoolConnection, PoolOptions};
+use sqlx::{Either, Execute, Executor, SqlSafeStr, SqlStr};
+use std::cell::Cell;
+use std::fs::{DirBuilder, OpenOptions};
+use std::ops::AsyncFnOnce;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
+
+/// The engine. `sqlx::Any` decides by `DATABASE_URL`; `sqlx::Postgres` or `sqlx::Sqlite` here gives an app
+/// that has chosen all the types of its engine.
+pub type Db = sqlx::Any;
+
+type DbConnection = <Db as sqlx::Database>::Connection;
+type DbOptions = <DbConnection as sqlx::Connection>::Options;
+
+/// How long a request waits for the database, all in all.
+pub const DEADLINE: Duration = Duration::from_secs(2);
+
+/// A connection that has rested longer than this is asked whether it still lives before it is used.
+const RESTED: Duration = Duration::from_secs(10);
+
+#[cfg(not(any(feature = "sqlite", feature = "postgres")))]
+compile_error!("choose an engine: --features sqlite, --features postgres, or both");
+
+const SCHEMA: &str = include_str!("../schema.sql");
+
+#[derive(Clone)]
+pub struct Database {
+    pool: sqlx::Pool<Db>,
+    /// SQLite has one writer at a time. Waiting here is first come, first served; its own lock is not.
+    writer: Option<Arc<Semaphore>>,
+    statements: Arc<AtomicU64>,
+}
+
+tokio::task_local! {
+    /// How many statements the request at hand has caused.
+    pub static STATEMENTS: Cell<u32>;
+}
+
+/// Counts a statement for the request at hand, if there is one.
+pub fn count_statement() {
+    let _ = STATEMENTS.try_with(|count| count.set(count.get() + 1));
+}
+
+impl Database {
+    /// Connects with `config.database_url`, after the sections of `schema.sql` that are new have been applied
+    /// by `config.database_direct_url`.
+    pub async fn open(config: &Config) -> anyhow::Result<Database> {
+        sqlx::any::install_default_drivers();
+        if let Some(file) = sqlite_file(&config.database_url) {
+            create_file(Path::new(file))?;
+        }
+        let direct = connect(&config.database_direct_url, 1).await?;
+        migrate(&direct, sqlite_file(&config.database_direct_url).is_some(), SCHEMA).await?;
+        direct.close().await;
+        Ok(Database {
+            pool: connect(&config.database_url, config.database_pool).await?,
+            writer: sqlite_file(&config.database_url).map(|_| Arc::new(Semaphore::new(1))),
+            statements: Arc::default(),
+        })
+    }
+
+    /// Runs `work` on one connection, for queries that change nothing.
+    ///
+    /// # Errors
+    /// What `work` answers; [`Error::Unavailable`] when the database is away or [`DEADLINE`] has passed.
+    pub async fn read<T>(&self, work: impl AsyncFnOnce(&mut Connection) -> Result<T>) -> Result<T> {
+        within_deadline(async {
+            let mut connection = self.connection().await?;
+            let answer = work(&mut connection).await;
+            connection.release();
+            answer
+        })
+        .await
+    }
+
+    /// Runs `work` in a transaction: committed when it answers `Ok`, rolled back when it answers `Err`.
+    ///
+    /// # Errors
+    /// As [`Database::read`]. After a deadline that struck during the commit nobody knows the outcome.
+    pub async fn write<T>(&self, work: impl AsyncFnOnce(&mut Connection) -> Result<T>) -> Result<T> {
+        within_deadline(async {
+            let _turn = match &self.writer {
+                Some(writer) => Some(writer.acquire().await.expect("the semaphore is never closed")),
+                None => None,
+            };
+            let mut connection = self.connection().await?;
+            let begin = if self.writer.is_some() { "begin immediate" } else { "begin" };
+            connection.inner().execute(begin).await?;
+            let answer = work(&mut connection).await;
+            let end = if answer.is_ok() { "commit" } else { "rollback" };
+            connection.inner().execute(end).await?;
+            connection.release();
+            answer
+        })
+        .await
+    }
+
+    /// One connection, for work that sets its own deadline.
+    pub async fn connection(&self) -> Result<Connection> {
+        Ok(Connection { inner: Some(self.pool.acquire().await?), statements: self.statements.clone() })
+    }
+
+    /// How many statements have been run on this database by this process.
+    pub fn statements(&self) -> u64 {
+        self.statements.load(Relaxed)
+    }
+
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+async fn within_deadline<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Error::Unavailable(anyhow!("the database did not answer within {DEADLINE:?}"));
+    tokio::time::timeout(DEADLINE, work).await.map_err(late)?
+}
+
+/// A connection in use. It goes back to the pool only when its work came to an end: one that is dropped
+/// before, because a deadline struck or a client hung up, may have an answer or a transaction under way,
+/// and is closed instead.
+pub struct Connection {
+    inner: Option<PoolConnection<Db>>,
+    statements: Arc<AtomicU64>,
+}
+
+impl Connection {
+    fn inner(&mut self) -> &mut DbConnection {
+        self.inner.as_mut().expect("only release and drop take it")
+    }
+
+    pub fn release(mut self) {
+        drop(self.inner.take());
+    }
+
+    fn count(&mut self) -> &mut DbConnection {
+        self.statements.fetch_add(1, Relaxed);
+        count_statement();
+        self.inner()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take() {
+            drop(inner.detach());
+        }
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+type Answer = Either<<Db as sqlx::Database>::QueryResult, <Db as sqlx::Database>::Row>;
+
+/// So that queries run on a [`Connection`] as on any of sqlx's own, and are counted.
+impl<'c> Executor<'c> for &'c mut Connection {
+    type Database = Db;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<Answer>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Db>,
+    {
+        self.count().fetch_many(query)
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxFuture<'e, sqlx::Result<Option<<Db as sqlx::Database>::Row>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Db>,
+    {
+        self.count().fetch_optional(query)
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [<Db as sqlx::Database>::TypeInfo],
+    ) -> BoxFuture<'e, sqlx::Result<<Db as sqlx::Database>::Statement>>
+    where
+        'c: 'e,
+    {
+        self.inner().prepare_with(sql, parameters)
+    }
+}
+
+async fn connect(url: &str, most: u32) -> anyhow::Result<sqlx::Pool<Db>> {
+    let sqlite = sqlite_file(url).is_some();
+    let url = if sqlite && !url.contains("mode=") {
+        format!("{url}{}mode=rwc", if url.contains('?') { '&' } else { '?' })
+    } else {
+        url.to_string()
+    };
+    let options = DbOptions::from_str(&url).context("DATABASE_URL cannot be read as an address of a database")?;
+    let pool = PoolOptions::<Db>::new()
+        .max_connections(most)
+        .acquire_timeout(DEADLINE)
+        // A ping before every use is half of a signed-in page's cost; after a rest it is worth it.
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for > RESTED {
+                    sqlx::Connection::ping(connection).await?;
+                }
+                Ok(true)
+            })
+        })
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                if sqlite {
+                    connection.execute(PRAGMAS).await?;
+                }
+                Ok(())
+            })
+        });
+    pool.connect_with(options).await.context("cannot connect to the database that DATABASE_URL names")
+}
+
+/// `synchronous=full`: an account that was acknowledged outlives a power cut.
+const PRAGMAS: &str = "pragma busy_timeout = 5000; pragma journal_mode = wal; \
+                       pragma synchronous = full; pragma foreign_keys = on;";
+
+/// The path in an address like `sqlite://data/latchkey.db`, or nothing for another engine's.
+pub fn sqlite_file(url: &str) -> Option<&str> {
+    let path = url.strip_prefix("sqlite:")?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    Some(path.split('?').next().unwrap_or(path))
+}
+
+/// The file holds password hashes and addresses: it is its owner's alone, its folder too when made here.
+/// SQLite gives the files it puts beside it the same mode.
+fn create_file(file: &Path) -> anyhow::Result<()> {
+    let mut builder = DirBuilder::new();
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+        builder.mode(0o700);
+        options.mode(0o600);
+    }
+    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        builder.recursive(true).create(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let made = options.append(true).create(true).open(file);
+    made.with_context(|| format!("cannot open the database file {}", file.display()))?;
+    Ok(())
+}
+
+/// Applies the sections of `schema` that this database has not seen. Replicas may start together: on Postgres
+/// the migrator holds an advisory lock, on SQLite the transaction around it is the lock.
+async fn migrate(pool: &sqlx::Pool<Db>, sqlite: bool, schema: &'static str) -> anyhow::Result<()> {
+    let mut migrator = Migrator::with_migrations(sections(schema)?);
+    migrator.set_ignore_missing(true);
+    let mut connection = pool.acquire().await?;
+    let applied = if sqlite {
+        let mut transaction = sqlx::Connection::begin_with(&mut *connection, "begin immediate").await?;
+        let applied = migrator.run_direct(None, &mut *transaction, false).await;
+        if applied.is_ok() {
+            transaction.commit().await?;
+        }
+        applied
+    } else {
+        migrator.run_direct(None, &mut *connection, false).await
+    };
+    match applied {
+        Err(MigrateError::VersionMismatch(number)) => bail!(
+            "section {number} of schema.sql has been edited since this database applied it: \
+             put it back as it was and write the change as a new section"
+        ),
+        applied => applied.context("schema.sql could not be applied"),
+    }
+}
+
+/// Splits the schema at its `-- NUMBER name` headings.
+fn sections(schema: &'static str) -> anyhow::Result<Vec<Migration>> {
+    let mut sections: Vec<Migration> = Vec::new();
+    let mut rest = schema;
+    while let Some(start) = heading_start(rest) {
+        rest = &rest[start..];
+        let (heading, after) = rest.split_once('\n').unwrap_or((rest, ""));
+        let (number, name) = heading[3..].split_once(' ').context("a heading of schema.sql needs a name")?;
+        let number = number.parse().with_context(|| format!("{heading:?} in schema.sql"))?;
+        let text = after[..heading_start(after).unwrap_or(after.len())].trim();
+        if sections.iter().any(|section| section.version == number) {
+            bail!("schema.sql has two sections numbered {number}: give the newer one the next free number");
+        }
+        let kind = MigrationType::Simple;
+        sections.push(Migration::new(number, name.trim().into(), kind, text.into_sql_str(), false));
+        rest = after;
+    }
+    Ok(sections)
+}
+
+/// Where the first line that begins with `-- ` and a digit begins.
+fn heading_start(text: &str) -> Option<usize> {
+    let digit = |at: usize| text.as_bytes().get(at + 3).is_some_and(u8::is_ascii_digit);
+    text.match_indices("-- ").map(|(at, _)| at).find(|&at| (at == 0 || text[..at].ends_with('\n')) && digit(at))
+}
+
+/// Seconds since 1970. The one clock of the app.
+pub fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
+/// A UUIDv7 (RFC 9562): grows with time, so that order of id is order of making. It names a row and opens nothing.
+pub fn new_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}

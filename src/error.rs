@@ -1,0 +1,158 @@
+//! What can go wrong with a request, and the layer that turns it into a page.
+//!
+//! A mistake that people are expected to make is no error: its form is shown again with a sentence. What stands
+//! here ends the request. A handler answers `Err`, the answer travels up without a body, and [`layer`] gives it
+//! one, whoever made it: a handler, a guard, or the router for an unknown path.
+
+use crate::access::Pattern;
+use crate::app::App;
+use crate::database::STATEMENTS;
+use crate::page;
+use axum::extract::{Request, State};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Instant;
+use tracing::Instrument;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug)]
+pub enum Error {
+    /// The request was wrong: the status says how, and the page says what to do.
+    Refused(StatusCode),
+    /// Too busy, or the database is away: worth trying again.
+    Unavailable(anyhow::Error),
+    /// A fault of ours. Only the log sees it.
+    Fault(anyhow::Error),
+}
+
+impl Error {
+    pub const NOT_FOUND: Error = Error::Refused(StatusCode::NOT_FOUND);
+}
+
+/// What went wrong, on its way from the answer to the log.
+#[derive(Clone)]
+struct Cause(Arc<anyhow::Error>);
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let (status, cause) = match self {
+            Error::Refused(status) => (status, None),
+            Error::Unavailable(cause) => (StatusCode::SERVICE_UNAVAILABLE, Some(cause)),
+            Error::Fault(cause) => (StatusCode::INTERNAL_SERVER_ERROR, Some(cause)),
+        };
+        let mut response = status.into_response();
+        if let Some(cause) = cause {
+            response.extensions_mut().insert(Cause(Arc::new(cause)));
+        }
+        response
+    }
+}
+
+impl From<anyhow::Error> for Error {
+    fn from(cause: anyhow::Error) -> Error {
+        Error::Fault(cause)
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Error {
+        if is_away(&error) { Error::Unavailable(error.into()) } else { Error::Fault(error.into()) }
+    }
+}
+
+/// So that commands, which answer with one sentence, can use what handlers use.
+impl From<Error> for anyhow::Error {
+    fn from(error: Error) -> anyhow::Error {
+        match error {
+            Error::Refused(status) => anyhow::anyhow!("refused: {status}"),
+            Error::Unavailable(cause) | Error::Fault(cause) => cause,
+        }
+    }
+}
+
+/// Whether the database could not be reached or is too busy, rather than asked something wrong.
+fn is_away(error: &sqlx::Error) -> bool {
+    use sqlx::Error::{Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
+    match error {
+        Io(_) | Tls(_) | PoolTimedOut | PoolClosed | Protocol(_) | WorkerCrashed => true,
+        sqlx::Error::Database(error) => match error.code().as_deref() {
+            // Postgres (Appendix A of its manual): connection, resources, operator intervention, deadlock.
+            Some(code) if code.len() == 5 => {
+                ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class))
+            }
+            // SQLite: SQLITE_BUSY and SQLITE_LOCKED, which also stand in the low byte of extended codes.
+            Some(code) => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6)),
+            None => false,
+        },
+        _ => false,
+    }
+}
+
+/// Names the request, catches panics, logs faults and puts a page on every answer that has none.
+pub async fn layer(State(app): State<App>, request: Request, next: Next) -> Response {
+    let look = page::Look::of(&app, &request);
+    let api = request.uri().path().starts_with("/api/");
+    let head = request.method() == Method::HEAD;
+    let request_id = uuid::Uuid::now_v7().simple();
+    let span = tracing::error_span!("request", id = %request_id, method = %request.method());
+    let begun = Instant::now();
+    let handled = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
+    let counted = async { (handled.await, STATEMENTS.with(Cell::get)) };
+    let (handled, statements) = STATEMENTS.scope(Cell::new(0), counted).await;
+    let mut response = handled.unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
+        Error::Fault(anyhow::anyhow!("a handler panicked: {words}")).into_response()
+    });
+
+    let status = response.status();
+    if let Some(Cause(cause)) = response.extensions_mut().remove() {
+        span.in_scope(|| tracing::error!(status = status.as_u16(), "{cause:#}"));
+    }
+    let pattern = response.extensions_mut().remove().map_or("-", |Pattern(path)| path);
+    let milliseconds = begun.elapsed().as_micros() as f64 / 1000.0;
+    span.in_scope(|| tracing::debug!(path = pattern, status = status.as_u16(), statements, milliseconds));
+    if cfg!(debug_assertions) {
+        let timing = format!("db;desc=\"{statements} statements\", total;dur={milliseconds}");
+        response.headers_mut().insert("server-timing", timing.parse().expect("it is visible ASCII"));
+    }
+    // The router and axum's extractors answer without words, or with words for programmers.
+    let has_page = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind != "text/plain; charset=utf-8");
+    let faceless = (status.is_client_error() || status.is_server_error()) && !has_page;
+    if faceless {
+        let (content_type, text) = if api { problem(status) } else { page::error(&app, &look, status, request_id) };
+        if !head {
+            *response.body_mut() = text.into();
+        }
+        let headers = response.headers_mut();
+        headers.remove("content-length");
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(HeaderName::from_static("x-request-id"), request_id_value(&request_id));
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            headers.entry(RETRY_AFTER).or_insert(HeaderValue::from_static("2"));
+        }
+        if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+            // The rest of the body is not wanted.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    response
+}
+
+fn request_id_value(id: &uuid::fmt::Simple) -> HeaderValue {
+    HeaderValue::from_str(&id.to_string()).expect("hexadecimal digits are visible ASCII")
+}
+
+/// Problem details for programs (RFC 9457).
+fn problem(status: StatusCode) -> (&'static str, String) {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let json = serde_json::json!({ "type": "about:blank", "title": title, "status": status.as_u16() });
+    ("application/problem+json", json.to_string())
+}

@@ -1,0 +1,43 @@
+//! The settings page. What can be set there is up to the features that put a line into `slots/account.html`.
+
+use crate::access::{Access, Routes};
+use crate::config::Env;
+use crate::error::Result;
+use crate::features::Feature;
+use crate::page::{Page, Template, templates};
+use axum::response::Response;
+use serde::Serialize;
+
+pub fn feature(_: &Env) -> anyhow::Result<Feature> {
+    Ok(Feature { name: "account", routes: Routes::new().get("/account", Access::User, show) })
+}
+
+#[derive(Serialize)]
+struct AccountPage {}
+
+impl Template for AccountPage {
+    const FILE: &'static str = templates::ACCOUNT_SHOW;
+}
+
+async fn show(page: Page) -> Result<Response> {
+    page.show(&AccountPage {}).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::tests::check;
+    use crate::test::TestApp;
+
+    #[test]
+    fn its_page_renders() {
+        check(&[AccountPage {}]);
+    }
+
+    #[tokio::test]
+    async fn the_settings_are_for_users_and_say_whose_they_are() {
+        let app = TestApp::new().await;
+        app.visitor().get("/account").await.assert_redirect("/login?next=%2Faccount");
+        app.person("ada").await.get("/account").await.assert_status(200).assert_contains("ada");
+    }
+}

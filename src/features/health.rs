@@ -1,0 +1,36 @@
+//! For whatever watches over the process: is it alive, and does its database answer?
+
+use crate::access::{Access, Routes};
+use crate::app::App;
+use crate::config::Env;
+use crate::error::Result;
+use crate::features::Feature;
+use axum::extract::State;
+
+pub fn feature(_: &Env) -> anyhow::Result<Feature> {
+    let routes = Routes::new().get("/healthz", Access::Public, alive).get("/readyz", Access::Public, ready);
+    Ok(Feature { name: "health", routes })
+}
+
+async fn alive() -> &'static str {
+    "alive\n"
+}
+
+async fn ready(State(app): State<App>) -> Result<&'static str> {
+    app.db.read(async |db| Ok(sqlx::query("select 1").execute(db).await?)).await?;
+    Ok("ready\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::test::TestApp;
+
+    #[tokio::test]
+    async fn without_its_database_the_process_is_alive_but_not_ready() {
+        let app = TestApp::new().await;
+        app.visitor().get("/readyz").await.assert_status(200).assert_body("ready\n");
+        app.lose_database().await;
+        app.visitor().get("/healthz").await.assert_status(200).assert_body("alive\n");
+        app.visitor().get("/readyz").await.assert_status(503).assert_header("retry-after", "2");
+    }
+}

@@ -1,0 +1,57 @@
+//! The home page: your app starts here.
+
+use crate::access::{Access, Routes};
+use crate::config::Env;
+use crate::error::Result;
+use crate::features::Feature;
+use crate::page::{Page, Template, templates};
+use axum::response::Response;
+use serde::Serialize;
+
+pub fn feature(_: &Env) -> anyhow::Result<Feature> {
+    Ok(Feature { name: "home", routes: Routes::new().get("/", Access::Public, show) })
+}
+
+#[derive(Serialize)]
+struct HomePage {}
+
+impl Template for HomePage {
+    const FILE: &'static str = templates::HOME_SHOW;
+}
+
+async fn show(page: Page) -> Result<Response> {
+    page.show(&HomePage {}).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::tests::check;
+    use crate::test::TestApp;
+
+    #[test]
+    fn its_page_renders() {
+        check(&[HomePage {}]);
+    }
+
+    #[tokio::test]
+    async fn it_greets_strangers_without_asking_the_database_and_users_by_name() {
+        let app = TestApp::new().await;
+        let before = app.statements();
+        app.visitor().get("/").await.assert_status(200).assert_lacks("Logged in");
+        app.visitor().with_cookie("session_token", "no token").get("/").await.assert_status(200);
+        assert_eq!(app.statements() - before, 0);
+
+        let ada = app.person("ada").await;
+        let before = app.statements();
+        ada.get("/").await.assert_status(200).assert_contains("Logged in: ada");
+        assert_eq!(app.statements() - before, 1);
+    }
+
+    #[tokio::test]
+    async fn it_is_small() {
+        let app = TestApp::new().await;
+        let page = app.person("ada").await.get("/").await;
+        assert!(page.bytes.len() <= 6 * 1024, "{} bytes", page.bytes.len());
+    }
+}

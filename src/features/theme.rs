@@ -1,0 +1,62 @@
+//! Light, dark, or as the reader's system says: kept in a cookie that `page.rs` reads.
+
+use crate::access::{Access, Routes, see_other};
+use crate::app::App;
+use crate::config::Env;
+use crate::error::{Error, Result};
+use crate::features::Feature;
+use crate::form::Form;
+use crate::guard::{local_path, set_cookie};
+use ::cookie::time::Duration;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum_extra::extract::CookieJar;
+use serde::Deserialize;
+
+pub fn feature(_: &Env) -> anyhow::Result<Feature> {
+    Ok(Feature { name: "theme", routes: Routes::new().post("/theme", Access::Public, create) })
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ThemeForm {
+    theme: String,
+    next: Option<String>,
+}
+
+const KEPT: Duration = Duration::days(365);
+
+async fn create(State(app): State<App>, Form(form): Form<ThemeForm>) -> Result<Response> {
+    if !["light", "dark", "system"].contains(&&*form.theme) {
+        return Err(Error::Refused(StatusCode::UNPROCESSABLE_ENTITY));
+    }
+    let cookie = set_cookie(&app.config, "theme", form.theme).max_age(KEPT).build();
+    Ok((CookieJar::new().add(cookie), see_other(local_path(form.next.as_deref()))).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::test::TestApp;
+
+    #[tokio::test]
+    async fn a_theme_is_kept_for_a_year_and_leads_back_to_the_page() {
+        let app = TestApp::new().await;
+        let visitor = app.visitor();
+        visitor.get("/nowhere").await.assert_contains("data-theme=\"system\"");
+        let chosen = visitor.post("/theme", &[("theme", "dark"), ("next", "/nowhere?a=b")]).await;
+        chosen.assert_redirect("/nowhere?a=b");
+        chosen.assert_cookie("theme=dark; HttpOnly; SameSite=Lax; Path=/; Max-Age=31536000");
+        visitor.get("/nowhere").await.assert_contains("data-theme=\"dark\"").assert_no_header("set-cookie");
+    }
+
+    #[tokio::test]
+    async fn a_theme_that_does_not_exist_is_refused_and_none_leads_to_another_site() {
+        let app = TestApp::new().await;
+        let visitor = app.visitor();
+        visitor.post("/theme", &[("theme", "\"><script>")]).await.assert_status(422).assert_no_header("set-cookie");
+        visitor.post("/theme", &[]).await.assert_status(422);
+        let elsewhere = [("theme", "light"), ("next", "//evil.example")];
+        visitor.post("/theme", &elsewhere).await.assert_redirect("/");
+    }
+}

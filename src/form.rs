@@ -1,0 +1,190 @@
+//! Forms: [`Form`] reads what a browser sent, [`Errors`] says beside which field what is wrong with it.
+//!
+//! Both encodings of browsers are understood alike. Nothing is guessed: text that is not UTF-8, a field sent
+//! twice and a file are refused, because parsers that disagree about them are how attackers smuggle values past
+//! checks. An unknown field is ignored; an empty one counts as absent, so a missing field is the empty text or
+//! `None` and is judged like one left blank.
+
+use crate::app::App;
+use crate::error::{Error, Result};
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// The fields of a form, as a struct with `#[serde(default)]`.
+pub struct Form<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Form<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Form<T>> {
+        let content_type = request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_string());
+        let body = Bytes::from_request(request, app).await.map_err(|_| MALFORMED)?;
+        let fields = match content_type.as_deref() {
+            None if body.is_empty() => BTreeMap::new(),
+            Some(kind) if is(kind, "application/x-www-form-urlencoded") => urlencoded(&body)?,
+            Some(kind) if is(kind, "multipart/form-data") => multipart(kind, body).await?,
+            _ => return Err(Error::Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
+        };
+        let present = fields.into_iter().filter(|(_, value)| !value.is_empty());
+        let present = present.map(|(name, value)| (name, Value::String(value))).collect();
+        Ok(Form(T::deserialize(Value::Object(present)).map_err(|_| MALFORMED)?))
+    }
+}
+
+const MALFORMED: Error = Error::Refused(StatusCode::BAD_REQUEST);
+
+fn is(content_type: &str, kind: &str) -> bool {
+    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(kind)
+}
+
+fn urlencoded(body: &[u8]) -> Result<BTreeMap<String, String>> {
+    let mut fields = BTreeMap::new();
+    for pair in body.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
+        let equals = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
+        let (name, value) = (&pair[..equals], pair.get(equals + 1..).unwrap_or_default());
+        insert(&mut fields, decode(name)?, decode(value)?)?;
+    }
+    Ok(fields)
+}
+
+/// One name or value of a query or an urlencoded form.
+fn decode(text: &[u8]) -> Result<String> {
+    let spaced: Vec<u8> = text.iter().map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
+    Ok(percent_decode(&spaced).decode_utf8().map_err(|_| MALFORMED)?.into_owned())
+}
+
+async fn multipart(content_type: &str, body: Bytes) -> Result<BTreeMap<String, String>> {
+    let boundary = multer::parse_boundary(content_type).map_err(|_| MALFORMED)?;
+    let whole = futures_util::stream::once(async { Ok::<_, std::convert::Infallible>(body) });
+    let mut parts = multer::Multipart::new(whole, boundary);
+    let mut fields = BTreeMap::new();
+    while let Some(part) = parts.next_field().await.map_err(|_| MALFORMED)? {
+        let name = part.name().filter(|_| part.file_name().is_none()).ok_or(MALFORMED)?.to_string();
+        let value = part.bytes().await.map_err(|_| MALFORMED)?.to_vec();
+        insert(&mut fields, name, String::from_utf8(value).map_err(|_| MALFORMED)?)?;
+    }
+    Ok(fields)
+}
+
+fn insert(fields: &mut BTreeMap<String, String>, name: String, value: String) -> Result<()> {
+    match fields.insert(name, value) {
+        None => Ok(()),
+        Some(_) => Err(MALFORMED),
+    }
+}
+
+/// A parameter of a query, if it is there once and is UTF-8.
+pub fn query_parameter(query: Option<&str>, name: &str) -> Option<String> {
+    urlencoded(query?.as_bytes()).ok()?.remove(name)
+}
+
+/// Text as the value of a parameter in a query.
+pub fn query_value(text: &str) -> String {
+    const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    utf8_percent_encode(text, UNRESERVED).to_string()
+}
+
+/// The mistakes in a form: a sentence for each field that has one.
+#[derive(Debug, Default, Serialize)]
+pub struct Errors(BTreeMap<&'static str, String>);
+
+impl Errors {
+    /// Notes a mistake; the first one of a field is the one shown.
+    pub fn add(&mut self, field: &'static str, sentence: impl Into<String>) {
+        self.0.entry(field).or_insert_with(|| sentence.into());
+    }
+
+    /// The value, or `None` with its mistake noted.
+    pub fn take<T>(&mut self, field: &'static str, parsed: Result<T, String>) -> Option<T> {
+        parsed.map_err(|sentence| self.add(field, sentence)).ok()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<(&'static str, String)> for Errors {
+    fn from((field, sentence): (&'static str, String)) -> Errors {
+        Errors(BTreeMap::from([(field, sentence)]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::{Access, Routes};
+    use crate::test::TestApp;
+    use serde::Deserialize;
+
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Greeting {
+        name: String,
+        wish: Option<String>,
+    }
+
+    async fn greet(Form(form): Form<Greeting>) -> String {
+        format!("{}/{:?}", form.name, form.wish)
+    }
+
+    async fn app() -> TestApp {
+        TestApp::with(Routes::new().post("/greet", Access::Public, greet)).await
+    }
+
+    const URLENCODED: &str = "application/x-www-form-urlencoded";
+
+    #[tokio::test]
+    async fn both_encodings_carry_the_same_text() {
+        let app = app().await;
+        let fields = [("name", "Zoë & Łukasz = +%41\r\n"), ("wish", "🗝")];
+        let urlencoded = app.visitor().post("/greet", &fields).await;
+        let multipart = app.visitor().post_multipart("/greet", &fields).await;
+        urlencoded.assert_status(200).assert_body("Zoë & Łukasz = +%41\r\n/Some(\"🗝\")");
+        multipart.assert_status(200).assert_body(&urlencoded.text());
+    }
+
+    #[tokio::test]
+    async fn a_field_left_blank_is_absent_and_one_nobody_knows_is_ignored() {
+        let app = app().await;
+        app.visitor().post("/greet", &[("wish", ""), ("admin", "1")]).await.assert_body("/None");
+        app.visitor().post_body("/greet", None, b"").await.assert_status(200).assert_body("/None");
+    }
+
+    #[tokio::test]
+    async fn what_could_be_read_in_two_ways_is_refused() {
+        let app = app().await;
+        let file = b"--x\r\nContent-Disposition: form-data; name=\"name\"; filename=\"a.txt\"\r\n\r\nada\r\n--x--\r\n";
+        let bytes = b"--x\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\n\xff\r\n--x--\r\n";
+        let twice = b"--x\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\na\r\n--x\r\n\
+                      Content-Disposition: form-data; name=\"name\"\r\n\r\nb\r\n--x--\r\n";
+        for (kind, body) in [
+            (URLENCODED, &b"name=%FF"[..]),
+            (URLENCODED, b"name=\xff"),
+            (URLENCODED, b"name=ada&name=bob"),
+            (URLENCODED, b"name=ada&%6eame=bob"),
+            ("multipart/form-data; boundary=x", file),
+            ("multipart/form-data; boundary=x", bytes),
+            ("multipart/form-data; boundary=x", twice),
+            ("multipart/form-data; boundary=x", b"--x\r\nno end"),
+            ("multipart/form-data", b"--x--\r\n"),
+        ] {
+            app.visitor().post_body("/greet", Some(kind), body).await.assert_status(400);
+        }
+    }
+
+    #[tokio::test]
+    async fn other_formats_are_415() {
+        let app = app().await;
+        for kind in [Some("application/json"), Some("text/plain"), None] {
+            app.visitor().post_body("/greet", kind, b"name=ada").await.assert_status(415);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What every request must pass, and what every answer carries.
+//!
+//! In this order: the `Host` must be this site's, and a request that could change something must come from this
+//! site's own pages. Browsers say so themselves (`Sec-Fetch-Site`, else `Origin`), so no form carries a token
+//! that could grow stale; a request with neither header cannot have been caused by a page.
+
+use crate::app::App;
+use crate::config::{Config, is_loopback};
+use crate::error::Error;
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::http::header::*;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use ::cookie::{Cookie, CookieBuilder, SameSite};
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use url::Url;
+
+/// Nothing inline, nothing from elsewhere, no frame around it, forms only to this site.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Two years, as preload lists ask for.
+const STRICT_TRANSPORT_SECURITY_VALUE: &str = "max-age=63072000; includeSubDomains";
+
+/// Puts the security headers on every answer, error pages included.
+pub async fn headers(State(app): State<App>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY_NAME, CONTENT_SECURITY_POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (REFERRER_POLICY, "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if app.config.https() {
+        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(STRICT_TRANSPORT_SECURITY_VALUE));
+    }
+    response
+}
+
+const CONTENT_SECURITY_POLICY_NAME: HeaderName = axum::http::header::CONTENT_SECURITY_POLICY;
+
+/// Refuses what is meant for another site (421) or comes from one (403).
+pub async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    if !is_for_us(&app.config, uri, headers) {
+        return Error::Refused(StatusCode::MISDIRECTED_REQUEST).into_response();
+    }
+    if !is_from_us(&app.config, method, uri, headers) {
+        return Error::Refused(StatusCode::FORBIDDEN).into_response();
+    }
+    next.run(request).await
+}
+
+fn is_for_us(config: &Config, uri: &Uri, headers: &HeaderMap) -> bool {
+    if !config.development() && matches!(uri.path(), "/healthz" | "/readyz") {
+        return true;
+    }
+    let ours = |host: &str| {
+        if config.development() {
+            let url = Url::parse(&format!("http://{host}"));
+            return !host.contains(['@', '/', '?', '#']) && url.is_ok_and(|url| is_loopback(url.host()));
+        }
+        let Some(name) = config.base_url.host_str() else { return false };
+        let (given, port) = match host.rsplit_once(':') {
+            Some((given, port)) if !port.ends_with(']') => (given, port.parse().ok()),
+            _ => (host, config.base_url.port_or_known_default().filter(|_| config.base_url.port().is_none())),
+        };
+        given.eq_ignore_ascii_case(name) && port == config.base_url.port_or_known_default()
+    };
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    host.to_str().is_ok_and(ours) && uri.authority().is_none_or(|authority| ours(authority.as_str()))
+}
+
+/// The reasoning is in docs/security.md, under "Forms from elsewhere".
+fn is_from_us(config: &Config, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+    if method.is_safe() || uri.path().starts_with("/api/") {
+        return true;
+    }
+    match headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes) {
+        Some(b"same-origin") => true,
+        None | Some(b"none") => match headers.get(ORIGIN) {
+            Some(origin) => origin.to_str().is_ok_and(|origin| is_own_origin(config, headers, origin)),
+            None => true,
+        },
+        Some(_) => false,
+    }
+}
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The site's own origin; in development also that of the loopback name the request was sent to.
+fn is_own_origin(config: &Config, headers: &HeaderMap, origin: &str) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    origin == config.origin() || (config.development() && origin == format!("http://{host}"))
+}
+
+/// Path and query of the page that sent this request, when it is one of ours.
+pub fn own_referer(config: &Config, headers: &HeaderMap) -> Option<String> {
+    let url = Url::parse(headers.get(REFERER)?.to_str().ok()?).ok()?;
+    let ours = is_own_origin(config, headers, &url.origin().ascii_serialization());
+    let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+    ours.then(|| url.path().to_string() + &query)
+}
+
+/// Where to lead somebody afterwards: `next` if it is a path of this site, else `/`.
+///
+/// Browsers read `//host`, `/\host` and paths with tabs or line ends as addresses of other sites.
+pub fn local_path(next: Option<&str>) -> &str {
+    let local = |path: &&str| {
+        path.starts_with('/')
+            && !path.starts_with("//")
+            && path.len() <= 2048
+            && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+    };
+    next.filter(local).unwrap_or("/")
+}
+
+/// `name` as it is written in headers: on https with the prefix that keeps other hosts from setting it
+/// (draft-ietf-httpbis-rfc6265bis, section 4.1.3.2).
+fn cookie_name(https: bool, name: &str) -> String {
+    if https { format!("__Host-{name}") } else { name.to_string() }
+}
+
+/// The value of the first cookie of this name, over all `Cookie` headers.
+pub fn cookie(config: &Config, headers: &HeaderMap, name: &str) -> Option<String> {
+    if !headers.contains_key(COOKIE) {
+        return None;
+    }
+    let name = cookie_name(config.https(), name);
+    let texts = headers.get_all(COOKIE).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    texts.into_iter().find_map(|text| {
+        let mut cookies = Cookie::split_parse(&*text).flatten();
+        cookies.find(|cookie| cookie.name() == name).map(|cookie| cookie.value().to_string())
+    })
+}
+
+/// A cookie with the attributes that all of ours have. Without a lifetime it goes with the browser.
+pub fn set_cookie(config: &Config, name: &str, value: String) -> CookieBuilder<'static> {
+    Cookie::build((cookie_name(config.https(), name), value))
+        .path("/")
+        .http_only(true)
+        .secure(config.https())
+        .same_site(SameSite::Lax)
+}
+
+/// Makes the browser forget the cookie of this name.
+pub fn clear_cookie(config: &Config, name: &str) -> Cookie<'static> {
+    set_cookie(config, name, String::new()).max_age(::cookie::time::Duration::ZERO).build()
+}
+
+/// Where a request came from: what is noted beside sessions and events. An extractor.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub address: IpAddr,
+    /// The `User-Agent`, cut to [`DEVICE_LENGTH`].
+    pub device: String,
+}
+
+const DEVICE_LENGTH: usize = 200;
+
+impl FromRequestParts<App> for Client {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Client, Infallible> {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ConnectInfo(peer)| peer.ip());
+        let device = parts.headers.get(USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
+        let device = String::from_utf8_lossy(device).chars().filter(|c| !c.is_control()).take(DEVICE_LENGTH).collect();
+        Ok(Client { address: address(&app.config, peer, &parts.headers), device })
+    }
+}
+
+/// The address of whoever connected; behind trusted proxies, the last one that no trusted proxy has:
+/// everything to the left of it is what a stranger claims.
+fn address(config: &Config, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    let trusted = |address: &IpAddr| config.trusted_proxies.iter().any(|net| net.contains(address));
+    let mut address = peer.to_canonical();
+    let forwarded = headers.get_all("x-forwarded-for").iter().rev().filter_map(|value| value.to_str().ok());
+    for hop in forwarded.flat_map(|value| value.rsplit(',')) {
+        let Some(hop) = hop.trim().parse::<IpAddr>().ok().filter(|_| trusted(&address)) else { break };
+        address = hop.to_canonical();
+    }
+    address
+}

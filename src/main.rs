@@ -1,0 +1,40 @@
+//! Latchkey: a web app that already has accounts. README.md has the tour.
+
+// Core is the template's library: what no feature uses at the moment stays for the next one.
+#![allow(dead_code)]
+
+mod access;
+mod app;
+mod asset;
+mod auth;
+mod command;
+mod config;
+mod database;
+mod error;
+mod event;
+mod features;
+mod form;
+mod guard;
+mod lookup;
+mod page;
+mod password;
+mod session;
+#[cfg(test)]
+mod test;
+mod token;
+mod user;
+
+#[cfg(not(feature = "shuttle"))]
+fn main() -> std::process::ExitCode {
+    command::run()
+}
+
+/// The entry of Shuttle's tooling. Its runtime gives the address to listen on, the database and the variables.
+#[cfg(feature = "shuttle")]
+#[shuttle_runtime::main]
+async fn main(
+    #[shuttle_shared_db::Postgres(local_uri = "{secrets.DATABASE_URL}")] url: String,
+    #[shuttle_runtime::Secrets] secrets: shuttle_runtime::SecretStore,
+) -> Result<command::serve::OnShuttle, shuttle_runtime::Error> {
+    Ok(command::serve::OnShuttle { url, secrets })
+}

@@ -1,0 +1,285 @@
+//! Pages: a struct, the template it fills, and what every page shows around it.
+//!
+//! A page is a struct that implements [`Template`] by naming a constant that build.rs made from the file, so a
+//! renamed file breaks the build; its fields are the variables of the template, and `tests::check` compares the
+//! two. Handlers take a [`Page`] and answer `page.show(&…)` or, for a form with mistakes, `page.refuse(&…)`.
+
+use crate::app::App;
+use crate::asset;
+use crate::auth::AuthState;
+use crate::error::Result;
+use crate::form::query_value;
+use crate::guard::cookie;
+use ::cookie::time::OffsetDateTime;
+use anyhow::Context as _;
+use axum::extract::{FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{Html, IntoResponse, Response};
+use serde::Serialize;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use tera::{Context, Kwargs, State, Tera};
+
+/// A constant for every file in `templates/`.
+pub mod templates {
+    include!(concat!(env!("OUT_DIR"), "/templates.rs"));
+}
+
+/// The data of one template.
+pub trait Template: Serialize {
+    /// The template's name, a constant of [`templates`].
+    const FILE: &'static str;
+}
+
+/// All templates, parsed once; in debug builds parsed anew from disk for every page, so that a change shows
+/// at the next reload.
+#[derive(Clone)]
+pub struct Pages {
+    tera: Arc<Tera>,
+    site_name: Arc<str>,
+}
+
+impl Pages {
+    /// # Errors
+    /// A template that Tera cannot parse, or that names another that does not exist.
+    pub fn load(site_name: &str) -> anyhow::Result<Pages> {
+        Ok(Pages { tera: Arc::new(load(site_name)?), site_name: site_name.into() })
+    }
+
+    fn render<T: Template>(&self, template: &T, user: Option<&str>, look: &Look) -> anyhow::Result<String> {
+        let mut context = Context::from_serialize(template)?;
+        context.insert("user", &user);
+        context.insert("theme", look.theme);
+        context.insert("path", &look.path);
+        let fresh;
+        let tera = if cfg!(debug_assertions) {
+            fresh = load(&self.site_name)?;
+            &fresh
+        } else {
+            &*self.tera
+        };
+        tera.render(T::FILE, &context).with_context(|| format!("templates/{} cannot be rendered", T::FILE))
+    }
+}
+
+fn load(site_name: &str) -> anyhow::Result<Tera> {
+    let mut tera = Tera::new();
+    tera.register_filter("urlencode", |text: &str, _: Kwargs, _: &State| query_value(text));
+    tera.add_raw_templates(templates::ALL.iter().map(|&(name, text)| (name, source(name, text))))?;
+    let assets: BTreeMap<_, _> = asset::ALL.iter().map(|asset| (variable(asset.path), asset.url)).collect();
+    tera.global_context().insert("asset", &assets);
+    tera.global_context().insert("site_name", site_name);
+    Ok(tera)
+}
+
+fn source(name: &str, compiled_in: &'static str) -> Cow<'static, str> {
+    if cfg!(debug_assertions) {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/templates/").to_string() + name;
+        std::fs::read_to_string(path).map_or(Cow::Borrowed(compiled_in), Cow::Owned)
+    } else {
+        Cow::Borrowed(compiled_in)
+    }
+}
+
+/// `/styles.css` is `asset.styles_css` in a template.
+fn variable(path: &str) -> String {
+    path[1..].replace(|c: char| !c.is_ascii_alphanumeric(), "_")
+}
+
+/// What a request says about how its page should look.
+#[derive(Clone)]
+pub struct Look {
+    /// `light`, `dark`, or `system` for as the reader's system says.
+    theme: &'static str,
+    /// Path and query, for forms that lead back to the page they stand on.
+    path: String,
+}
+
+impl Look {
+    pub fn of(app: &App, request: &Request) -> Look {
+        Look::new(app, request.headers(), request.uri())
+    }
+
+    fn new(app: &App, headers: &HeaderMap, uri: &Uri) -> Look {
+        let theme = match cookie(&app.config, headers, "theme").as_deref() {
+            Some("light") => "light",
+            Some("dark") => "dark",
+            _ => "system",
+        };
+        Look { theme, path: uri.path_and_query().map_or("/", |path| path.as_str()).to_string() }
+    }
+}
+
+/// The page that answers a request: an extractor.
+pub struct Page {
+    pages: Pages,
+    auth: AuthState,
+    look: Look,
+}
+
+impl Page {
+    /// Answers with the page.
+    pub async fn show<T: Template>(&self, template: &T) -> Result<Response> {
+        let user = self.auth.user().await?;
+        let html = self.pages.render(template, user.map(|user| &*user.username), &self.look)?;
+        Ok(Html(html).into_response())
+    }
+
+    /// Answers 422 with the page: a form with its mistakes, and what was typed.
+    pub async fn refuse<T: Template>(&self, template: &T) -> Result<Response> {
+        Ok((StatusCode::UNPROCESSABLE_ENTITY, self.show(template).await?).into_response())
+    }
+}
+
+impl FromRequestParts<App> for Page {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Page, Infallible> {
+        let auth = AuthState::of(parts);
+        Ok(Page { pages: app.pages.clone(), auth, look: Look::new(app, &parts.headers, &parts.uri) })
+    }
+}
+
+/// A day in words, such as 21 November 2026, from seconds since 1970.
+pub fn date(seconds: i64) -> String {
+    let date = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    format!("{} {} {}", date.day(), date.month(), date.year())
+}
+
+#[derive(Serialize)]
+struct ErrorPage {
+    title: &'static str,
+    words: &'static str,
+    /// Faults only: what to quote when asking for help.
+    request_id: Option<String>,
+}
+
+impl Template for ErrorPage {
+    const FILE: &'static str = templates::ERROR;
+}
+
+/// The content type and text of an error page. It asks nobody who is logged in: it must also come when the
+/// database is away, and a refusal has the same bytes for everyone.
+pub fn error(
+    app: &App,
+    look: &Look,
+    status: StatusCode,
+    request_id: impl ToString,
+) -> (&'static str, String) {
+    let (title, words) = words(status);
+    let request_id = status.is_server_error().then(|| request_id.to_string());
+    let html = app.pages.render(&ErrorPage { title, words, request_id }, None, look);
+    let html = html.unwrap_or_else(|cause| {
+        tracing::error!("{cause:#}");
+        format!("<!doctype html><title>{title}</title><p>{words}")
+    });
+    ("text/html; charset=utf-8", html)
+}
+
+fn words(status: StatusCode) -> (&'static str, &'static str) {
+    match status.as_u16() {
+        400 => ("We could not read that", "The form arrived in a shape we do not understand. Please go back and send it once more."),
+        403 => ("That came from elsewhere", "For your safety we only accept forms that were sent from this site's own pages. Please open the page here and try again."),
+        404 => ("Nothing here", "This page does not exist, or is not yours to see. The address may have a slip in it."),
+        405 => ("Not that way", "This address exists, but it cannot be used like that."),
+        408 => ("That took too long", "Your form did not arrive in time. Please check your connection and send it once more."),
+        413 => ("That is too much", "What you sent is larger than we can take. Please shorten it and try again."),
+        415 => ("We cannot read that kind", "Forms arrive here as browsers send them; this came in another format."),
+        421 => ("Not this site", "This server does not answer for the name in the address."),
+        429 => ("Slow down a little", "There were many attempts in a short time. Please wait a moment and try again."),
+        503 => ("Busy just now", "We could not get to your request in time. Please try again in a moment; nothing is lost."),
+        500.. => ("Something broke", "It is our fault, not yours, and it has been noted. Please try again in a while."),
+        _ => ("That did not work", "Your request could not be answered. Please go back and try again."),
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// What [`Pages::render`] gives every template.
+    const AROUND: [&str; 5] = ["asset", "path", "site_name", "theme", "user"];
+
+    /// Renders every example, to a stranger and to a user, and compares the struct's fields with the variables
+    /// that its template reads. Give an example for every branch of the template.
+    #[track_caller]
+    pub fn check<T: Template>(examples: &[T]) {
+        let pages = Pages::load("Latchkey").unwrap();
+        let fields: BTreeSet<String> = examples
+            .iter()
+            .flat_map(|example| match serde_json::to_value(example).unwrap() {
+                serde_json::Value::Object(fields) => fields.into_iter().map(|(name, _)| name).collect(),
+                other => vec![format!("{other} is no struct")],
+            })
+            .collect();
+        let read = pages.tera.get_template_variables(T::FILE).unwrap();
+        let read = read.into_iter().filter(|name| !AROUND.contains(name)).map(String::from).collect();
+        assert_eq!(fields, read, "left: the struct's fields; right: what templates/{} reads", T::FILE);
+        for example in examples {
+            for user in [None, Some("ada")] {
+                let look = Look { theme: "dark", path: "/somewhere?a=b&c=\"<".into() };
+                let html = pages.render(example, user, &look).unwrap();
+                assert_well_formed(&html);
+            }
+        }
+    }
+
+    /// Balanced tags, labels for inputs, descriptions that exist: what a browser would silently mend.
+    #[track_caller]
+    pub fn assert_well_formed(html: &str) {
+        let mut open: Vec<&str> = Vec::new();
+        let mut ids = Vec::new();
+        let mut named = Vec::new();
+        for tag in html.split('<').skip(1) {
+            let inside = tag.split('>').next().unwrap();
+            let name = inside.split([' ', '\n', '/']).find(|part| !part.is_empty()).unwrap_or_default();
+            let words = |attribute| {
+                let value = inside.split_once(attribute).map(|(_, rest)| rest.split('"').next().unwrap());
+                value.into_iter().flat_map(|value| value.split(' '))
+            };
+            ids.extend(words(" id=\""));
+            named.extend(words(" for=\"").chain(words(" aria-describedby=\"")));
+            if inside.starts_with('/') {
+                assert_eq!(open.pop(), Some(name), "</{name}> closes another tag:\n{html}");
+            } else if !inside.starts_with('!') && !inside.ends_with('/') && !VOID.contains(&name) {
+                open.push(name);
+            }
+        }
+        assert!(open.is_empty(), "never closed: {open:?}\n{html}");
+        for id in &named {
+            assert!(ids.contains(id), "nothing has the id {id:?}:\n{html}");
+        }
+        let unique: BTreeSet<_> = ids.iter().collect();
+        assert_eq!(unique.len(), ids.len(), "two elements share an id: {ids:?}");
+    }
+
+    const VOID: [&str; 5] = ["meta", "link", "input", "br", "hr"];
+
+    #[test]
+    fn the_error_page_renders_with_and_without_a_fault() {
+        for request_id in [None, Some("0190".to_string())] {
+            check(&[ErrorPage { title: "Busy", words: "Try again.", request_id }]);
+        }
+    }
+
+    #[test]
+    fn every_template_belongs_to_a_page_or_is_a_part_of_one() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        let mut code = String::new();
+        let mut folders = vec![std::path::PathBuf::from(root)];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                if entry.is_dir() { folders.push(entry) } else { code += &std::fs::read_to_string(entry).unwrap() }
+            }
+        }
+        for (name, _) in templates::ALL {
+            let part = name.contains("/_") || name.starts_with("slots/") || ["base.html", "field.html"].contains(name);
+            let constant = name.trim_end_matches(".html").to_uppercase().replace(['/', '-', '.'], "_");
+            assert!(part || code.contains(&format!("templates::{constant};")), "no page uses templates/{name}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Users and their addresses. A user is an id that never changes; everything else about them, the name included,
+//! may, so other tables refer to the id.
+
+use crate::database::{Connection, new_id, now};
+use crate::error::{Error, Result};
+use crate::event::{self, Event};
+use crate::guard::Client;
+use std::fmt;
+
+/// A name as people have it in addresses: 1 to 20 of `0-9a-z`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Username(String);
+
+/// Names that could pass for the people who run the site (RFC 2142 has the mailbox names).
+const RESERVED: [&str; 10] = [
+    "admin", "administrator", "root", "support", "security", "postmaster", "webmaster", "abuse", "system", "latchkey",
+];
+
+impl Username {
+    pub const MAX_LENGTH: usize = 20;
+
+    /// # Errors
+    /// The sentence to show beside the field.
+    pub fn parse(text: &str) -> Result<Username, String> {
+        let name = text.to_ascii_lowercase();
+        if name.is_empty() {
+            return Err("Please choose a username.".into());
+        }
+        if !name.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase()) {
+            return Err("A username has only letters from a to z and digits, without spaces.".into());
+        }
+        if name.len() > Username::MAX_LENGTH {
+            return Err(format!("A username has at most {} characters.", Username::MAX_LENGTH));
+        }
+        Ok(Username(name))
+    }
+
+    /// Refuses the names that would pass for those who run the site, its own among them.
+    ///
+    /// # Errors
+    /// The sentence to show beside the field.
+    pub fn unreserved(self, site_name: &str) -> Result<Username, String> {
+        if RESERVED.contains(&&*self.0) || self.0.eq_ignore_ascii_case(site_name) {
+            return Err("This name is kept for the people who run this site. Please choose another.".into());
+        }
+        Ok(self)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Username {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An e-mail address, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Email(String);
+
+impl Email {
+    /// RFC 5321, 4.5.3.1.3, less the angle brackets.
+    pub const MAX_LENGTH: usize = 254;
+
+    /// Accepts what the HTML standard lets `<input type="email">` accept, with a dot in the domain.
+    ///
+    /// # Errors
+    /// The sentence to show beside the field.
+    pub fn parse(text: &str) -> Result<Email, String> {
+        let wrong = || "This does not look like an e-mail address.".to_string();
+        let (local, domain) = text.split_once('@').ok_or_else(wrong)?;
+        let mark = |byte| b".!#$%&'*+/=?^_`{|}~-".contains(&byte);
+        let label = |label: &str| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+            (1..=63).contains(&label.len()) && label.bytes().all(plain) && !label.starts_with('-') && !label.ends_with('-')
+        };
+        let well_formed = !local.is_empty()
+            && local.len() <= 64
+            && local.bytes().all(|byte| byte.is_ascii_alphanumeric() || mark(byte))
+            && domain.contains('.')
+            && domain.split('.').all(label)
+            && text.len() <= Email::MAX_LENGTH;
+        if well_formed { Ok(Email(text.to_ascii_lowercase())) } else { Err(wrong()) }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Makes a user. `None` when the name is taken: the unique index decides, so two who ask at once cannot both have it.
+pub async fn create(db: &mut Connection, username: &Username, client: &Client) -> Result<Option<String>> {
+    let id = new_id();
+    let sql = "insert into users (id, username, created_at) values ($1, $2, $3) on conflict (username) do nothing";
+    let made = sqlx::query(sql).bind(&*id).bind(username.as_str()).bind(now()).execute(&mut *db).await?;
+    if made.rows_affected() == 0 {
+        return Ok(None);
+    }
+    event::record(db, &id, Event::SignedUp, client).await?;
+    Ok(Some(id))
+}
+
+/// Keeps an address that nobody has confirmed yet. It proves nothing and takes it from nobody.
+pub async fn add_address(db: &mut Connection, user_id: &str, email: &Email) -> Result<()> {
+    let sql = "insert into addresses (user_id, email) values ($1, $2)";
+    sqlx::query(sql).bind(user_id).bind(email.as_str()).execute(db).await?;
+    Ok(())
+}
+
+/// Deletes a user and, by the foreign keys, every row that is theirs. What happened stays, without anything that
+/// tells who they were.
+pub async fn delete(db: &mut Connection, user_id: &str, client: &Client) -> Result<()> {
+    event::record(db, user_id, Event::Deleted, client).await?;
+    event::forget_details(db, user_id).await?;
+    let gone = sqlx::query("delete from users where id = $1").bind(user_id).execute(db).await?;
+    if gone.rows_affected() == 0 { Err(Error::NOT_FOUND) } else { Ok(()) }
+}
+
+/// Somebody as other people see them.
+#[derive(Debug, serde::Serialize)]
+pub struct Member {
+    pub id: String,
+    pub username: String,
+    pub created_at: i64,
+}
+
+/// The users who came before `after`, newest first.
+pub async fn members(db: &mut Connection, after: Option<&str>, most: i64) -> Result<Vec<Member>> {
+    // Above every UUIDv7 in the order of text.
+    let after = after.unwrap_or("g");
+    let sql = "select id, username, created_at from users where id < $1 and disabled_at is null order by id desc limit $2";
+    let found: Vec<(String, String, i64)> = sqlx::query_as(sql).bind(after).bind(most).fetch_all(db).await?;
+    let member = |(id, username, created_at)| Member { id, username, created_at };
+    Ok(found.into_iter().map(member).collect())
+}
+
+pub async fn member(db: &mut Connection, username: &Username) -> Result<Option<Member>> {
+    let sql = "select id, username, created_at from users where username = $1 and disabled_at is null";
+    let found: Option<(String, String, i64)> =
+        sqlx::query_as(sql).bind(username.as_str()).fetch_optional(db).await?;
+    Ok(found.map(|(id, username, created_at)| Member { id, username, created_at }))
+}
+
+pub async fn count(db: &mut Connection) -> Result<i64> {
+    let (users,): (i64,) = sqlx::query_as("select count(*) from users").fetch_one(db).await?;
+    Ok(users)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_lowered_and_anything_but_letters_and_digits_is_refused() {
+        assert_eq!(Username::parse("Ada1815").unwrap().as_str(), "ada1815");
+        assert!(Username::parse(&"a".repeat(20)).is_ok());
+        for wrong in ["", " ada", "ada ", "a b", "Zoë", "a-b", "a\0", "ﬁ", "İ", "ada\n", &"a".repeat(21)] {
+            assert!(Username::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_those_who_run_the_site_are_refused() {
+        for name in ["Admin", "root", "postmaster", "latchkey", "acme"] {
+            assert!(Username::parse(name).unwrap().unreserved("Acme").is_err(), "{name}");
+        }
+        assert!(Username::parse("adminton").unwrap().unreserved("Acme").is_ok());
+    }
+
+    #[test]
+    fn an_address_is_one_address() {
+        assert_eq!(Email::parse("Ada.Lovelace+notes@Example.COM").unwrap().as_str(), "ada.lovelace+notes@example.com");
+        let long = format!("{}@example.com", "a".repeat(300));
+        for wrong in [
+            "", "ada", "@example.com", "ada@", "ada@example", "a@b.com,c@d.com", "a@b.com\r\nBcc: c@d.com", "a b@c.com",
+            "a@b@c.com", "ada@example..com", "ada@-example.com", "adа@example.com", "ada@exampıe.com", "<a@b.com>", &long,
+        ] {
+            assert!(Email::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
