@@ -19,6 +19,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use std::fmt;
 use tokio::time::timeout;
 
@@ -76,7 +77,13 @@ impl Routes {
         self.add(Method::POST, path, access, on(MethodFilter::POST, handler))
     }
 
-    fn add(mut self, method: Method, path: &'static str, access: Access, handler: MethodRouter<App>) -> Routes {
+    fn add(
+        mut self,
+        method: Method,
+        path: &'static str,
+        access: Access,
+        handler: MethodRouter<App>,
+    ) -> Routes {
         self.0.push(Route { method, path, access, handler });
         self
     }
@@ -121,7 +128,8 @@ async fn enter_unless_refused(app: &App, access: Access, request: Request, next:
     if let Some(elsewhere) = turn_away(app, access, &parts).await? {
         return Ok(elsewhere);
     }
-    let request = Request::from_parts(parts, Body::from(whole(app, body).await?));
+    let body = if body.is_end_stream() { body } else { Body::from(whole(app, body).await?) };
+    let request = Request::from_parts(parts, body);
     let handled = timeout(app.config.handler_timeout, next.run(request)).await;
     handled.map_err(|_| Error::Unavailable(anyhow!("the handler took longer than HANDLER_TIMEOUT")))
 }

@@ -1,7 +1,8 @@
-//! The app: what all requests share, the layers they pass, and the server that takes them in.
+//! The app: what all requests share, what each of them passes, and the server that takes them in.
 
 use crate::config::Config;
 use crate::database::Database;
+use crate::error::About;
 use crate::features::Feature;
 use crate::lookup::Lookup;
 use crate::page::Pages;
@@ -12,13 +13,14 @@ use anyhow::{Context, Result};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
-use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::pin::pin;
@@ -26,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
-use tower::ServiceExt;
+use tower::Service;
 
 /// What all requests share. Cheap to clone.
 #[derive(Clone)]
@@ -64,18 +66,38 @@ impl App {
         })))
     }
 
-    /// All routes behind all layers. A request passes the layers from the last line to the first.
-    pub fn router(&self, features: Vec<Feature>) -> Router {
-        let features = features.into_iter().fold(Router::new(), |router, feature| {
-            router.merge(feature.routes.router(self))
-        });
-        features
-            .merge(asset::routes().router(self))
-            .with_state(self.clone())
-            .layer(from_fn_with_state(self.clone(), auth::layer))
-            .layer(from_fn_with_state(self.clone(), guard::check))
-            .layer(from_fn_with_state(self.clone(), error::layer))
-            .layer(from_fn_with_state(self.clone(), guard::headers))
+    /// The site: every feature's routes and the assets.
+    pub fn site(&self, features: Vec<Feature>) -> Site {
+        let features = features.into_iter().map(|feature| feature.routes);
+        let routers = features.chain([asset::routes()]).map(|routes| routes.router(self));
+        let router = routers.fold(Router::new(), Router::merge).with_state(self.clone());
+        Site { app: self.clone(), router }
+    }
+}
+
+/// The app with its routes.
+#[derive(Clone)]
+pub struct Site {
+    pub app: App,
+    router: Router,
+}
+
+impl Site {
+    /// Answers a request. These are the layers, from the outside in; `access::enter` is the last, before the handler.
+    pub async fn answer(&self, mut request: Request) -> Response {
+        let Site { app, router } = self;
+        let about = About::new(app, &request);
+        let routed = async {
+            if let Err(refusal) = guard::check(&app.config, &request) {
+                return refusal.into_response();
+            }
+            auth::attach(app, &mut request);
+            let Ok(response) = router.clone().call(request).await;
+            response
+        };
+        let mut response = error::face(app, about, routed).await;
+        guard::protect(&app.config, &mut response);
+        response
     }
 }
 
@@ -99,16 +121,18 @@ pub async fn bind(config: &mut Config) -> Result<TcpListener> {
 ///
 /// # Errors
 /// When requests were still under way after that time.
-pub async fn serve(app: &App, router: Router, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<()> {
+pub async fn serve(site: &Site, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<()> {
+    let config = &site.app.config;
     let mut http = http1::Builder::new();
     // Without a timer hyper waits for ever for a request's head; this one also closes idle connections.
-    http.timer(TokioTimer::new()).header_read_timeout(app.config.head_timeout);
+    http.timer(TokioTimer::new()).header_read_timeout(config.head_timeout);
     let connections = GracefulShutdown::new();
     let take_in = |stream: TcpStream, peer: SocketAddr| {
-        let router = router.clone();
-        let service = service_fn(move |mut request: Request<Incoming>| {
+        let site = site.clone();
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            let site = site.clone();
             request.extensions_mut().insert(ConnectInfo(peer));
-            router.clone().oneshot(request.map(Body::new))
+            async move { Ok::<_, Infallible>(site.answer(request.map(Body::new)).await) }
         });
         // An answer is written whole: waiting to fill a packet would only delay it.
         let _ = stream.set_nodelay(true);
@@ -141,7 +165,7 @@ pub async fn serve(app: &App, router: Router, listener: TcpListener, stop: impl 
     drop(listener);
     let under_way = connections.count();
     tracing::info!("stopping; {under_way} connections are open");
-    tokio::time::timeout(app.config.drain_timeout, connections.shutdown())
+    tokio::time::timeout(config.drain_timeout, connections.shutdown())
         .await
         .context("some requests were still under way after DRAIN_TIMEOUT")
 }

@@ -3,7 +3,9 @@
 
 use crate::access::{Access, Routes};
 use axum::extract::Request;
-use axum::http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
+use axum::http::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
+};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
@@ -56,12 +58,15 @@ impl Asset {
 
 /// Whether a comma list in a header has this word, and does not refuse it with `;q=0`.
 fn lists(headers: &HeaderMap, name: axum::http::HeaderName, word: &str) -> bool {
-    headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(
-        |item| {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|item| {
             let (item, weight) = item.split_once(';').unwrap_or((item, ""));
             item.trim() == word && !matches!(weight.trim(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000")
-        },
-    )
+        })
 }
 
 #[cfg(test)]
@@ -102,7 +107,14 @@ mod tests {
     #[tokio::test]
     async fn no_other_file_can_be_reached() {
         let app = TestApp::new().await;
-        for path in ["/Cargo.toml", "/../Cargo.toml", "/%2e%2e/Cargo.toml", "/.env", "/.git/config", "/public/styles.css"] {
+        for path in [
+            "/Cargo.toml",
+            "/../Cargo.toml",
+            "/%2e%2e/Cargo.toml",
+            "/.env",
+            "/.git/config",
+            "/public/styles.css",
+        ] {
             app.visitor().get(path).await.assert_status(404);
         }
     }

@@ -1,16 +1,14 @@
 //! Who is asking: [`AuthState`], and the extractors made of it.
 //!
-//! The layer reads the cookie and asks the database nothing. Whoever first wants to know the user causes the one
+//! [`attach`] reads the cookie and asks the database nothing. Whoever first wants to know the user causes the one
 //! look-up of the request; everybody after that, in whichever layer or handler, shares its answer.
 
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::session::{self, Session};
 use crate::token::Token;
-use axum::extract::{FromRequestParts, OptionalFromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, OptionalFromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::middleware::Next;
-use axum::response::Response;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
@@ -26,11 +24,10 @@ struct Cookie {
 }
 
 /// Puts an [`AuthState`] on the request.
-pub async fn layer(State(app): State<App>, mut request: Request, next: Next) -> Response {
+pub fn attach(app: &App, request: &mut Request) {
     let token = session::token(&app.config, request.headers());
-    let cookie = token.map(|token| Arc::new(Cookie { app, token, session: OnceCell::new() }));
+    let cookie = token.map(|token| Arc::new(Cookie { app: app.clone(), token, session: OnceCell::new() }));
     request.extensions_mut().insert(AuthState(cookie));
-    next.run(request).await
 }
 
 impl AuthState {

@@ -164,7 +164,10 @@ impl Config {
         ensure!(self.password_iterations >= 1, "PASSWORD_ITERATIONS must be at least 1");
         ensure!(self.password_min_length >= 1, "PASSWORD_MIN_LENGTH must be at least 1");
         ensure!(self.hash_jobs >= 1, "HASH_JOBS must be at least 1");
-        ensure!(self.database_pool >= 3, "DATABASE_POOL must be at least 3: two of its connections look up sessions");
+        ensure!(
+            self.database_pool >= 3,
+            "DATABASE_POOL must be at least 3: two of its connections look up sessions"
+        );
         ensure!(self.sessions_per_user >= 1, "SESSIONS_PER_USER must be at least 1");
         for url in [&self.database_url, &self.database_direct_url] {
             check_engine(url)?;
@@ -216,7 +219,8 @@ const PASSWORD_MIN_LENGTH: usize = 8;
 
 fn parse_base_url(text: &str) -> Result<Url> {
     let url = Url::parse(text).with_context(|| format!("BASE_URL={text} is no address"))?;
-    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+    let bare =
+        url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
     ensure!(
         matches!(url.scheme(), "http" | "https") && url.host().is_some() && bare,
         "BASE_URL={text}: write only scheme, host and port, such as https://example.com"

@@ -127,7 +127,11 @@ impl Database {
     }
 }
 
-async fn within_deadline<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+/// Gives work with the database as long as a request waits for it.
+///
+/// # Errors
+/// [`Error::Unavailable`] when [`DEADLINE`] has passed.
+pub async fn within_deadline<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let late = |_| Error::Unavailable(anyhow!("the database did not answer within {DEADLINE:?}"));
     tokio::time::timeout(DEADLINE, work).await.map_err(late)?
 }
@@ -214,7 +218,8 @@ async fn connect(url: &str, most: u32) -> anyhow::Result<sqlx::Pool<Db>> {
     } else {
         url.to_string()
     };
-    let options = DbOptions::from_str(&url).context("DATABASE_URL cannot be read as an address of a database")?;
+    let options =
+        DbOptions::from_str(&url).context("DATABASE_URL cannot be read as an address of a database")?;
     let pool = PoolOptions::<Db>::new()
         .max_connections(most)
         .acquire_timeout(DEADLINE)
@@ -262,7 +267,10 @@ fn create_file(file: &Path) -> anyhow::Result<()> {
         options.mode(0o600);
     }
     if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        builder.recursive(true).create(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        builder
+            .recursive(true)
+            .create(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let made = options.append(true).create(true).open(file);
     made.with_context(|| format!("cannot open the database file {}", file.display()))?;
@@ -317,7 +325,9 @@ fn sections(schema: &'static str) -> anyhow::Result<Vec<Migration>> {
 /// Where the first line that begins with `-- ` and a digit begins.
 fn heading_start(text: &str) -> Option<usize> {
     let digit = |at: usize| text.as_bytes().get(at + 3).is_some_and(u8::is_ascii_digit);
-    text.match_indices("-- ").map(|(at, _)| at).find(|&at| (at == 0 || text[..at].ends_with('\n')) && digit(at))
+    text.match_indices("-- ")
+        .map(|(at, _)| at)
+        .find(|&at| (at == 0 || text[..at].ends_with('\n')) && digit(at))
 }
 
 /// Seconds since 1970. The one clock of the app.

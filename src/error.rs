@@ -1,22 +1,26 @@
 //! What can go wrong with a request, and the layer that turns it into a page.
 //!
 //! A mistake that people are expected to make is no error: its form is shown again with a sentence. What stands
-//! here ends the request. A handler answers `Err`, the answer travels up without a body, and [`layer`] gives it
+//! here ends the request. A handler answers `Err`, the answer travels up without a body, and [`face`] gives it
 //! one, whoever made it: a handler, a guard, or the router for an unknown path.
 
 use crate::access::Pattern;
 use crate::app::App;
 use crate::database::STATEMENTS;
 use crate::page;
-use axum::extract::{Request, State};
-use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use crate::token::random;
+use anyhow::anyhow;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{Method, StatusCode};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use std::panic::AssertUnwindSafe;
 use std::cell::Cell;
-use std::sync::Arc;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 use tracing::Instrument;
 
@@ -95,59 +99,88 @@ fn is_away(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Names the request, catches panics, logs faults and puts a page on every answer that has none.
-pub async fn layer(State(app): State<App>, request: Request, next: Next) -> Response {
-    let look = page::Look::of(&app, &request);
-    let api = request.uri().path().starts_with("/api/");
-    let head = request.method() == Method::HEAD;
-    let request_id = uuid::Uuid::now_v7().simple();
-    let span = tracing::error_span!("request", id = %request_id, method = %request.method());
+/// Runs the rest of a request: names it for the log, catches panics, logs faults, and puts a page on every answer
+/// that has none.
+pub async fn face(app: &App, about: About, rest: impl Future<Output = Response>) -> Response {
+    let span = tracing::error_span!("request", id = %about.id, method = %about.method);
     let begun = Instant::now();
-    let handled = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
-    let counted = async { (handled.await, STATEMENTS.with(Cell::get)) };
-    let (handled, statements) = STATEMENTS.scope(Cell::new(0), counted).await;
+    let rest = async { (AssertUnwindSafe(rest).catch_unwind().await, STATEMENTS.with(Cell::get)) };
+    let (handled, statements) = STATEMENTS.scope(Cell::new(0), rest).instrument(span.clone()).await;
     let mut response = handled.unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<String>().map(String::as_str);
         let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
-        Error::Fault(anyhow::anyhow!("a handler panicked: {words}")).into_response()
+        Error::Fault(anyhow!("a handler panicked: {words}")).into_response()
     });
 
     let status = response.status();
+    let _entered = span.enter();
     if let Some(Cause(cause)) = response.extensions_mut().remove() {
-        span.in_scope(|| tracing::error!(status = status.as_u16(), "{cause:#}"));
+        tracing::error!(status = status.as_u16(), "{cause:#}");
     }
-    let pattern = response.extensions_mut().remove().map_or("-", |Pattern(path)| path);
+    let path = response.extensions_mut().remove().map_or("-", |Pattern(path)| path);
     let milliseconds = begun.elapsed().as_micros() as f64 / 1000.0;
-    span.in_scope(|| tracing::debug!(path = pattern, status = status.as_u16(), statements, milliseconds));
+    tracing::debug!(path, status = status.as_u16(), statements, milliseconds);
     if cfg!(debug_assertions) {
         let timing = format!("db;desc=\"{statements} statements\", total;dur={milliseconds}");
         response.headers_mut().insert("server-timing", timing.parse().expect("it is visible ASCII"));
     }
     // The router and axum's extractors answer without words, or with words for programmers.
-    let has_page = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind != "text/plain; charset=utf-8");
-    let faceless = (status.is_client_error() || status.is_server_error()) && !has_page;
-    if faceless {
-        let (content_type, text) = if api { problem(status) } else { page::error(&app, &look, status, request_id) };
-        if !head {
-            *response.body_mut() = text.into();
-        }
-        let headers = response.headers_mut();
-        headers.remove("content-length");
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        headers.insert(HeaderName::from_static("x-request-id"), request_id_value(&request_id));
-        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            headers.entry(RETRY_AFTER).or_insert(HeaderValue::from_static("2"));
-        }
-        if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
-            // The rest of the body is not wanted.
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
+    let has_page =
+        response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind != "text/plain; charset=utf-8");
+    if (status.is_client_error() || status.is_server_error()) && !has_page {
+        put_page(app, about, &mut response);
     }
     response
 }
 
-fn request_id_value(id: &uuid::fmt::Simple) -> HeaderValue {
-    HeaderValue::from_str(&id.to_string()).expect("hexadecimal digits are visible ASCII")
+/// What the page of an error needs to know of the request, which is gone by then.
+pub struct About {
+    id: RequestId,
+    method: Method,
+    look: page::Look,
+    api: bool,
+}
+
+impl About {
+    pub fn new(app: &App, request: &Request) -> About {
+        About {
+            id: RequestId(NEXT_REQUEST.fetch_add(1, Relaxed)),
+            method: request.method().clone(),
+            look: page::Look::of(app, request.headers()),
+            api: request.uri().path().starts_with("/api/"),
+        }
+    }
+}
+
+/// Tells the lines of one request from those of others, also of other replicas: a random start, and one more each.
+struct RequestId(u64);
+
+static NEXT_REQUEST: LazyLock<AtomicU64> =
+    LazyLock::new(|| AtomicU64::new(u64::from_ne_bytes(random().unwrap_or_default())));
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+fn put_page(app: &App, about: About, response: &mut Response) {
+    let status = response.status();
+    let id = about.id.to_string();
+    let (kind, text) =
+        if about.api { problem(status) } else { page::error(app, about.look, status, id.clone()) };
+    *response.body_mut() = if about.method == Method::HEAD { Body::empty() } else { text.into() };
+    let headers = response.headers_mut();
+    headers.remove(CONTENT_LENGTH);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert("x-request-id", HeaderValue::from_str(&id).expect("hexadecimal digits are visible ASCII"));
+    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        headers.entry(RETRY_AFTER).or_insert(HeaderValue::from_static("2"));
+    }
+    if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+        // The rest of the body is not wanted.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 /// Problem details for programs (RFC 9457).

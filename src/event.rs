@@ -25,7 +25,8 @@ impl Event {
 }
 
 pub async fn record(db: &mut Connection, user_id: &str, event: Event, client: &Client) -> Result<()> {
-    let sql = "insert into events (id, user_id, kind, created_at, address, device) values ($1, $2, $3, $4, $5, $6)";
+    let sql =
+        "insert into events (id, user_id, kind, created_at, address, device) values ($1, $2, $3, $4, $5, $6)";
     let query = sqlx::query(sql).bind(new_id()).bind(user_id).bind(event.kind()).bind(now());
     query.bind(client.address.to_string()).bind(&*client.device).execute(db).await?;
     Ok(())

@@ -24,7 +24,8 @@ impl<T: DeserializeOwned> FromRequest<App> for Form<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Form<T>> {
-        let content_type = request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_string());
+        let content_type =
+            request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_string());
         let body = Bytes::from_request(request, app).await.map_err(|_| MALFORMED)?;
         let fields = match content_type.as_deref() {
             None if body.is_empty() => BTreeMap::new(),

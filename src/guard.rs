@@ -5,76 +5,79 @@
 //! that could grow stale; a request with neither header cannot have been caused by a page.
 
 use crate::app::App;
-use crate::config::{Config, is_loopback};
-use crate::error::Error;
-use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use ::cookie::{Cookie, CookieBuilder, SameSite};
+use axum::extract::{ConnectInfo, FromRequestParts, Request};
 use axum::http::header::*;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use ::cookie::{Cookie, CookieBuilder, SameSite};
+use axum::response::Response;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use url::Url;
 
-/// Nothing inline, nothing from elsewhere, no frame around it, forms only to this site.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
-     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+const HEADERS: [(HeaderName, &str); 6] = [
+    // Nothing inline, nothing from elsewhere, no frame around it, forms only to this site.
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+         form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (X_FRAME_OPTIONS, "DENY"),
+    // Our own pages may know where a form stood; nobody else may.
+    (REFERRER_POLICY, "same-origin"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
 
-/// Two years, as preload lists ask for.
-const STRICT_TRANSPORT_SECURITY_VALUE: &str = "max-age=63072000; includeSubDomains";
+/// For `Strict-Transport-Security`, as long as preload lists ask for.
+const TWO_YEARS: &str = "max-age=63072000; includeSubDomains";
 
-/// Puts the security headers on every answer, error pages included.
-pub async fn headers(State(app): State<App>, request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+/// Puts the security headers on an answer.
+pub fn protect(config: &Config, response: &mut Response) {
     let headers = response.headers_mut();
+    headers.reserve(HEADERS.len() + 2);
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    for (name, value) in [
-        (CONTENT_SECURITY_POLICY_NAME, CONTENT_SECURITY_POLICY),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (X_FRAME_OPTIONS, "DENY"),
-        (REFERRER_POLICY, "same-origin"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    ] {
+    for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    if app.config.https() {
-        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(STRICT_TRANSPORT_SECURITY_VALUE));
+    if config.https() {
+        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(TWO_YEARS));
     }
-    response
 }
 
-const CONTENT_SECURITY_POLICY_NAME: HeaderName = axum::http::header::CONTENT_SECURITY_POLICY;
-
 /// Refuses what is meant for another site (421) or comes from one (403).
-pub async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
+///
+/// # Errors
+/// The refusal.
+pub fn check(config: &Config, request: &Request) -> Result<()> {
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-    if !is_for_us(&app.config, uri, headers) {
-        return Error::Refused(StatusCode::MISDIRECTED_REQUEST).into_response();
+    if !is_for_us(config, uri, headers) {
+        return Err(Error::Refused(StatusCode::MISDIRECTED_REQUEST));
     }
-    if !is_from_us(&app.config, method, uri, headers) {
-        return Error::Refused(StatusCode::FORBIDDEN).into_response();
+    if !is_from_us(config, method, uri, headers) {
+        return Err(Error::Refused(StatusCode::FORBIDDEN));
     }
-    next.run(request).await
+    Ok(())
 }
 
 fn is_for_us(config: &Config, uri: &Uri, headers: &HeaderMap) -> bool {
     if !config.development() && matches!(uri.path(), "/healthz" | "/readyz") {
         return true;
     }
-    let ours = |host: &str| {
-        if config.development() {
-            let url = Url::parse(&format!("http://{host}"));
-            return !host.contains(['@', '/', '?', '#']) && url.is_ok_and(|url| is_loopback(url.host()));
-        }
-        let Some(name) = config.base_url.host_str() else { return false };
-        let (given, port) = match host.rsplit_once(':') {
-            Some((given, port)) if !port.ends_with(']') => (given, port.parse().ok()),
-            _ => (host, config.base_url.port_or_known_default().filter(|_| config.base_url.port().is_none())),
+    let ours = |authority: &str| {
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+            _ => (authority, None),
         };
-        given.eq_ignore_ascii_case(name) && port == config.base_url.port_or_known_default()
+        if config.development() {
+            return ["localhost", "127.0.0.1", "[::1]"].iter().any(|name| host.eq_ignore_ascii_case(name));
+        }
+        let expected = config.base_url.port().or_else(|| port.and(config.base_url.port_or_known_default()));
+        let named = config.base_url.host_str().is_some_and(|name| host.eq_ignore_ascii_case(name));
+        named && port.map(str::parse) == expected.map(Ok)
     };
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
@@ -175,7 +178,8 @@ impl FromRequestParts<App> for Client {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ConnectInfo(peer)| peer.ip());
         let device = parts.headers.get(USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
-        let device = String::from_utf8_lossy(device).chars().filter(|c| !c.is_control()).take(DEVICE_LENGTH).collect();
+        let device =
+            String::from_utf8_lossy(device).chars().filter(|c| !c.is_control()).take(DEVICE_LENGTH).collect();
         Ok(Client { address: address(&app.config, peer, &parts.headers), device })
     }
 }

@@ -2,18 +2,22 @@
 //! next, which asks for all of them at once. Nothing is remembered: every answer comes from a query that began
 //! after its request did, so a session that has ended is dead at once, on every replica.
 
-use crate::database::{DEADLINE, Database, count_statement};
+use crate::database::{Connection, DEADLINE, Database, count_statement, within_deadline};
 use crate::error::{Error, Result};
 use crate::session::{self, Row};
 use crate::token::TokenHash;
 use anyhow::anyhow;
-use std::mem::take;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 /// Two, so that one connection that stalls does not stop other people's pages.
 const WORKERS: usize = 2;
+
+/// How long a worker without work keeps its connection.
+const REST: Duration = Duration::from_secs(1);
 
 struct Waiter {
     token_hash: TokenHash,
@@ -76,18 +80,45 @@ impl Queue {
 async fn work(queue: Arc<Queue>, database: Database) {
     loop {
         queue.bell.notified().await;
-        let mut batch = queue.batch();
-        while !batch.is_empty() {
-            let hashes: Vec<&TokenHash> = batch.iter().map(|waiter| &waiter.token_hash).collect();
-            let rows = database.read(async |connection| session::rows(connection, &hashes).await).await;
-            for Waiter { token_hash, answer } in take(&mut batch) {
-                // Who has hung up hears nothing, and nobody else minds.
-                let _ = answer.send(match &rows {
-                    Ok(rows) => Ok(rows.iter().find(|row| row.token_hash == token_hash).cloned()),
-                    Err(cause) => Err(Error::Unavailable(anyhow!("the session look-up failed: {cause:?}"))),
-                });
+        let mut connection = within_deadline(database.connection()).await;
+        loop {
+            // Whoever is about to ask gets the time to do so.
+            yield_now().await;
+            let batch = queue.batch();
+            if !batch.is_empty() {
+                let answered = match &mut connection {
+                    Ok(connection) => answer(connection, batch).await,
+                    Err(error) => refuse(batch, error),
+                };
+                if !answered {
+                    // The next batch starts fresh, and at once if somebody waits for it.
+                    break queue.bell.notify_one();
+                }
+            } else if timeout(REST, queue.bell.notified()).await.is_err() {
+                break connection.into_iter().for_each(Connection::release);
             }
-            batch = queue.batch();
         }
     }
+}
+
+/// Answers a batch with one query, and whether the connection can be used again.
+async fn answer(connection: &mut Connection, batch: Vec<Waiter>) -> bool {
+    let hashes: Vec<&TokenHash> = batch.iter().map(|waiter| &waiter.token_hash).collect();
+    match within_deadline(session::rows(connection, &hashes)).await {
+        Ok(rows) => {
+            for Waiter { token_hash, answer } in batch {
+                // Who has hung up hears nothing, and nobody else minds.
+                let _ = answer.send(Ok(rows.iter().find(|row| row.token_hash == token_hash).cloned()));
+            }
+            true
+        }
+        Err(error) => refuse(batch, &error),
+    }
+}
+
+fn refuse(batch: Vec<Waiter>, error: &Error) -> bool {
+    for Waiter { answer, .. } in batch {
+        let _ = answer.send(Err(Error::Unavailable(anyhow!("the session look-up failed: {error:?}"))));
+    }
+    false
 }

@@ -12,15 +12,16 @@ use crate::form::query_value;
 use crate::guard::cookie;
 use ::cookie::time::OffsetDateTime;
 use anyhow::Context as _;
-use axum::extract::{FromRequestParts, Request};
+use axum::body::Bytes;
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 use tera::{Context, Kwargs, State, Tera};
 
 /// A constant for every file in `templates/`.
@@ -36,30 +37,42 @@ pub trait Template: Serialize {
 
 /// All templates, parsed once; in debug builds parsed anew from disk for every page, so that a change shows
 /// at the next reload.
-#[derive(Clone)]
 pub struct Pages {
-    tera: Arc<Tera>,
-    site_name: Arc<str>,
+    tera: Tera,
+    site_name: String,
+    /// By template and theme: the pages that [`Pages::same`] has rendered.
+    same: Mutex<HashMap<(&'static str, &'static str), Bytes>>,
 }
 
 impl Pages {
     /// # Errors
     /// A template that Tera cannot parse, or that names another that does not exist.
     pub fn load(site_name: &str) -> anyhow::Result<Pages> {
-        Ok(Pages { tera: Arc::new(load(site_name)?), site_name: site_name.into() })
+        Ok(Pages { tera: load(site_name)?, site_name: site_name.into(), same: Mutex::default() })
     }
 
-    fn render<T: Template>(&self, template: &T, user: Option<&str>, look: &Look) -> anyhow::Result<String> {
+    /// A page without data is the same for every stranger, so it is rendered once for each theme.
+    fn same<T: Template>(&self, template: &T, look: Look) -> anyhow::Result<Bytes> {
+        let key = (T::FILE, look.theme);
+        let kept = self.same.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(html) = kept {
+            return Ok(html);
+        }
+        let html = Bytes::from(self.render(template, None, look)?);
+        self.same.lock().unwrap_or_else(PoisonError::into_inner).insert(key, html.clone());
+        Ok(html)
+    }
+
+    fn render<T: Template>(&self, template: &T, user: Option<&str>, look: Look) -> anyhow::Result<String> {
         let mut context = Context::from_serialize(template)?;
         context.insert("user", &user);
         context.insert("theme", look.theme);
-        context.insert("path", &look.path);
         let fresh;
         let tera = if cfg!(debug_assertions) {
             fresh = load(&self.site_name)?;
             &fresh
         } else {
-            &*self.tera
+            &self.tera
         };
         tera.render(T::FILE, &context).with_context(|| format!("templates/{} cannot be rendered", T::FILE))
     }
@@ -89,33 +102,26 @@ fn variable(path: &str) -> String {
     path[1..].replace(|c: char| !c.is_ascii_alphanumeric(), "_")
 }
 
-/// What a request says about how its page should look.
-#[derive(Clone)]
+/// How a reader wants pages to look: `light`, `dark`, or `system` for as their system says.
+#[derive(Clone, Copy)]
 pub struct Look {
-    /// `light`, `dark`, or `system` for as the reader's system says.
     theme: &'static str,
-    /// Path and query, for forms that lead back to the page they stand on.
-    path: String,
 }
 
 impl Look {
-    pub fn of(app: &App, request: &Request) -> Look {
-        Look::new(app, request.headers(), request.uri())
-    }
-
-    fn new(app: &App, headers: &HeaderMap, uri: &Uri) -> Look {
+    pub fn of(app: &App, headers: &HeaderMap) -> Look {
         let theme = match cookie(&app.config, headers, "theme").as_deref() {
             Some("light") => "light",
             Some("dark") => "dark",
             _ => "system",
         };
-        Look { theme, path: uri.path_and_query().map_or("/", |path| path.as_str()).to_string() }
+        Look { theme }
     }
 }
 
 /// The page that answers a request: an extractor.
 pub struct Page {
-    pages: Pages,
+    app: App,
     auth: AuthState,
     look: Look,
 }
@@ -123,8 +129,12 @@ pub struct Page {
 impl Page {
     /// Answers with the page.
     pub async fn show<T: Template>(&self, template: &T) -> Result<Response> {
-        let user = self.auth.user().await?;
-        let html = self.pages.render(template, user.map(|user| &*user.username), &self.look)?;
+        let html = match self.auth.user().await? {
+            None if size_of::<T>() == 0 && !cfg!(debug_assertions) => {
+                self.app.pages.same(template, self.look)?
+            }
+            user => self.app.pages.render(template, user.map(|user| &*user.username), self.look)?.into(),
+        };
         Ok(Html(html).into_response())
     }
 
@@ -139,7 +149,7 @@ impl FromRequestParts<App> for Page {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Page, Infallible> {
         let auth = AuthState::of(parts);
-        Ok(Page { pages: app.pages.clone(), auth, look: Look::new(app, &parts.headers, &parts.uri) })
+        Ok(Page { app: app.clone(), auth, look: Look::of(app, &parts.headers) })
     }
 }
 
@@ -163,14 +173,9 @@ impl Template for ErrorPage {
 
 /// The content type and text of an error page. It asks nobody who is logged in: it must also come when the
 /// database is away, and a refusal has the same bytes for everyone.
-pub fn error(
-    app: &App,
-    look: &Look,
-    status: StatusCode,
-    request_id: impl ToString,
-) -> (&'static str, String) {
+pub fn error(app: &App, look: Look, status: StatusCode, request_id: String) -> (&'static str, String) {
     let (title, words) = words(status);
-    let request_id = status.is_server_error().then(|| request_id.to_string());
+    let request_id = status.is_server_error().then_some(request_id);
     let html = app.pages.render(&ErrorPage { title, words, request_id }, None, look);
     let html = html.unwrap_or_else(|cause| {
         tracing::error!("{cause:#}");
@@ -181,17 +186,43 @@ pub fn error(
 
 fn words(status: StatusCode) -> (&'static str, &'static str) {
     match status.as_u16() {
-        400 => ("We could not read that", "The form arrived in a shape we do not understand. Please go back and send it once more."),
-        403 => ("That came from elsewhere", "For your safety we only accept forms that were sent from this site's own pages. Please open the page here and try again."),
-        404 => ("Nothing here", "This page does not exist, or is not yours to see. The address may have a slip in it."),
+        400 => (
+            "We could not read that",
+            "The form arrived in a shape we do not understand. Please go back and send it once more.",
+        ),
+        403 => (
+            "That came from elsewhere",
+            "For your safety we only accept forms that were sent from this site's own pages. Please open the page here and try again.",
+        ),
+        404 => (
+            "Nothing here",
+            "This page does not exist, or is not yours to see. The address may have a slip in it.",
+        ),
         405 => ("Not that way", "This address exists, but it cannot be used like that."),
-        408 => ("That took too long", "Your form did not arrive in time. Please check your connection and send it once more."),
-        413 => ("That is too much", "What you sent is larger than we can take. Please shorten it and try again."),
-        415 => ("We cannot read that kind", "Forms arrive here as browsers send them; this came in another format."),
+        408 => (
+            "That took too long",
+            "Your form did not arrive in time. Please check your connection and send it once more.",
+        ),
+        413 => {
+            ("That is too much", "What you sent is larger than we can take. Please shorten it and try again.")
+        }
+        415 => (
+            "We cannot read that kind",
+            "Forms arrive here as browsers send them; this came in another format.",
+        ),
         421 => ("Not this site", "This server does not answer for the name in the address."),
-        429 => ("Slow down a little", "There were many attempts in a short time. Please wait a moment and try again."),
-        503 => ("Busy just now", "We could not get to your request in time. Please try again in a moment; nothing is lost."),
-        500.. => ("Something broke", "It is our fault, not yours, and it has been noted. Please try again in a while."),
+        429 => (
+            "Slow down a little",
+            "There were many attempts in a short time. Please wait a moment and try again.",
+        ),
+        503 => (
+            "Busy just now",
+            "We could not get to your request in time. Please try again in a moment; nothing is lost.",
+        ),
+        500.. => (
+            "Something broke",
+            "It is our fault, not yours, and it has been noted. Please try again in a while.",
+        ),
         _ => ("That did not work", "Your request could not be answered. Please go back and try again."),
     }
 }
@@ -202,7 +233,7 @@ pub mod tests {
     use std::collections::BTreeSet;
 
     /// What [`Pages::render`] gives every template.
-    const AROUND: [&str; 5] = ["asset", "path", "site_name", "theme", "user"];
+    const AROUND: [&str; 4] = ["asset", "site_name", "theme", "user"];
 
     /// Renders every example, to a stranger and to a user, and compares the struct's fields with the variables
     /// that its template reads. Give an example for every branch of the template.
@@ -221,8 +252,7 @@ pub mod tests {
         assert_eq!(fields, read, "left: the struct's fields; right: what templates/{} reads", T::FILE);
         for example in examples {
             for user in [None, Some("ada")] {
-                let look = Look { theme: "dark", path: "/somewhere?a=b&c=\"<".into() };
-                let html = pages.render(example, user, &look).unwrap();
+                let html = pages.render(example, user, Look { theme: "dark" }).unwrap();
                 assert_well_formed(&html);
             }
         }
@@ -273,13 +303,22 @@ pub mod tests {
         let mut folders = vec![std::path::PathBuf::from(root)];
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-                if entry.is_dir() { folders.push(entry) } else { code += &std::fs::read_to_string(entry).unwrap() }
+                if entry.is_dir() {
+                    folders.push(entry)
+                } else {
+                    code += &std::fs::read_to_string(entry).unwrap()
+                }
             }
         }
         for (name, _) in templates::ALL {
-            let part = name.contains("/_") || name.starts_with("slots/") || ["base.html", "field.html"].contains(name);
+            let part = name.contains("/_")
+                || name.starts_with("slots/")
+                || ["base.html", "field.html"].contains(name);
             let constant = name.trim_end_matches(".html").to_uppercase().replace(['/', '-', '.'], "_");
-            assert!(part || code.contains(&format!("templates::{constant};")), "no page uses templates/{name}");
+            assert!(
+                part || code.contains(&format!("templates::{constant};")),
+                "no page uses templates/{name}"
+            );
         }
     }
 }

@@ -50,7 +50,11 @@ impl NewPassword {
     ///
     /// # Errors
     /// The field and the sentence to show beside it.
-    pub fn parse_twice(text: &str, again: &str, config: &Config) -> Result<NewPassword, (&'static str, String)> {
+    pub fn parse_twice(
+        text: &str,
+        again: &str,
+        config: &Config,
+    ) -> Result<NewPassword, (&'static str, String)> {
         let password = NewPassword::parse(text, config).map_err(|sentence| ("password", sentence))?;
         if text != again {
             return Err(("confirm_password", "The two passwords differ. Please type them again.".into()));
@@ -113,7 +117,8 @@ fn hash(password: &str, salt: &[u8; 16], iterations: u32) -> Result<String> {
 
 /// Whether the hash is of this password. Outputs are compared in constant time.
 fn verify(password: &str, hash: &str) -> bool {
-    PasswordHash::new(hash).is_ok_and(|hash| Pbkdf2::SHA256.verify_password(password.as_bytes(), &hash).is_ok())
+    PasswordHash::new(hash)
+        .is_ok_and(|hash| Pbkdf2::SHA256.verify_password(password.as_bytes(), &hash).is_ok())
 }
 
 /// The user who goes by this username or confirmed e-mail address and has this password.
@@ -156,7 +161,8 @@ fn unmatchable(iterations: u32) -> String {
 }
 
 pub async fn set(db: &mut Connection, user_id: &str, hash: &str) -> Result<()> {
-    let sql = "insert into passwords (user_id, hash) values ($1, $2) on conflict (user_id) do update set hash = $2";
+    let sql =
+        "insert into passwords (user_id, hash) values ($1, $2) on conflict (user_id) do update set hash = $2";
     sqlx::query(sql).bind(user_id).bind(hash).execute(db).await?;
     Ok(())
 }

@@ -119,7 +119,12 @@ impl FromRequestParts<App> for Door {
 impl Door {
     /// Begins a session for this user in place of the one that came with the request, and answers its cookie, which
     /// outlives the browser if the user chose to `stay`. `None` when the user has been disabled or deleted meanwhile.
-    pub async fn log_in(&self, db: &mut Connection, user_id: &str, stay: bool) -> Result<Option<Cookie<'static>>> {
+    pub async fn log_in(
+        &self,
+        db: &mut Connection,
+        user_id: &str,
+        stay: bool,
+    ) -> Result<Option<Cookie<'static>>> {
         // Taking the row first makes a log-in and a disabling or deletion of its user follow one another.
         let sql = "update users set id = id where id = $1 and disabled_at is null returning id";
         if sqlx::query(sql).bind(user_id).fetch_optional(&mut *db).await?.is_none() {
@@ -187,7 +192,13 @@ pub async fn rows(db: &mut Connection, hashes: &[&TokenHash]) -> Result<Vec<Row>
     Ok(found.into_iter().filter_map(row).collect())
 }
 
-async fn insert(db: &mut Connection, token: &Token, user_id: &str, stay: bool, client: &Client) -> Result<()> {
+async fn insert(
+    db: &mut Connection,
+    token: &Token,
+    user_id: &str,
+    stay: bool,
+    client: &Client,
+) -> Result<()> {
     let now = now();
     let sql = "insert into sessions (id, token_hash, user_id, created_at, seen_at, stay, address, device) \
                values ($1, $2, $3, $4, $4, $5, $6, $7)";

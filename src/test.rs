@@ -5,7 +5,7 @@
 //! an account, logged in by core alone, so that a feature's tests need no other feature.
 
 use crate::access::{Access, Routes};
-use crate::app::App;
+use crate::app::{App, Site};
 use crate::auth::User;
 use crate::config::{Config, Env};
 use crate::database::Connection;
@@ -15,7 +15,6 @@ use crate::password::{self, NewPassword};
 use crate::session::Door;
 use crate::user::{self, Username};
 use ::cookie::Cookie;
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, FromRequestParts, Request};
 use axum::http::header::{CONTENT_TYPE, COOKIE, HOST, LOCATION, SET_COOKIE};
@@ -25,14 +24,13 @@ use sqlx::{AssertSqlSafe, ConnectOptions};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use tower::ServiceExt;
 
 /// The password of every [`TestApp::person`].
 pub const PASSWORD: &str = "correct horse battery";
 
 pub struct TestApp {
     pub app: App,
-    router: Router,
+    site: Site,
     _database: TestDatabase,
 }
 
@@ -55,12 +53,12 @@ impl TestApp {
         let mut features = features::all(&env).unwrap();
         let routes = routes.get("/whoami", Access::Public, whoami).get("/private", Access::User, whoami);
         features.push(Feature { name: "test", routes });
-        TestApp { router: app.router(features), app, _database: database }
+        TestApp { site: app.site(features), app, _database: database }
     }
 
     /// A browser that has never been here.
     pub fn visitor(&self) -> Visitor {
-        Visitor { app: self.app.clone(), router: self.router.clone(), cookies: Arc::default() }
+        Visitor { site: self.site.clone(), cookies: Arc::default() }
     }
 
     /// Somebody with an account, [`PASSWORD`] and a browser that is logged in.
@@ -155,8 +153,7 @@ async fn run_on(server: &str, sql: String) {
 /// A browser.
 #[derive(Clone)]
 pub struct Visitor {
-    app: App,
-    router: Router,
+    site: Site,
     cookies: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
@@ -198,7 +195,8 @@ impl Visitor {
             format!("--boundary\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
         };
         let body = fields.iter().map(part).collect::<String>() + "--boundary--\r\n";
-        self.send(Method::POST, path, &[("content-type", "multipart/form-data; boundary=boundary")], body).await
+        self.send(Method::POST, path, &[("content-type", "multipart/form-data; boundary=boundary")], body)
+            .await
     }
 
     pub async fn post_body(&self, path: &str, content_type: Option<&str>, body: &[u8]) -> Answer {
@@ -219,7 +217,7 @@ impl Visitor {
             request = request.header(*name, *value);
         }
         if !headers.iter().any(|(name, _)| HOST == *name) {
-            request = request.header(HOST, self.app.config.base_url.host_str().unwrap());
+            request = request.header(HOST, self.site.app.config.base_url.host_str().unwrap());
         }
         let cookies: Vec<String> =
             self.cookies.lock().unwrap().iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -228,16 +226,23 @@ impl Visitor {
         }
         let mut request = request.body(body.into()).unwrap();
         request.extensions_mut().insert(ConnectInfo(SocketAddr::from((Ipv4Addr::LOCALHOST, 4000))));
-        let response = self.router.clone().oneshot(request).await.unwrap();
+        let response = self.site.answer(request).await;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         self.keep(&parts.headers);
-        Answer { request: format!("{method} {path}"), status: parts.status.as_u16(), headers: parts.headers, bytes }
+        Answer {
+            request: format!("{method} {path}"),
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            bytes,
+        }
     }
 
     fn keep(&self, headers: &HeaderMap) {
         let mut cookies = self.cookies.lock().unwrap();
-        for cookie in headers.get_all(SET_COOKIE).iter().map(|value| Cookie::parse(value.to_str().unwrap()).unwrap()) {
+        for cookie in
+            headers.get_all(SET_COOKIE).iter().map(|value| Cookie::parse(value.to_str().unwrap()).unwrap())
+        {
             if cookie.max_age().is_some_and(|age| age.is_zero()) {
                 cookies.remove(cookie.name());
             } else {
@@ -280,7 +285,10 @@ impl Answer {
     #[track_caller]
     pub fn link(&self, rel: &str) -> String {
         let text = self.text();
-        let after = text.split_once(&format!("rel=\"{rel}\" href=\"")).unwrap_or_else(|| panic!("no {rel}: {self}")).1;
+        let after = text
+            .split_once(&format!("rel=\"{rel}\" href=\""))
+            .unwrap_or_else(|| panic!("no {rel}: {self}"))
+            .1;
         after.split('"').next().unwrap().replace("&amp;", "&")
     }
 

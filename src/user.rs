@@ -13,7 +13,16 @@ pub struct Username(String);
 
 /// Names that could pass for the people who run the site (RFC 2142 has the mailbox names).
 const RESERVED: [&str; 10] = [
-    "admin", "administrator", "root", "support", "security", "postmaster", "webmaster", "abuse", "system", "latchkey",
+    "admin",
+    "administrator",
+    "root",
+    "support",
+    "security",
+    "postmaster",
+    "webmaster",
+    "abuse",
+    "system",
+    "latchkey",
 ];
 
 impl Username {
@@ -75,7 +84,10 @@ impl Email {
         let mark = |byte| b".!#$%&'*+/=?^_`{|}~-".contains(&byte);
         let label = |label: &str| {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-            (1..=63).contains(&label.len()) && label.bytes().all(plain) && !label.starts_with('-') && !label.ends_with('-')
+            (1..=63).contains(&label.len())
+                && label.bytes().all(plain)
+                && !label.starts_with('-')
+                && !label.ends_with('-')
         };
         let well_formed = !local.is_empty()
             && local.len() <= 64
@@ -94,7 +106,8 @@ impl Email {
 /// Makes a user. `None` when the name is taken: the unique index decides, so two who ask at once cannot both have it.
 pub async fn create(db: &mut Connection, username: &Username, client: &Client) -> Result<Option<String>> {
     let id = new_id();
-    let sql = "insert into users (id, username, created_at) values ($1, $2, $3) on conflict (username) do nothing";
+    let sql =
+        "insert into users (id, username, created_at) values ($1, $2, $3) on conflict (username) do nothing";
     let made = sqlx::query(sql).bind(&*id).bind(username.as_str()).bind(now()).execute(&mut *db).await?;
     if made.rows_affected() == 0 {
         return Ok(None);
@@ -157,7 +170,8 @@ mod tests {
     fn names_are_lowered_and_anything_but_letters_and_digits_is_refused() {
         assert_eq!(Username::parse("Ada1815").unwrap().as_str(), "ada1815");
         assert!(Username::parse(&"a".repeat(20)).is_ok());
-        for wrong in ["", " ada", "ada ", "a b", "Zoë", "a-b", "a\0", "ﬁ", "İ", "ada\n", &"a".repeat(21)] {
+        for wrong in ["", " ada", "ada ", "a b", "Zoë", "a-b", "a\0", "ﬁ", "İ", "ada\n", &"a".repeat(21)]
+        {
             assert!(Username::parse(wrong).is_err(), "{wrong:?}");
         }
     }
@@ -172,11 +186,27 @@ mod tests {
 
     #[test]
     fn an_address_is_one_address() {
-        assert_eq!(Email::parse("Ada.Lovelace+notes@Example.COM").unwrap().as_str(), "ada.lovelace+notes@example.com");
+        assert_eq!(
+            Email::parse("Ada.Lovelace+notes@Example.COM").unwrap().as_str(),
+            "ada.lovelace+notes@example.com"
+        );
         let long = format!("{}@example.com", "a".repeat(300));
         for wrong in [
-            "", "ada", "@example.com", "ada@", "ada@example", "a@b.com,c@d.com", "a@b.com\r\nBcc: c@d.com", "a b@c.com",
-            "a@b@c.com", "ada@example..com", "ada@-example.com", "adа@example.com", "ada@exampıe.com", "<a@b.com>", &long,
+            "",
+            "ada",
+            "@example.com",
+            "ada@",
+            "ada@example",
+            "a@b.com,c@d.com",
+            "a@b.com\r\nBcc: c@d.com",
+            "a b@c.com",
+            "a@b@c.com",
+            "ada@example..com",
+            "ada@-example.com",
+            "adа@example.com",
+            "ada@exampıe.com",
+            "<a@b.com>",
+            &long,
         ] {
             assert!(Email::parse(wrong).is_err(), "{wrong:?}");
         }

@@ -15,7 +15,10 @@ pub async fn run(env: &Env) -> Result<()> {
         println!("               warning: INSECURE_HTTP=yes, passwords cross the network in the clear");
     }
     let features = features::all(env)?;
-    println!("features       ok: {}", features.iter().map(|feature| feature.name).collect::<Vec<_>>().join(", "));
+    println!(
+        "features       ok: {}",
+        features.iter().map(|feature| feature.name).collect::<Vec<_>>().join(", ")
+    );
     Pages::load(&config.site_name)?;
     println!("templates      ok");
     let db = Database::open(&config).await?;

@@ -6,11 +6,13 @@ pub mod serve;
 mod user;
 
 use crate::config::Env;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// A web app that already has accounts.
 ///
@@ -60,11 +62,16 @@ async fn start(command: Command) -> Result<()> {
 }
 
 /// Sends the log to standard output. `RUST_LOG` says what it has; debug builds show every request.
-fn start_log(json: bool) {
+///
+/// # Errors
+/// When `RUST_LOG` cannot be read.
+fn start_log(env: &Env, json: bool) -> Result<()> {
     let default = if cfg!(debug_assertions) { "warn,latchkey=debug" } else { "warn,latchkey=info" };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
-    let log = log.with_ansi(stdout().is_terminal());
-    // A second start, in tests or under Shuttle, keeps the log of the first.
-    let _ = if json { log.json().try_init() } else { log.compact().try_init() };
+    let wanted = env.text("RUST_LOG").unwrap_or(default);
+    let wanted: Targets = wanted.parse().with_context(|| format!("RUST_LOG={wanted} cannot be read"))?;
+    let lines = tracing_subscriber::fmt::layer().with_target(false).with_ansi(stdout().is_terminal());
+    let log = tracing_subscriber::registry().with(wanted);
+    // Shuttle's runtime may have a log of its own, which is kept.
+    let _ = if json { log.with(lines.json()).try_init() } else { log.with(lines.compact()).try_init() };
+    Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 pub async fn run(env: &Env) -> Result<()> {
     let config = Config::from_env(env)?;
-    start_log(config.log_json);
+    start_log(env, config.log_json)?;
     serve(env, config).await
 }
 
@@ -20,7 +20,7 @@ async fn serve(env: &Env, mut config: Config) -> Result<()> {
         tracing::warn!("INSECURE_HTTP=yes: passwords cross the network in the clear");
     }
     println!("{} is at {}", app.config.site_name, app.config.origin());
-    let served = app::serve(&app, app.router(features), listener, stop_signal()?).await;
+    let served = app::serve(&app.site(features), listener, stop_signal()?).await;
     app.db.close().await;
     served
 }
@@ -63,7 +63,7 @@ impl shuttle_runtime::Service for OnShuttle {
         ];
         let env = std::env::vars().chain(self.secrets).chain(place).collect();
         let config = Config::from_env(&env)?;
-        start_log(config.log_json);
+        start_log(&env, config.log_json)?;
         Ok(serve(&env, config).await?)
     }
 }

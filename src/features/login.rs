@@ -18,10 +18,11 @@ use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    let routes = Routes::new()
-        .get("/login", Access::Guest, new)
-        .post("/login", Access::Guest, create)
-        .post("/logout", Access::Public, destroy);
+    let routes = Routes::new().get("/login", Access::Guest, new).post("/login", Access::Guest, create).post(
+        "/logout",
+        Access::Public,
+        destroy,
+    );
     Ok(Feature { name: "login", routes })
 }
 
@@ -49,7 +50,8 @@ impl Template for LoginPage {
 
 async fn new(page: Page, RawQuery(query): RawQuery) -> Result<Response> {
     let next = query_parameter(query.as_deref(), "next");
-    page.show(&LoginPage { form: LoginForm { next, ..LoginForm::default() }, errors: Errors::default() }).await
+    page.show(&LoginPage { form: LoginForm { next, ..LoginForm::default() }, errors: Errors::default() })
+        .await
 }
 
 async fn create(

@@ -14,10 +14,11 @@ use axum::response::Response;
 use serde::Serialize;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    let routes = Routes::new()
-        .get("/me", Access::User, me)
-        .get("/users", Access::User, index)
-        .get("/user/{username}", Access::User, show);
+    let routes = Routes::new().get("/me", Access::User, me).get("/users", Access::User, index).get(
+        "/user/{username}",
+        Access::User,
+        show,
+    );
     Ok(Feature { name: "members", routes })
 }
 

@@ -110,12 +110,7 @@ async fn create(
     }
 }
 
-async fn show(
-    State(app): State<App>,
-    user: User,
-    page: Page,
-    Path(id): Path<String>,
-) -> Result<Response> {
+async fn show(State(app): State<App>, user: User, page: Page, Path(id): Path<String>) -> Result<Response> {
     let text = app.db.read(async |db| text_of(db, &user, &id).await).await?.ok_or(Error::NOT_FOUND)?;
     page.show(&NotePage { id, form: NoteForm { text }, errors: Errors::default() }).await
 }
@@ -161,7 +156,8 @@ async fn list(
 /// One more than a page shows, so that it is known whether there is a next one.
 async fn newest(db: &mut Connection, user: &User, after: Option<&str>) -> Result<Vec<Note>> {
     // "g" stands above every UUID in the order of text.
-    let sql = "select id, text, created_at from notes where user_id = $1 and id < $2 order by id desc limit $3";
+    let sql =
+        "select id, text, created_at from notes where user_id = $1 and id < $2 order by id desc limit $3";
     let query = sqlx::query_as(sql).bind(&*user.id).bind(after.unwrap_or("g")).bind(PER_PAGE as i64 + 1);
     let rows: Vec<(String, String, i64)> = query.fetch_all(db).await?;
     Ok(rows.into_iter().map(|(id, text, at)| Note { id, text, written: date(at) }).collect())

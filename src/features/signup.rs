@@ -17,8 +17,7 @@ use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    let routes =
-        Routes::new().get("/signup", Access::Guest, new).post("/signup", Access::Guest, create);
+    let routes = Routes::new().get("/signup", Access::Guest, new).post("/signup", Access::Guest, create);
     Ok(Feature { name: "signup", routes })
 }
 

@@ -6,10 +6,10 @@ use crate::config::Env;
 use crate::error::{Error, Result};
 use crate::features::Feature;
 use crate::form::Form;
-use crate::guard::{local_path, set_cookie};
+use crate::guard::{local_path, own_referer, set_cookie};
 use ::cookie::time::Duration;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
 use serde::Deserialize;
@@ -27,12 +27,13 @@ struct ThemeForm {
 
 const KEPT: Duration = Duration::days(365);
 
-async fn create(State(app): State<App>, Form(form): Form<ThemeForm>) -> Result<Response> {
+async fn create(State(app): State<App>, headers: HeaderMap, Form(form): Form<ThemeForm>) -> Result<Response> {
     if !["light", "dark", "system"].contains(&&*form.theme) {
         return Err(Error::Refused(StatusCode::UNPROCESSABLE_ENTITY));
     }
     let cookie = set_cookie(&app.config, "theme", form.theme).max_age(KEPT).build();
-    Ok((CookieJar::new().add(cookie), see_other(local_path(form.next.as_deref()))).into_response())
+    let next = form.next.or_else(|| own_referer(&app.config, &headers));
+    Ok((CookieJar::new().add(cookie), see_other(local_path(next.as_deref()))).into_response())
 }
 
 #[cfg(test)]
@@ -44,7 +45,8 @@ mod tests {
         let app = TestApp::new().await;
         let visitor = app.visitor();
         visitor.get("/nowhere").await.assert_contains("data-theme=\"system\"");
-        let chosen = visitor.post("/theme", &[("theme", "dark"), ("next", "/nowhere?a=b")]).await;
+        let here = [("referer", "http://localhost/nowhere?a=b")];
+        let chosen = visitor.post_with("/theme", &[("theme", "dark")], &here).await;
         chosen.assert_redirect("/nowhere?a=b");
         chosen.assert_cookie("theme=dark; HttpOnly; SameSite=Lax; Path=/; Max-Age=31536000");
         visitor.get("/nowhere").await.assert_contains("data-theme=\"dark\"").assert_no_header("set-cookie");
@@ -54,9 +56,16 @@ mod tests {
     async fn a_theme_that_does_not_exist_is_refused_and_none_leads_to_another_site() {
         let app = TestApp::new().await;
         let visitor = app.visitor();
-        visitor.post("/theme", &[("theme", "\"><script>")]).await.assert_status(422).assert_no_header("set-cookie");
+        visitor
+            .post("/theme", &[("theme", "\"><script>")])
+            .await
+            .assert_status(422)
+            .assert_no_header("set-cookie");
         visitor.post("/theme", &[]).await.assert_status(422);
         let elsewhere = [("theme", "light"), ("next", "//evil.example")];
         visitor.post("/theme", &elsewhere).await.assert_redirect("/");
+        let elsewhere = [("referer", "http://evil.example/nowhere")];
+        visitor.post_with("/theme", &[("theme", "light")], &elsewhere).await.assert_redirect("/");
+        visitor.post("/theme", &[("theme", "light"), ("next", "/here")]).await.assert_redirect("/here");
     }
 }
