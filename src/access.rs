@@ -96,7 +96,7 @@ impl Routes {
     pub fn router(self, app: &App) -> Router<App> {
         self.0.into_iter().fold(Router::new(), |router, route| {
             let door = from_fn_with_state((app.clone(), route.path, route.access), enter);
-            router.route(route.path, route.handler.layer(door))
+            router.route(route.path, route.handler.route_layer(door))
         })
     }
 }
@@ -174,4 +174,196 @@ async fn whole(app: &App, body: Body) -> Result<Bytes> {
         Error::Refused(if too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST })
     })?;
     Ok(read.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::form::Form;
+    use crate::test::TestApp;
+    use serde::Deserialize;
+    use std::time::Duration;
+
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Anything {
+        next: String,
+    }
+
+    async fn echo(Form(form): Form<Anything>) -> String {
+        format!("done {}", form.next)
+    }
+
+    async fn look() -> &'static str {
+        "seen"
+    }
+
+    async fn dawdle() {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+
+    async fn break_down() {
+        panic!("the password is swordfish");
+    }
+
+    async fn app() -> TestApp {
+        TestApp::with(
+            Routes::new()
+                .get("/public", Access::Public, look)
+                .get("/guest", Access::Guest, look)
+                .post("/guest", Access::Guest, echo)
+                .get("/user", Access::User, look)
+                .post("/user", Access::User, echo)
+                .get("/dawdle", Access::Public, dawdle)
+                .get("/break", Access::Public, break_down),
+        )
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_led_to_the_log_in_and_back_to_where_the_way_began() {
+        let app = app().await;
+        let stranger = app.visitor();
+        stranger.get("/user").await.assert_redirect("/login?next=%2Fuser");
+        stranger.get("/user?a=b&c=%2F").await.assert_redirect("/login?next=%2Fuser%3Fa%3Db%26c%3D%252F");
+        stranger.send(Method::HEAD, "/user", &[], "").await.assert_redirect("/login?next=%2Fuser");
+        // The path is one of ours, and browsers would read it as another site's.
+        stranger.get("//evil.example/user").await.assert_status(404);
+
+        let from = |referer: &'static str| [("referer", referer)];
+        let posted =
+            stranger.post_with("/user", &[("next", "x")], &from("http://localhost/form?page=2")).await;
+        posted.assert_redirect("/login?next=%2Fform%3Fpage%3D2");
+        let posted = stranger.post_with("/user", &[], &from("http://evil.example/form")).await;
+        posted.assert_redirect("/login?next=%2F");
+        stranger.post("/user", &[]).await.assert_redirect("/login?next=%2F");
+    }
+
+    #[tokio::test]
+    async fn a_user_is_led_on_from_what_is_for_guests_but_may_post_there() {
+        let app = app().await;
+        let ada = app.person("ada").await;
+        ada.get("/guest").await.assert_redirect("/");
+        ada.get("/guest?next=%2Fuser%3Fa%3Db").await.assert_redirect("/user?a=b");
+        for elsewhere in [
+            "//evil.example",
+            "/\\evil.example",
+            "https:evil.example",
+            "/\r\nSet-Cookie:a=b",
+            "/\t/evil.example",
+            "/\u{85}",
+        ] {
+            ada.get(&format!("/guest?next={}", query_value(elsewhere))).await.assert_redirect("/");
+            ada.get("/guest?next=%2F%2Fevil.example").await.assert_redirect("/");
+        }
+        ada.post("/guest", &[("next", "here")]).await.assert_status(200).assert_body("done here");
+        app.visitor().get("/guest").await.assert_status(200).assert_body("seen");
+    }
+
+    #[tokio::test]
+    async fn the_unknown_is_404_and_the_wrong_method_405_which_names_the_right_ones() {
+        let app = app().await;
+        let ada = app.person("ada").await;
+        for path in ["/nowhere", "/users/", "/user/a/b", "/styles.css/", "/user%2f1", "/;", "/public?a=%00"] {
+            ada.get(path).await.assert_status(404).assert_contains("Nothing here");
+            app.visitor().get(path).await.assert_status(404);
+        }
+        let answer = app.visitor().post("/public", &[]).await;
+        answer.assert_status(405).assert_header("allow", "GET,HEAD").assert_contains("Not that way");
+        let answer = app.visitor().send(Method::PUT, "/user", &[], "").await;
+        answer.assert_status(405).assert_header("allow", "GET,HEAD,POST");
+        app.visitor().send(Method::TRACE, "/public", &[], "").await.assert_status(405);
+        let overridden = [("x-http-method-override", "POST")];
+        app.visitor().get_with("/public", &overridden).await.assert_body("seen");
+    }
+
+    #[tokio::test]
+    async fn a_head_is_a_get_without_a_body() {
+        let app = app().await;
+        for path in ["/public", "/styles.css", "/nowhere"] {
+            let (get, head) =
+                (app.visitor().get(path).await, app.visitor().send(Method::HEAD, path, &[], "").await);
+            assert_eq!(
+                (get.status, get.headers.get("content-type")),
+                (head.status, head.headers.get("content-type"))
+            );
+            head.assert_body("");
+        }
+    }
+
+    #[tokio::test]
+    async fn too_large_a_body_is_413_before_anyone_is_asked_who_they_are() {
+        let app = app().await;
+        let large = "x".repeat(64 * 1024 + 1);
+        let declared = large.len().to_string();
+        let headers = [("content-type", "application/x-www-form-urlencoded"), ("content-length", &*declared)];
+        let before = app.statements();
+        app.visitor().send(Method::POST, "/user", &headers, large.clone()).await.assert_status(413);
+        assert_eq!(app.statements(), before);
+        let answer = app.visitor().send(Method::POST, "/guest", &headers[..1], large.clone()).await;
+        answer.assert_status(413).assert_header("connection", "close").assert_contains("too much");
+        let fits = format!("next={}", "x".repeat(64 * 1024 - 5));
+        app.visitor().send(Method::POST, "/guest", &headers[..1], fits).await.assert_status(200);
+    }
+
+    #[tokio::test]
+    async fn the_order_of_refusals_is_host_origin_path_size_access_body() {
+        let app = app().await;
+        let large = (64 * 1024 + 1).to_string();
+        let all = [
+            ("host", "evil.example"),
+            ("origin", "http://evil.example"),
+            ("content-length", &large),
+            ("content-type", "application/x-www-form-urlencoded"),
+        ];
+        let send = async |method, path, headers: &[(&str, &str)]| {
+            app.visitor().send(method, path, headers, "name=%FF").await.status
+        };
+        assert_eq!(send(Method::POST, "/nowhere", &all).await, 421);
+        assert_eq!(send(Method::POST, "/nowhere", &all[1..]).await, 403);
+        assert_eq!(send(Method::POST, "/nowhere", &all[2..]).await, 404);
+        assert_eq!(send(Method::PUT, "/user", &all[2..]).await, 405);
+        assert_eq!(send(Method::POST, "/user", &all[2..]).await, 413);
+        assert_eq!(send(Method::POST, "/user", &all[3..]).await, 303);
+        assert_eq!(send(Method::POST, "/guest", &all[3..]).await, 400);
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_a_page_without_its_words_and_the_site_lives() {
+        let app = app().await;
+        let answer = app.person("ada").await.get("/break").await;
+        answer.assert_status(500).assert_contains("Something broke").assert_lacks("swordfish");
+        answer.assert_contains(answer.header("x-request-id")).assert_header("cache-control", "no-store");
+        app.visitor().get("/public").await.assert_body("seen");
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_takes_too_long_is_503() {
+        let routes = Routes::new().get("/dawdle", Access::Public, dawdle);
+        let app = TestApp::with_env(&[("HANDLER_TIMEOUT", "1s")], routes).await;
+        app.visitor().get("/dawdle").await.assert_status(503).assert_header("retry-after", "2");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_too_slowly_is_408() {
+        let routes = Routes::new().post("/guest", Access::Guest, echo);
+        let app = TestApp::with_env(&[("BODY_TIMEOUT", "1s")], routes).await;
+        let never = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        app.visitor().send(Method::POST, "/guest", &[], never).await.assert_status(408);
+    }
+
+    #[tokio::test]
+    async fn programs_get_problems_as_json() {
+        let app = app().await;
+        let answer = app.visitor().get("/api/nowhere").await;
+        answer.assert_status(404).assert_header("content-type", "application/problem+json");
+        answer.assert_body(r#"{"status":404,"title":"Not Found","type":"about:blank"}"#);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_has_the_same_bytes_for_everyone() {
+        let app = app().await;
+        let ada = app.person("ada").await;
+        assert_eq!(ada.get("/nowhere").await.text(), app.visitor().get("/elsewhere").await.text());
+    }
 }

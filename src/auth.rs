@@ -86,3 +86,84 @@ impl OptionalFromRequestParts<App> for User {
         Ok(AuthState::of(parts).user().await?.cloned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::{Access, Routes};
+    use crate::test::TestApp;
+    use crate::token::Token;
+    use axum::http::Method;
+
+    /// Asks three times: by itself, as an extractor and as a clone in another task.
+    async fn ask_often(auth: AuthState, user: Option<User>) -> Result<String> {
+        let elsewhere = auth.clone();
+        let again = tokio::spawn(async move { elsewhere.user().await.map(|user| user.cloned()) });
+        let again = again.await.map_err(anyhow::Error::from)??;
+        let name = |user: Option<&User>| user.map_or("nobody".to_string(), |user| user.username.clone());
+        Ok([name(auth.user().await?), name(user.as_ref()), name(again.as_ref())].join(" "))
+    }
+
+    async fn app() -> TestApp {
+        let routes = Routes::new().get("/often", Access::Public, ask_often);
+        TestApp::with(routes.get("/for-users", Access::User, ask_often)).await
+    }
+
+    #[tokio::test]
+    async fn however_many_ask_for_the_user_the_database_is_asked_once() {
+        let app = app().await;
+        let ada = app.person("ada").await;
+        let before = app.statements();
+        ada.get("/for-users").await.assert_status(200).assert_body("ada ada ada");
+        assert_eq!(app.statements() - before, 1);
+    }
+
+    #[tokio::test]
+    async fn whoever_shows_no_token_costs_no_statement_and_an_unknown_one_costs_one() {
+        let app = app().await;
+        let before = app.statements();
+        app.visitor().get("/often").await.assert_body("nobody nobody nobody");
+        for no_token in ["", "1", "ada", &"A".repeat(42), &"A".repeat(44), &"=".repeat(43), "Ω"] {
+            app.visitor()
+                .with_cookie("session_token", no_token)
+                .get("/often")
+                .await
+                .assert_body("nobody nobody nobody");
+        }
+        app.visitor().get("/styles.css").await.assert_status(200);
+        app.person("ada").await.get("/styles.css").await.assert_status(200);
+        let statements_of_ada_being_made = 9;
+        assert!(app.statements() - before <= statements_of_ada_being_made);
+
+        let unknown = app.visitor().with_cookie("session_token", &Token::random().unwrap().text());
+        let before = app.statements();
+        unknown.get("/often").await.assert_body("nobody nobody nobody").assert_no_header("set-cookie");
+        assert_eq!(app.statements() - before, 1);
+    }
+
+    #[tokio::test]
+    async fn the_cookie_is_found_wherever_it_stands() {
+        let app = app().await;
+        let token = app.person("ada").await.cookie("session_token").unwrap();
+        let visitor = app.visitor();
+        let beside = format!("a=b; session_token={token}; c");
+        for headers in [
+            vec![("cookie", "first=1"), ("cookie", &beside)],
+            vec![("cookie", "theme=dark; =; ;;"), ("cookie", &beside)],
+        ] {
+            visitor.send(Method::GET, "/often", &headers, "").await.assert_body("ada ada ada");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_away_is_503_and_logs_nobody_out() {
+        let app = app().await;
+        let ada = app.person("ada").await;
+        app.lose_database().await;
+        for path in ["/often", "/for-users"] {
+            let answer = ada.get(path).await;
+            answer.assert_status(503).assert_header("retry-after", "2").assert_no_header("set-cookie");
+        }
+        app.visitor().get("/often").await.assert_status(200);
+    }
+}

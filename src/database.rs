@@ -339,3 +339,114 @@ pub fn now() -> i64 {
 pub fn new_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Env;
+    use crate::test::{TestApp, TestDatabase};
+    use std::time::Instant;
+
+    async fn pool(database: &TestDatabase) -> (sqlx::Pool<Db>, bool) {
+        (connect(&database.url, 1).await.unwrap(), sqlite_file(&database.url).is_some())
+    }
+
+    #[tokio::test]
+    async fn a_new_section_is_applied_and_a_removed_one_leaves_its_table_alone() {
+        let database = TestDatabase::new().await;
+        let (pool, sqlite) = pool(&database).await;
+        migrate(&pool, sqlite, "-- 1 a\ncreate table a (id text);\n-- 10 b\ncreate table b (id text);")
+            .await
+            .unwrap();
+        sqlx::query("insert into b (id) values ('kept')").execute(&pool).await.unwrap();
+        migrate(&pool, sqlite, "-- 1 a\ncreate table a (id text);\n\n-- 5 c\ncreate table c (id text);")
+            .await
+            .unwrap();
+        sqlx::query("insert into c (id) select id from b").execute(&pool).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_section_that_was_edited_after_it_was_applied_does_not_start() {
+        let database = TestDatabase::new().await;
+        let (pool, sqlite) = pool(&database).await;
+        migrate(&pool, sqlite, "-- 1 a\ncreate table a (id text);").await.unwrap();
+        let edited =
+            migrate(&pool, sqlite, "-- 1 a\ncreate table a (id text, more text);").await.unwrap_err();
+        assert!(edited.to_string().starts_with("section 1 of schema.sql has been edited"), "{edited}");
+        let twice = migrate(&pool, sqlite, "-- 1 a\n\n-- 1 b\n").await.unwrap_err();
+        assert!(twice.to_string().contains("two sections numbered 1"), "{twice}");
+    }
+
+    #[tokio::test]
+    async fn a_section_that_fails_leaves_nothing_behind() {
+        let database = TestDatabase::new().await;
+        let (pool, sqlite) = pool(&database).await;
+        assert!(migrate(&pool, sqlite, "-- 1 a\ncreate table a (id text);\ncreate nonsense;").await.is_err());
+        migrate(&pool, sqlite, "-- 1 a\ncreate table a (id text);").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn replicas_may_start_together() {
+        let database = TestDatabase::new().await;
+        let env: Env = [("DATABASE_URL", &*database.url)].into_iter().collect();
+        let config = Config::from_env(&env).unwrap();
+        for opened in futures_util::future::join_all((0..3).map(|_| Database::open(&config))).await {
+            let db = opened.unwrap();
+            db.read(async |db| crate::user::count(db).await).await.unwrap();
+            db.close().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_answers_with_an_error_is_rolled_back() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let refused = app.app.db.write(async |db| {
+            sqlx::query("delete from users").execute(db).await?;
+            Err::<(), _>(Error::NOT_FOUND)
+        });
+        assert!(refused.await.is_err());
+        assert_eq!(app.count("select count(*) from users").await, 1);
+    }
+
+    #[tokio::test]
+    async fn work_that_is_given_up_is_undone_and_its_connection_is_not_used_again() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        for _ in 0..20 {
+            let stuck = app.app.db.write(async |db| {
+                sqlx::query("delete from users").execute(db).await?;
+                std::future::pending::<Result<()>>().await
+            });
+            // The client hangs up.
+            assert!(tokio::time::timeout(Duration::from_millis(20), stuck).await.is_err());
+        }
+        assert_eq!(app.count("select count(*) from users").await, 1);
+        app.execute("update users set created_at = 1").await;
+    }
+
+    #[tokio::test]
+    async fn work_that_takes_too_long_is_unavailable_and_in_nobodys_way() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let begun = Instant::now();
+        let late = app.app.db.write(async |_| std::future::pending::<Result<()>>().await).await;
+        assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
+        assert!(begun.elapsed() < DEADLINE + Duration::from_secs(1));
+        app.execute("update users set created_at = 1").await;
+    }
+
+    #[test]
+    fn order_of_id_is_order_of_making() {
+        let ids: Vec<String> = (0..1000).map(|_| new_id()).collect();
+        assert!(ids.is_sorted() && ids.iter().all(|id| id.as_str() < "g"));
+    }
+
+    #[test]
+    fn the_file_is_found_in_every_form_of_address() {
+        assert_eq!(sqlite_file("sqlite://data/latchkey.db"), Some("data/latchkey.db"));
+        assert_eq!(sqlite_file("sqlite:///var/lib/app.db?mode=rw"), Some("/var/lib/app.db"));
+        assert_eq!(sqlite_file("sqlite:app.db"), Some("app.db"));
+        assert_eq!(sqlite_file("postgres://localhost/app"), None);
+    }
+}

@@ -196,3 +196,179 @@ fn address(config: &Config, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     }
     address
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::{Access, Routes};
+    use crate::test::{TestApp, Visitor};
+
+    async fn act(client: Client) -> String {
+        client.address.to_string()
+    }
+
+    fn routes() -> Routes {
+        Routes::new().get("/act", Access::Public, act).post("/act", Access::Public, act)
+    }
+
+    const PRODUCTION: [(&str, &str); 3] =
+        [("BASE_URL", "https://example.com"), ("TRUSTED_PROXIES", "none"), ("PASSWORD_ITERATIONS", "600000")];
+
+    async fn post(visitor: &Visitor, headers: &[(&str, &str)]) -> u16 {
+        visitor.send(Method::POST, "/act", headers, "").await.status
+    }
+
+    #[tokio::test]
+    async fn what_another_site_causes_is_refused_and_what_no_page_can_cause_is_not() {
+        let app = TestApp::with_env(&PRODUCTION, routes()).await;
+        let visitor = app.visitor();
+        let own = ("origin", "https://example.com");
+        for (headers, status) in [
+            (vec![], 200),
+            (vec![("sec-fetch-site", "same-origin")], 200),
+            (vec![("sec-fetch-site", "none")], 200),
+            (vec![own], 200),
+            (vec![("sec-fetch-site", "none"), own], 200),
+            (vec![("sec-fetch-site", "cross-site")], 403),
+            (vec![("sec-fetch-site", "same-site")], 403),
+            (vec![("sec-fetch-site", "same-site"), own], 403),
+            (vec![("sec-fetch-site", "none"), ("origin", "https://evil.example")], 403),
+            (vec![("sec-fetch-site", "anything")], 403),
+            (vec![("origin", "null")], 403),
+            (vec![("origin", "http://example.com")], 403),
+            (vec![("origin", "https://example.com:444")], 403),
+            (vec![("origin", "https://www.example.com")], 403),
+            (vec![("origin", "https://example.com.evil.example")], 403),
+            (vec![("origin", "")], 403),
+        ] {
+            assert_eq!(post(&visitor, &headers).await, status, "{headers:?}");
+            assert_eq!(visitor.get_with("/act", &headers).await.status, 200, "{headers:?}");
+        }
+        let refused = visitor.send(Method::POST, "/act", &[("sec-fetch-site", "cross-site")], "").await;
+        refused.assert_contains("came from elsewhere").assert_no_header("access-control-allow-origin");
+        for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::from_bytes(b"WHATEVER").unwrap()] {
+            visitor.send(method, "/act", &[("sec-fetch-site", "cross-site")], "").await.assert_status(403);
+        }
+    }
+
+    #[tokio::test]
+    async fn in_development_every_loopback_name_is_the_sites_own() {
+        let app = TestApp::with(routes()).await;
+        let visitor = app.visitor();
+        for host in ["localhost:8000", "127.0.0.1:9", "[::1]:8000", "LOCALHOST"] {
+            let origin = format!("http://{host}");
+            assert_eq!(post(&visitor, &[("host", host), ("origin", &origin)]).await, 200, "{host}");
+            assert_eq!(
+                post(&visitor, &[("host", host), ("origin", "http://localhost:1")]).await,
+                403,
+                "{host}"
+            );
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "0.0.0.0:8000",
+            "evil@localhost",
+            "",
+            "localhost/",
+            "[::2]",
+        ] {
+            assert_eq!(post(&visitor, &[("host", host)]).await, 421, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn in_production_only_its_own_name_is_answered_but_its_health_is_told_to_anyone() {
+        let app = TestApp::with_env(&PRODUCTION, routes()).await;
+        let visitor = app.visitor();
+        for host in ["example.com", "Example.com", "example.com:443"] {
+            visitor.get_with("/act", &[("host", host)]).await.assert_status(200);
+        }
+        for host in [
+            "localhost",
+            "www.example.com",
+            "example.com:80",
+            "example.com:x",
+            "example.com.",
+            "example.com:",
+        ] {
+            visitor.get_with("/act", &[("host", host)]).await.assert_status(421);
+        }
+        visitor
+            .get_with("/act", &[("host", "example.com"), ("host", "example.com")])
+            .await
+            .assert_status(421);
+        visitor.get_with("http://evil.example/act", &[]).await.assert_status(421);
+        visitor.get_with("http://example.com/act", &[]).await.assert_status(200);
+        let forwarded = [("x-forwarded-host", "evil.example"), ("forwarded", "host=evil.example")];
+        visitor.get_with("/act", &forwarded).await.assert_status(200);
+        for path in ["/healthz", "/readyz"] {
+            assert_ne!(visitor.get_with(path, &[("host", "10.0.0.7:8000")]).await.status, 421);
+        }
+    }
+
+    #[tokio::test]
+    async fn every_answer_carries_the_security_headers() {
+        let app = TestApp::with(routes()).await;
+        let ada = app.person("ada").await;
+        for path in ["/act", "/nowhere", "/private", "/styles.css", "/api/nowhere"] {
+            let answer = app.visitor().get(path).await;
+            answer
+                .assert_header("x-content-type-options", "nosniff")
+                .assert_header("x-frame-options", "DENY");
+            answer.assert_header("referrer-policy", "same-origin");
+            let policy = answer.header("content-security-policy");
+            assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+            answer.assert_no_header("server").assert_no_header("strict-transport-security");
+        }
+        for path in ["/act", "/nowhere", "/private"] {
+            ada.get(path).await.assert_header("cache-control", "no-store").assert_no_header("set-cookie");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_behind_proxies_is_who_the_last_trusted_one_says() {
+        let through = async |proxies: &'static str, forwarded: &[&str]| {
+            let app = TestApp::with_env(&[("TRUSTED_PROXIES", proxies)], routes()).await;
+            let headers: Vec<_> = forwarded.iter().map(|hops| ("x-forwarded-for", *hops)).collect();
+            app.visitor().get_with("/act", &headers).await.text()
+        };
+        assert_eq!(through("none", &["203.0.113.9"]).await, "127.0.0.1");
+        assert_eq!(through("127.0.0.1", &["203.0.113.9"]).await, "203.0.113.9");
+        assert_eq!(through("127.0.0.1", &["198.51.100.1, 203.0.113.9"]).await, "203.0.113.9");
+        assert_eq!(
+            through("127.0.0.0/8,10.0.0.0/8", &["198.51.100.1, 203.0.113.9, 10.1.2.3"]).await,
+            "203.0.113.9"
+        );
+        assert_eq!(through("127.0.0.1", &["198.51.100.1", "203.0.113.9"]).await, "203.0.113.9");
+        assert_eq!(through("127.0.0.1", &["203.0.113.9, nonsense"]).await, "127.0.0.1");
+        assert_eq!(through("127.0.0.1", &["::ffff:203.0.113.9"]).await, "203.0.113.9");
+        assert_eq!(through("127.0.0.1", &[]).await, "127.0.0.1");
+    }
+
+    #[test]
+    fn next_never_leads_to_another_site() {
+        assert_eq!(local_path(Some("/notes?after=1#top")), "/notes?after=1#top");
+        let long = format!("/{}", "a".repeat(3000));
+        for elsewhere in [
+            "",
+            "notes",
+            "//evil.example",
+            "/\\evil.example",
+            "\\\\evil.example",
+            "https:evil.example",
+            "https://evil.example",
+            "/\r\nSet-Cookie: a=b",
+            "/\t/evil.example",
+            "/\0",
+            "/ü",
+            " /",
+            "/ a",
+            "javascript:alert(1)",
+            &long,
+        ] {
+            assert_eq!(local_path(Some(elsewhere)), "/", "{elsewhere:?}");
+        }
+        assert_eq!(local_path(None), "/");
+    }
+}

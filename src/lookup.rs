@@ -122,3 +122,68 @@ fn refuse(batch: Vec<Waiter>, error: &Error) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::{TestApp, Visitor};
+    use futures_util::future::join_all;
+
+    async fn crowd(app: &TestApp, people: usize) -> Vec<Visitor> {
+        join_all((0..people).map(async |number| app.person(&format!("p{number}")).await)).await
+    }
+
+    #[tokio::test]
+    async fn many_who_ask_at_once_are_answered_by_few_queries_each_with_their_own_name() {
+        let app = TestApp::new().await;
+        let crowd = crowd(&app, 40).await;
+        let stranger = app.visitor().with_cookie("session_token", &"A".repeat(43));
+        let before = app.statements();
+        let everybody = crowd.iter().enumerate().map(async |(number, person)| {
+            let name = format!("p{number}");
+            join_all((0..5).map(|_| person.assert_is(&name))).await;
+        });
+        tokio::join!(join_all(everybody), stranger.assert_is("nobody"));
+        let queries = app.statements() - before;
+        assert!(queries <= 20, "{queries} queries for 201 requests");
+    }
+
+    #[tokio::test]
+    async fn whoever_hangs_up_cancels_nobody() {
+        let app = TestApp::new().await;
+        let crowd = crowd(&app, 20).await;
+        for _ in 0..20 {
+            let requests = crowd.iter().enumerate().map(async |(number, person)| {
+                if number % 2 == 0 {
+                    let _ = timeout(Duration::from_micros(50), person.get("/whoami")).await;
+                } else {
+                    person.assert_is(&format!("p{number}")).await;
+                }
+            });
+            join_all(requests).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_has_ended_is_dead_to_whoever_asks_afterwards() {
+        let app = TestApp::new().await;
+        let crowd = crowd(&app, 10).await;
+        let busy = crowd.clone();
+        let noise = tokio::spawn(async move {
+            loop {
+                join_all(busy.iter().map(|person| person.get("/whoami"))).await;
+            }
+        });
+        for _ in 0..50 {
+            let ada = app
+                .person(
+                    &crate::token::Token::random().unwrap().text().to_lowercase().replace(['-', '_'], "")
+                        [..20],
+                )
+                .await;
+            app.execute("delete from sessions where id = (select max(id) from sessions)").await;
+            ada.assert_is("nobody").await;
+        }
+        noise.abort();
+    }
+}

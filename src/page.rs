@@ -252,7 +252,13 @@ pub mod tests {
         assert_eq!(fields, read, "left: the struct's fields; right: what templates/{} reads", T::FILE);
         for example in examples {
             for user in [None, Some("ada")] {
-                let html = pages.render(example, user, Look { theme: "dark" }).unwrap();
+                let look = Look { theme: "dark" };
+                let html = pages.render(example, user, look).unwrap();
+                let again = Pages::load("Latchkey").unwrap().render(example, user, look).unwrap();
+                assert_eq!(
+                    html, again,
+                    "answers are compared byte for byte, so order must not be left to chance"
+                );
                 assert_well_formed(&html);
             }
         }

@@ -189,3 +189,82 @@ async fn of_user(db: &mut Connection, user_id: &str) -> Result<Option<String>> {
     let row: Option<(String,)> = sqlx::query_as(sql).bind(user_id).fetch_optional(db).await?;
     Ok(row.map(|(hash,)| hash))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Env;
+    use futures_util::future::join_all;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::time::Instant;
+
+    fn gate(settings: &[(&str, &str)]) -> Gate {
+        Gate::new(&Config::from_env(&settings.iter().copied().collect::<Env>()).unwrap())
+    }
+
+    fn unavailable<T>(answer: &Result<T>) -> bool {
+        matches!(answer, Err(Error::Unavailable(_)))
+    }
+
+    #[tokio::test]
+    async fn no_more_run_at_once_than_there_are_jobs() {
+        let gate = gate(&[("HASH_JOBS", "2"), ("HASH_WAIT", "60s")]);
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let jobs = (0..20).map(|_| {
+            let (running, most) = (running.clone(), most.clone());
+            gate.run(move || {
+                most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
+                std::thread::sleep(Duration::from_millis(5));
+                running.fetch_sub(1, SeqCst);
+            })
+        });
+        assert!(join_all(jobs).await.iter().all(Result::is_ok));
+        assert_eq!(most.load(SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn whoever_finds_the_queue_full_or_waits_too_long_is_told_to_come_back() {
+        let gate = gate(&[("HASH_JOBS", "1"), ("HASH_QUEUE", "3"), ("HASH_WAIT", "1s")]);
+        let slow = || std::thread::sleep(Duration::from_millis(1500));
+        let begun = Instant::now();
+        let answers = join_all((0..10).map(|_| gate.run(slow))).await;
+        assert_eq!(answers.iter().filter(|answer| unavailable(answer)).count(), 9);
+        assert!(begun.elapsed() < Duration::from_secs(3));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_hangs_up_makes_no_room() {
+        let gate = gate(&[("HASH_JOBS", "1"), ("HASH_WAIT", "1s")]);
+        let hung_up = gate.run(|| std::thread::sleep(Duration::from_millis(1500)));
+        assert!(timeout(Duration::from_millis(100), hung_up).await.is_err());
+        assert!(unavailable(&gate.run(|| ()).await));
+    }
+
+    #[tokio::test]
+    async fn a_hash_is_of_its_password_alone_and_says_how_it_was_made() {
+        let config = Config::from_env(&Env::from_iter::<[(&str, &str); 0]>([])).unwrap();
+        let password = || NewPassword::parse("violet lantern", &config).unwrap();
+        let gate = Gate::new(&config);
+        let (one, two) = (gate.hash(password()).await.unwrap(), gate.hash(password()).await.unwrap());
+        assert!(one.starts_with("$pbkdf2-sha256$i=600000,l=32$"), "{one}");
+        assert_ne!(one, two);
+        assert!(verify("violet lantern", &one) && !verify("violet lanterm", &one));
+        assert!(!verify("violet lantern", &unmatchable(600_000)) && !verify("violet lantern", "nonsense"));
+    }
+
+    /// What is computed for a name that nobody has is what is computed for one that somebody has.
+    #[test]
+    fn the_hash_that_nothing_matches_takes_as_long_as_any() {
+        let pair = [hash("a", &[7; 16], 200_000).unwrap(), unmatchable(200_000)];
+        let mut fastest = [Duration::MAX; 2];
+        for _ in 0..5 {
+            for (hash, fastest) in pair.iter().zip(&mut fastest) {
+                let begun = Instant::now();
+                verify("a guess", hash);
+                *fastest = begun.elapsed().min(*fastest);
+            }
+        }
+        let ratio = fastest[1].as_secs_f64() / fastest[0].as_secs_f64();
+        assert!((0.8..1.25).contains(&ratio), "{fastest:?}");
+    }
+}

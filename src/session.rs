@@ -220,3 +220,177 @@ async fn delete_all_but_newest(db: &mut Connection, user_id: &str, kept: i64) ->
     sqlx::query(sql).bind(user_id).bind(kept).execute(db).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::{Access, Routes};
+    use crate::app::App;
+    use crate::test::{TestApp, Visitor};
+    use axum::extract::{Path, State};
+    use axum::response::{IntoResponse, Response};
+    use std::time::Instant;
+
+    async fn enter(State(app): State<App>, door: Door, Path(stay): Path<bool>) -> Result<Response> {
+        let begin = async |db: &mut Connection| {
+            let (id,): (String,) =
+                sqlx::query_as("select id from users order by id limit 1").fetch_one(&mut *db).await?;
+            door.log_in(db, &id, stay).await
+        };
+        let cookie = app.db.write(begin).await?;
+        Ok((cookie.map(|cookie| CookieJar::new().add(cookie)), ()).into_response())
+    }
+
+    async fn leave(door: Door) -> Result<Response> {
+        door.log_out().await?;
+        Ok(door.farewell().into_response())
+    }
+
+    fn routes() -> Routes {
+        Routes::new().post("/enter/{stay}", Access::Public, enter).post("/leave", Access::Public, leave)
+    }
+
+    async fn enter_as_first(visitor: &Visitor) {
+        visitor.post("/enter/false", &[]).await.assert_status(200);
+    }
+
+    #[tokio::test]
+    async fn the_cookie_ends_with_the_browser_unless_one_asks_to_stay() {
+        let app = TestApp::with(routes()).await;
+        app.person("ada").await;
+        let brief = app.visitor().post("/enter/false", &[]).await;
+        brief.assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/");
+        let staying = app.visitor().post("/enter/true", &[]).await;
+        staying.assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
+    }
+
+    #[tokio::test]
+    async fn on_https_the_cookie_is_bound_to_this_host() {
+        let settings = [
+            ("BASE_URL", "https://example.com"),
+            ("TRUSTED_PROXIES", "none"),
+            ("PASSWORD_ITERATIONS", "600000"),
+        ];
+        let app = TestApp::with_env(&settings, routes()).await;
+        let ada = app.person("ada").await;
+        ada.assert_is("ada").await;
+        let answer = ada.post("/enter/false", &[]).await;
+        answer.assert_cookie("__Host-session_token=…; HttpOnly; SameSite=Lax; Secure; Path=/");
+        answer.assert_header("strict-transport-security", "max-age=63072000; includeSubDomains");
+        let unprefixed =
+            app.visitor().with_cookie("session_token", &ada.cookie("__Host-session_token").unwrap());
+        unprefixed.assert_is("nobody").await;
+    }
+
+    #[tokio::test]
+    async fn after_log_out_the_old_cookie_is_nobody_and_its_row_is_gone() {
+        let app = TestApp::with(routes()).await;
+        let ada = app.person("ada").await;
+        let thief = ada.copy();
+        thief.assert_is("ada").await;
+        let answer = ada.post("/leave", &[]).await;
+        answer.assert_cookie("session_token=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0");
+        answer.assert_header("clear-site-data", "\"storage\"");
+        thief.assert_is("nobody").await;
+        assert_eq!(app.count("select count(*) from sessions").await, 0);
+        app.visitor().post("/leave", &[]).await.assert_status(200);
+    }
+
+    #[tokio::test]
+    async fn a_log_in_over_a_session_replaces_it_whoever_it_was() {
+        let app = TestApp::with(routes()).await;
+        app.person("ada").await;
+        let browser = app.person("eve").await;
+        let before = browser.copy();
+        enter_as_first(&browser).await;
+        browser.assert_is("ada").await;
+        before.assert_is("nobody").await;
+        assert_ne!(browser.cookie("session_token"), before.cookie("session_token"));
+    }
+
+    #[tokio::test]
+    async fn a_copy_of_the_table_opens_nothing() {
+        let app = TestApp::with(routes()).await;
+        let ada = app.person("ada").await;
+        let token = Token::parse(&ada.cookie("session_token").unwrap()).unwrap();
+        let (stored,): (Vec<u8>,) = app
+            .app
+            .db
+            .read(async |db| Ok(sqlx::query_as("select token_hash from sessions").fetch_one(db).await?))
+            .await
+            .unwrap();
+        assert_eq!(stored, token.hash());
+        let from_dump = base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, &stored);
+        app.visitor().with_cookie("session_token", &from_dump).assert_is("nobody").await;
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_by_age_and_by_rest() {
+        let app = TestApp::with(routes()).await;
+        let ada = app.person("ada").await;
+        ada.assert_is("ada").await;
+        app.execute("update sessions set seen_at = seen_at - 7 * 86400 + 60").await;
+        ada.assert_is("ada").await;
+        app.execute("update sessions set seen_at = created_at - 7 * 86400").await;
+        ada.assert_is("nobody").await;
+        app.execute(
+            "update sessions set seen_at = seen_at + 7 * 86400, created_at = created_at - 30 * 86400",
+        )
+        .await;
+        ada.assert_is("nobody").await;
+    }
+
+    #[tokio::test]
+    async fn use_is_noted_when_the_note_is_old_and_not_for_every_page() {
+        let app = TestApp::with(routes()).await;
+        let ada = app.person("ada").await;
+        let before = app.statements();
+        ada.assert_is("ada").await;
+        ada.assert_is("ada").await;
+        assert_eq!(app.statements() - before, 2);
+        app.execute("update sessions set seen_at = seen_at - 61").await;
+        ada.assert_is("ada").await;
+        let begun = Instant::now();
+        while app.count("select count(*) from sessions where seen_at < created_at").await > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(5), "seen_at was never written");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_oldest_sessions_of_somebody_with_too_many_end() {
+        let app = TestApp::with_env(&[("SESSIONS_PER_USER", "3")], routes()).await;
+        let first = app.person("ada").await;
+        let browsers: Vec<Visitor> = (0..3).map(|_| app.visitor()).collect();
+        for browser in &browsers {
+            enter_as_first(browser).await;
+        }
+        first.assert_is("nobody").await;
+        for browser in &browsers {
+            browser.assert_is("ada").await;
+        }
+        let bob = app.person("bob").await;
+        enter_as_first(&app.visitor()).await;
+        bob.assert_is("bob").await;
+    }
+
+    #[tokio::test]
+    async fn somebody_disabled_is_out_at_once_and_cannot_come_in() {
+        let app = TestApp::with(routes()).await;
+        let ada = app.person("ada").await;
+        app.execute("update users set disabled_at = 1").await;
+        ada.assert_is("nobody").await;
+        app.visitor().post("/enter/false", &[]).await.assert_no_header("set-cookie");
+        assert_eq!(app.count("select count(*) from sessions").await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_session_is_noted_with_where_it_came_from() {
+        let app = TestApp::with(routes()).await;
+        app.person("ada").await;
+        let agent = format!("Browser\u{9} {}", "x".repeat(300));
+        app.visitor().post_with("/enter/false", &[], &[("user-agent", &agent)]).await.assert_status(200);
+        let sql = "select count(*) from sessions where address = '127.0.0.1' and length(device) = 200";
+        assert_eq!(app.count(sql).await, 1);
+        assert_eq!(app.count("select count(*) from events where kind = 'logged_in'").await, 2);
+    }
+}

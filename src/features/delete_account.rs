@@ -52,3 +52,56 @@ async fn destroy(
     app.db.write(async |db| user::delete(db, &user.id, &door.client).await).await?;
     Ok((door.farewell(), see_other("/")).into_response())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::tests::check;
+    use crate::test::{PASSWORD, TestApp};
+
+    #[test]
+    fn its_page_renders() {
+        check(&[
+            DeletePage { errors: Errors::default() },
+            DeletePage { errors: Errors::from(("password", "No.".to_string())) },
+        ]);
+    }
+
+    #[tokio::test]
+    async fn everything_goes_with_the_account_and_its_history_forgets_the_person() {
+        let app = TestApp::new().await;
+        let (ada, bob) = (app.person("ada").await, app.person("bob").await);
+        let elsewhere = ada.copy();
+        let answer = ada.post("/delete", &[("password", PASSWORD)]).await;
+        answer
+            .assert_redirect("/")
+            .assert_cookie("session_token=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0");
+        elsewhere.assert_is("nobody").await;
+        bob.assert_is("bob").await;
+        for sql in
+            ["select count(*) from users", "select count(*) from passwords", "select count(*) from sessions"]
+        {
+            assert_eq!(app.count(sql).await, 1, "{sql}");
+        }
+        assert_eq!(app.count("select count(*) from events where kind = 'deleted'").await, 1);
+        let known =
+            "select count(distinct user_id) from events where address is not null or device is not null";
+        assert_eq!(app.count(known).await, 1);
+    }
+
+    #[tokio::test]
+    async fn without_the_password_nothing_goes() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        for wrong in ["", "not the password"] {
+            let answer = ada.post("/delete", &[("password", wrong)]).await;
+            answer
+                .assert_status(422)
+                .assert_contains("This is not your password.")
+                .assert_no_header("set-cookie");
+        }
+        app.visitor().post("/delete", &[("password", PASSWORD)]).await.assert_redirect("/login?next=%2F");
+        ada.get("/delete").await.assert_status(200);
+        ada.assert_is("ada").await;
+    }
+}

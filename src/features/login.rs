@@ -76,3 +76,135 @@ async fn destroy(door: Door) -> Result<Response> {
     door.log_out().await?;
     Ok((door.farewell(), see_other("/")).into_response())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::tests::{assert_well_formed, check};
+    use crate::test::{Answer, PASSWORD, TestApp, Visitor};
+
+    async fn log_in(visitor: &Visitor, name: &str, password: &str) -> Answer {
+        visitor.post("/login", &[("username", name), ("password", password)]).await
+    }
+
+    #[test]
+    fn its_page_renders() {
+        let typed = || LoginForm {
+            username: "ada".into(),
+            next: Some("/a?b".into()),
+            stay: Some("1".into()),
+            ..LoginForm::default()
+        };
+        let wrong = Errors::from(("password", "No.".to_string()));
+        check(&[
+            LoginPage { form: LoginForm::default(), errors: Errors::default() },
+            LoginPage { form: typed(), errors: Errors::default() },
+            LoginPage { form: typed(), errors: wrong },
+        ]);
+    }
+
+    #[tokio::test]
+    async fn the_right_password_logs_in_and_leads_home() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let browser = app.visitor();
+        let answer = log_in(&browser, "ada", PASSWORD).await;
+        answer.assert_redirect("/").assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/");
+        browser.assert_is("ada").await;
+        log_in(&app.visitor(), "ADA", PASSWORD).await.assert_redirect("/");
+        let fields = [("username", "ada"), ("password", PASSWORD), ("stay", "on")];
+        let answer = app.visitor().post_multipart("/login", &fields).await;
+        answer.assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
+    }
+
+    #[tokio::test]
+    async fn whoever_was_sent_here_goes_back_and_never_to_another_site() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let page = app.visitor().get("/login?next=%2Fprivate%3Fa%3Db").await;
+        page.assert_contains("name=\"next\" value=\"/private?a=b\"").assert_no_header("set-cookie");
+        for (next, path) in [
+            ("/private?a=b", "/private?a=b"),
+            ("//evil.example", "/"),
+            ("/\\evil.example", "/"),
+            ("/\r\nSet-Cookie: a=b", "/"),
+        ] {
+            let fields = [("username", "ada"), ("password", PASSWORD), ("next", next)];
+            app.visitor().post("/login", &fields).await.assert_redirect(path);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_password_and_an_unknown_name_are_told_alike() {
+        let app = TestApp::new().await;
+        app.person("known").await;
+        let wrong = log_in(&app.visitor(), "known", "not the password").await;
+        let unknown = log_in(&app.visitor(), "nobod", "not the password").await;
+        wrong.assert_status(422).assert_contains("do not belong together").assert_no_header("set-cookie");
+        wrong.assert_contains("value=\"known\"").assert_lacks("not the password");
+        assert_eq!(wrong.text().replace("known", "nobod"), unknown.text());
+        assert_well_formed(&wrong.text());
+    }
+
+    #[tokio::test]
+    async fn whatever_is_wrong_has_the_one_sentence() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let long = "x".repeat(1025);
+        for (name, password) in [
+            ("ada", ""),
+            ("", PASSWORD),
+            ("", ""),
+            ("ada ", PASSWORD),
+            ("ada\0", PASSWORD),
+            ("' or 1=1 --", PASSWORD),
+            ("ada", "correct horse batterY"),
+            ("ada", "correct horse battery "),
+            ("ada", &long),
+            ("ada@example.com", PASSWORD),
+        ] {
+            let answer = log_in(&app.visitor(), name, password).await;
+            answer
+                .assert_status(422)
+                .assert_contains("do not belong together")
+                .assert_no_header("set-cookie");
+        }
+        app.visitor().post_body("/login", None, b"").await.assert_status(422);
+    }
+
+    #[tokio::test]
+    async fn a_confirmed_address_is_as_good_as_the_name_and_an_unconfirmed_one_is_not() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        app.execute("insert into addresses (user_id, email) select id, 'ada@example.com' from users").await;
+        log_in(&app.visitor(), "ada@example.com", PASSWORD).await.assert_status(422);
+        app.execute("update addresses set confirmed_at = 1").await;
+        let browser = app.visitor();
+        log_in(&browser, "Ada@Example.com", PASSWORD).await.assert_redirect("/");
+        browser.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn somebody_disabled_is_told_what_everybody_is_told() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        app.execute("update users set disabled_at = 1").await;
+        log_in(&app.visitor(), "ada", PASSWORD)
+            .await
+            .assert_status(422)
+            .assert_contains("do not belong together");
+    }
+
+    #[tokio::test]
+    async fn logging_out_ends_the_session_and_needs_none() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let thief = ada.copy();
+        let answer = ada.post("/logout", &[]).await;
+        answer.assert_redirect("/").assert_header("clear-site-data", "\"storage\"");
+        ada.assert_is("nobody").await;
+        thief.assert_is("nobody").await;
+        ada.post("/logout", &[]).await.assert_redirect("/");
+        ada.get("/logout").await.assert_status(405);
+    }
+}

@@ -186,3 +186,123 @@ async fn delete(db: &mut Connection, user: &User, id: &str) -> Result<()> {
     let done = sqlx::query(sql).bind(id).bind(&*user.id).execute(db).await?;
     if done.rows_affected() == 0 { Err(Error::NOT_FOUND) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::tests::check;
+    use crate::test::{Answer, TestApp, Visitor};
+
+    async fn write(visitor: &Visitor, text: &str) -> Answer {
+        visitor.post("/notes", &[("text", text)]).await
+    }
+
+    /// The path of the newest note.
+    async fn newest_path(visitor: &Visitor) -> String {
+        let page = visitor.get("/notes").await.text();
+        let (_, after) = page.split_once("<li><a href=\"").expect("there is a note");
+        after.split('"').next().unwrap().to_string()
+    }
+
+    #[test]
+    fn its_pages_render() {
+        let note = || Note { id: "0190".into(), text: "a <b>\nc".into(), written: "1 May 2026".into() };
+        let form = || NoteForm { text: "typed".into() };
+        let wrong = || Errors::from(("text", "No.".to_string()));
+        check(&[
+            NotesPage {
+                form: form(),
+                errors: wrong(),
+                notes: vec![note(), note()],
+                next: Some("0190".into()),
+            },
+            NotesPage { form: form(), errors: Errors::default(), notes: vec![], next: None },
+        ]);
+        check(&[
+            NotePage { id: "0190".into(), form: form(), errors: wrong() },
+            NotePage { id: "0190".into(), form: form(), errors: Errors::default() },
+        ]);
+    }
+
+    #[tokio::test]
+    async fn a_note_is_written_read_changed_and_deleted() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        ada.get("/notes").await.assert_contains("Your notes will stand here");
+        write(&ada, "Buy <milk> & \"eggs\"").await.assert_redirect("/notes");
+        ada.get("/notes").await.assert_contains("Buy &lt;milk&gt; &amp; &quot;eggs&quot;");
+        let path = newest_path(&ada).await;
+        ada.post(&path, &[("text", "Bought\r\n\r\n  both")]).await.assert_redirect(&path);
+        ada.get(&path).await.assert_contains(">\nBought\n\n  both</textarea>");
+        ada.post(&format!("{path}/delete"), &[]).await.assert_redirect("/notes");
+        ada.get(&path).await.assert_status(404);
+        ada.get("/notes").await.assert_contains("Your notes will stand here");
+    }
+
+    #[tokio::test]
+    async fn somebody_elses_note_is_as_if_it_were_not_there() {
+        let app = TestApp::new().await;
+        let (ada, eve) = (app.person("ada").await, app.person("eve").await);
+        write(&ada, "secret").await;
+        let path = newest_path(&ada).await;
+        let nowhere = "/notes/01a2008724d87527975f079966d7c97e";
+        assert_eq!(eve.get(&path).await.assert_status(404).text(), eve.get(nowhere).await.text());
+        for text in ["changed", ""] {
+            eve.post(&path, &[("text", text)]).await.assert_status(404);
+        }
+        eve.post(&format!("{path}/delete"), &[]).await.assert_status(404);
+        eve.get("/notes").await.assert_lacks("secret");
+        app.visitor().post(&path, &[("text", "changed")]).await.assert_redirect("/login?next=%2F");
+        ada.get(&path).await.assert_contains("secret");
+    }
+
+    #[tokio::test]
+    async fn a_note_that_cannot_be_kept_is_shown_again_with_the_reason() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        write(&ada, "kept").await;
+        let path = newest_path(&ada).await;
+        let long = "🗝".repeat(10_001);
+        for (text, sentence) in [
+            ("", "needs some text"),
+            (" \r\n ", "needs some text"),
+            (&*long, "at most 10,000"),
+            ("a\0b", "invisible"),
+            ("a\u{1b}[31mb", "invisible"),
+        ] {
+            for form in ["/notes", &path] {
+                let answer = ada.post_multipart(form, &[("text", text)]).await;
+                answer
+                    .assert_status(422)
+                    .assert_contains(sentence)
+                    .assert_contains("aria-describedby=\"text-error\"");
+                answer.assert_contains(&format!("\n{text}</textarea>"));
+            }
+        }
+        assert_eq!(app.count("select count(*) from notes where text = 'kept'").await, 1);
+        let longest = "🗝".repeat(10_000);
+        ada.post_multipart("/notes", &[("text", &longest)]).await.assert_redirect("/notes");
+    }
+
+    #[tokio::test]
+    async fn many_notes_are_read_fifty_a_page_the_newest_first() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        for number in 0..51 {
+            write(&ada, &format!("note {number:02}")).await;
+        }
+        let first = ada.get("/notes").await;
+        first.assert_contains("note 50").assert_contains("note 01").assert_lacks("note 00");
+        let second = ada.get(&first.link("next")).await;
+        second.assert_contains("note 00").assert_lacks("note 01").assert_lacks("rel=\"next\"");
+    }
+
+    #[tokio::test]
+    async fn notes_cost_one_statement_besides_the_session() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let before = app.statements();
+        ada.get("/notes").await.assert_status(200);
+        assert_eq!(app.statements() - before, 2);
+    }
+}

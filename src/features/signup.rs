@@ -104,3 +104,193 @@ async fn create(
     };
     Ok((CookieJar::new().add(cookie), see_other(local_path(form.next.as_deref()))).into_response())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::tests::{assert_well_formed, check};
+    use crate::test::{Answer, TestApp, Visitor};
+
+    const GOOD: &str = "violet lantern";
+
+    async fn sign_up(visitor: &Visitor, name: &str, password: &str) -> Answer {
+        let fields = [("username", name), ("password", password), ("confirm_password", password)];
+        visitor.post("/signup", &fields).await
+    }
+
+    #[test]
+    fn its_page_renders() {
+        let mut errors = Errors::default();
+        for field in ["username", "email", "password", "confirm_password"] {
+            errors.add(field, "No.");
+        }
+        let typed =
+            || SignupForm { email: Some("a\"b".into()), next: Some("/a?b".into()), ..SignupForm::default() };
+        check(&[
+            SignupPage { form: SignupForm::default(), errors: Errors::default(), min_length: 8 },
+            SignupPage { form: typed(), errors, min_length: 8 },
+        ]);
+    }
+
+    #[tokio::test]
+    async fn whoever_signs_up_is_logged_in_and_can_be_read_in_no_table() {
+        let app = TestApp::new().await;
+        for (number, post) in ["urlencoded", "multipart"].into_iter().enumerate() {
+            let (visitor, name) = (app.visitor(), format!("ada{number}"));
+            let fields =
+                [("username", &*name), ("password", GOOD), ("confirm_password", GOOD), ("next", "/private")];
+            let answer = match post {
+                "urlencoded" => visitor.post("/signup", &fields).await,
+                _ => visitor.post_multipart("/signup", &fields).await,
+            };
+            answer
+                .assert_redirect("/private")
+                .assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/");
+            visitor.assert_is(&name).await;
+        }
+        assert_eq!(app.count("select count(*) from passwords where hash like '%violet%'").await, 0);
+        assert_eq!(app.count("select count(*) from passwords where hash like '$pbkdf2-sha256$i=%'").await, 2);
+        assert_eq!(app.count("select count(distinct hash) from passwords").await, 2);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_taken_says_so_and_loses_nothing_but_the_passwords() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let fields = [
+            ("username", "Ada"),
+            ("email", "ada@example.com"),
+            ("password", GOOD),
+            ("confirm_password", GOOD),
+        ];
+        let answer = app.visitor().post("/signup", &fields).await;
+        answer.assert_status(422).assert_contains("The name ada is taken.").assert_no_header("set-cookie");
+        answer
+            .assert_contains("value=\"Ada\"")
+            .assert_contains("value=\"ada@example.com\"")
+            .assert_lacks(GOOD);
+        assert_well_formed(&answer.text());
+        assert_eq!(app.count("select count(*) from users").await, 1);
+        assert_eq!(app.count("select count(*) from addresses").await, 0);
+        ada.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn every_mistake_is_told_beside_its_field() {
+        let app = TestApp::new().await;
+        let long = "é".repeat(513);
+        for (name, email, password, again, field, sentence) in [
+            ("", "", GOOD, GOOD, "username", "Please choose a username."),
+            ("a b", "", GOOD, GOOD, "username", "without spaces"),
+            ("ada\0", "", GOOD, GOOD, "username", "letters from a to z"),
+            ("abcdefghijklmnopqrstu", "", GOOD, GOOD, "username", "at most 20"),
+            ("admin", "", GOOD, GOOD, "username", "kept for the people who run this site"),
+            ("ada", "ada", GOOD, GOOD, "email", "does not look like"),
+            ("ada", "a@b.c,d@e.f", GOOD, GOOD, "email", "does not look like"),
+            ("ada", "", "", "", "password", "Please choose a password."),
+            ("ada", "", "1234567", "1234567", "password", "at least 8 characters"),
+            ("ada", "", &long, &long, "password", "at most 1024 bytes"),
+            ("ada", "", GOOD, "violet lanterm", "confirm_password", "differ"),
+            ("ada", "", GOOD, "", "confirm_password", "differ"),
+        ] {
+            let fields =
+                [("username", name), ("email", email), ("password", password), ("confirm_password", again)];
+            let answer = app.visitor().post("/signup", &fields).await;
+            answer.assert_status(422).assert_contains(sentence).assert_no_header("set-cookie");
+            answer.assert_contains(&format!("id=\"{field}-error\""));
+            answer.assert_contains(&format!("aria-invalid=\"true\" aria-describedby=\"{field}-error\""));
+            assert_eq!(answer.text().matches("aria-invalid").count(), 1, "{answer}");
+        }
+        assert_eq!(app.count("select count(*) from users").await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_page_shows_what_was_typed_as_text() {
+        let app = TestApp::new().await;
+        let answer = sign_up(&app.visitor(), "\"><script>alert(1)</script>{{ 7 * 7 }}", GOOD).await;
+        answer
+            .assert_status(422)
+            .assert_lacks("<script>")
+            .assert_contains("&lt;script&gt;")
+            .assert_lacks("49");
+    }
+
+    #[tokio::test]
+    async fn the_same_password_from_another_keyboard_is_the_same() {
+        let app = TestApp::new().await;
+        let composed = "ca\u{66}\u{e9} noir";
+        sign_up(&app.visitor(), "ada", composed).await.assert_status(303);
+        for (typed, right) in [
+            ("caf\u{e9} noir", true),
+            ("cafe\u{301} noir", true),
+            ("cafe noir", false),
+            ("CAF\u{c9} noir", false),
+        ] {
+            assert_eq!(password::check(&app.app, "ada", typed).await.unwrap().is_some(), right, "{typed}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_character_of_a_long_password_counts() {
+        let app = TestApp::new().await;
+        let long = "🗝".repeat(256);
+        sign_up(&app.visitor(), "ada", &long).await.assert_status(303);
+        let other = "🗝".repeat(255) + "🔑";
+        assert!(password::check(&app.app, "ada", &long).await.unwrap().is_some());
+        assert!(password::check(&app.app, "ada", &other).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_address_is_kept_unconfirmed_and_taken_from_nobody() {
+        let app = TestApp::new().await;
+        for name in ["ada", "eve"] {
+            let fields = [
+                ("username", name),
+                ("email", "Ada@Example.com"),
+                ("password", GOOD),
+                ("confirm_password", GOOD),
+            ];
+            app.visitor().post("/signup", &fields).await.assert_redirect("/");
+        }
+        let sql = "select count(*) from addresses where email = 'ada@example.com' and confirmed_at is null";
+        assert_eq!(app.count(sql).await, 2);
+    }
+
+    #[tokio::test]
+    async fn whoever_signs_up_while_logged_in_becomes_the_new_one() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let before = ada.copy();
+        sign_up(&ada, "bob", GOOD).await.assert_redirect("/");
+        ada.assert_is("bob").await;
+        before.assert_is("nobody").await;
+    }
+
+    #[tokio::test]
+    async fn fields_that_nobody_asked_for_change_nothing() {
+        let app = TestApp::new().await;
+        let fields = [
+            ("username", "ada"),
+            ("password", GOOD),
+            ("confirm_password", GOOD),
+            ("id", "1"),
+            ("disabled_at", "1"),
+            ("confirmed_at", "1"),
+        ];
+        app.visitor().post("/signup", &fields).await.assert_redirect("/");
+        assert_eq!(app.count("select count(*) from users where disabled_at is null and id <> '1'").await, 1);
+    }
+
+    #[tokio::test]
+    async fn of_many_who_want_a_name_at_once_one_gets_it() {
+        let app = TestApp::new().await;
+        let visitors: Vec<Visitor> = (0..40).map(|_| app.visitor()).collect();
+        let answers =
+            futures_util::future::join_all(visitors.iter().map(|visitor| sign_up(visitor, "ada", GOOD)))
+                .await;
+        let with = |status| answers.iter().filter(|answer| answer.status == status).count();
+        assert_eq!((with(303), with(422)), (1, 39));
+        assert_eq!(app.count("select count(*) from users").await, 1);
+        assert_eq!(app.count("select count(*) from sessions").await, 1);
+    }
+}
