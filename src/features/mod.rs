@@ -1,6 +1,9 @@
 //! The features: two lines each, here and nowhere else. `scripts/remove NAME` takes one out with all that is its own:
 //! its Rust file, its templates, its section of schema.sql, its lines in the slots.
 
+// What nothing uses is a mistake here; in core it waits for the next feature.
+#![warn(dead_code)]
+
 mod account;
 mod delete_account;
 mod health;

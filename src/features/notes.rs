@@ -228,7 +228,7 @@ mod tests {
     async fn a_note_is_written_read_changed_and_deleted() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
-        ada.get("/notes").await.assert_contains("Your notes will stand here");
+        ada.get("/notes").await.assert_contains("Your notes will appear here");
         write(&ada, "Buy <milk> & \"eggs\"").await.assert_redirect("/notes");
         ada.get("/notes").await.assert_contains("Buy &lt;milk&gt; &amp; &quot;eggs&quot;");
         let path = newest_path(&ada).await;
@@ -236,7 +236,7 @@ mod tests {
         ada.get(&path).await.assert_contains(">\nBought\n\n  both</textarea>");
         ada.post(&format!("{path}/delete"), &[]).await.assert_redirect("/notes");
         ada.get(&path).await.assert_status(404);
-        ada.get("/notes").await.assert_contains("Your notes will stand here");
+        ada.get("/notes").await.assert_contains("Your notes will appear here");
     }
 
     #[tokio::test]
