@@ -79,7 +79,7 @@ impl Email {
     /// # Errors
     /// The sentence to show beside the field.
     pub fn parse(text: &str) -> Result<Email, String> {
-        let wrong = || "This does not look like an e-mail address.".to_string();
+        let wrong = || "This does not look like an address.".to_string();
         let (local, domain) = text.split_once('@').ok_or_else(wrong)?;
         let mark = |byte| b".!#$%&'*+/=?^_`{|}~-".contains(&byte);
         let label = |label: &str| {
