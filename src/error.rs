@@ -166,14 +166,14 @@ impl fmt::Display for RequestId {
 
 fn put_page(app: &App, about: About, response: &mut Response) {
     let status = response.status();
-    let id = about.id.to_string();
-    let (kind, text) =
-        if about.api { problem(status) } else { page::error(app, about.look, status, id.clone()) };
-    *response.body_mut() = if about.method == Method::HEAD { Body::empty() } else { text.into() };
+    // Faults only: a refusal has the same bytes for everyone.
+    let id = status.is_server_error().then(|| about.id.to_string());
     let headers = response.headers_mut();
     headers.remove(CONTENT_LENGTH);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert("x-request-id", HeaderValue::from_str(&id).expect("hexadecimal digits are visible ASCII"));
+    if let Some(id) = &id {
+        headers
+            .insert("x-request-id", HeaderValue::from_str(id).expect("hexadecimal digits are visible ASCII"));
+    }
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         headers.entry(RETRY_AFTER).or_insert(HeaderValue::from_static("2"));
     }
@@ -181,6 +181,10 @@ fn put_page(app: &App, about: About, response: &mut Response) {
         // The rest of the body is not wanted.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    let (kind, text) =
+        if about.api { problem(status) } else { page::error(&app.pages, about.look, status, id) };
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    *response.body_mut() = if about.method == Method::HEAD { Body::empty() } else { text.into() };
 }
 
 /// Problem details for programs (RFC 9457).

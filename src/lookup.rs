@@ -2,7 +2,7 @@
 //! next, which asks for all of them at once. Nothing is remembered: every answer comes from a query that began
 //! after its request did, so a session that has ended is dead at once, on every replica.
 
-use crate::database::{Connection, DEADLINE, Database, count_statement, within_deadline};
+use crate::database::{DEADLINE, Database, count_statement, within_deadline};
 use crate::error::{Error, Result};
 use crate::session::{self, Row};
 use crate::token::TokenHash;
@@ -21,7 +21,7 @@ const REST: Duration = Duration::from_secs(1);
 
 struct Waiter {
     token_hash: TokenHash,
-    answer: oneshot::Sender<Result<Option<Row>>>,
+    answer: oneshot::Sender<Option<Row>>,
 }
 
 #[derive(Default)]
@@ -30,7 +30,6 @@ struct Queue {
     bell: Notify,
 }
 
-#[derive(Clone)]
 pub struct Lookup(Arc<Queue>);
 
 impl Lookup {
@@ -41,10 +40,16 @@ impl Lookup {
             let (queue, database) = (queue.clone(), database.clone());
             tokio::spawn(async move {
                 loop {
-                    let worker = tokio::spawn(work(queue.clone(), database.clone()));
-                    if let Err(panic) = worker.await {
-                        tracing::error!("a look-up worker ended and is started again: {panic}");
-                    }
+                    queue.bell.notified().await;
+                    let (batches, database) = (queue.clone(), database.clone());
+                    let failed = match tokio::spawn(async move { answer(&batches, &database).await }).await {
+                        Ok(Ok(())) => continue,
+                        Ok(Err(error)) => format!("{error:?}"),
+                        Err(panic) => panic.to_string(),
+                    };
+                    tracing::warn!("a look-up of sessions failed: {failed}");
+                    // The next batch starts fresh, and at once if somebody waits for it.
+                    queue.bell.notify_one();
                 }
             });
         }
@@ -59,13 +64,11 @@ impl Lookup {
         let (answer, answered) = oneshot::channel();
         self.0.waiters.lock().unwrap_or_else(PoisonError::into_inner).push(Waiter { token_hash, answer });
         self.0.bell.notify_one();
-        match timeout(DEADLINE, answered).await {
-            Ok(Ok(answer)) => {
-                count_statement();
-                answer
-            }
-            Ok(Err(_)) | Err(_) => Err(Error::Unavailable(anyhow!("the session look-up was not answered"))),
-        }
+        let Ok(Ok(row)) = timeout(DEADLINE, answered).await else {
+            return Err(Error::Unavailable(anyhow!("the look-up of a session was not answered")));
+        };
+        count_statement();
+        Ok(row)
     }
 }
 
@@ -77,50 +80,27 @@ impl Queue {
     }
 }
 
-async fn work(queue: Arc<Queue>, database: Database) {
+/// Answers batch after batch on one connection, until none has come for [`REST`]. An error drops the batch it struck,
+/// which tells its waiters.
+async fn answer(queue: &Queue, database: &Database) -> Result<()> {
+    let mut batch = queue.batch();
+    let mut connection = within_deadline(database.connection()).await?;
     loop {
-        queue.bell.notified().await;
-        let mut connection = within_deadline(database.connection()).await;
-        loop {
-            // Whoever is about to ask gets the time to do so.
-            yield_now().await;
-            let batch = queue.batch();
-            if !batch.is_empty() {
-                let answered = match &mut connection {
-                    Ok(connection) => answer(connection, batch).await,
-                    Err(error) => refuse(batch, error),
-                };
-                if !answered {
-                    // The next batch starts fresh, and at once if somebody waits for it.
-                    break queue.bell.notify_one();
-                }
-            } else if timeout(REST, queue.bell.notified()).await.is_err() {
-                break connection.into_iter().for_each(Connection::release);
-            }
-        }
-    }
-}
-
-/// Answers a batch with one query, and whether the connection can be used again.
-async fn answer(connection: &mut Connection, batch: Vec<Waiter>) -> bool {
-    let hashes: Vec<&TokenHash> = batch.iter().map(|waiter| &waiter.token_hash).collect();
-    match within_deadline(session::rows(connection, &hashes)).await {
-        Ok(rows) => {
+        if !batch.is_empty() {
+            let hashes: Vec<&TokenHash> = batch.iter().map(|waiter| &waiter.token_hash).collect();
+            let rows = within_deadline(session::rows(&mut connection, &hashes)).await?;
             for Waiter { token_hash, answer } in batch {
                 // Who has hung up hears nothing, and nobody else minds.
-                let _ = answer.send(Ok(rows.iter().find(|row| row.token_hash == token_hash).cloned()));
+                let _ = answer.send(rows.iter().find(|row| row.token_hash == token_hash).cloned());
             }
-            true
+        } else if timeout(REST, queue.bell.notified()).await.is_err() {
+            connection.release();
+            return Ok(());
         }
-        Err(error) => refuse(batch, &error),
+        // Whoever is about to ask gets the time to do so.
+        yield_now().await;
+        batch = queue.batch();
     }
-}
-
-fn refuse(batch: Vec<Waiter>, error: &Error) -> bool {
-    for Waiter { answer, .. } in batch {
-        let _ = answer.send(Err(Error::Unavailable(anyhow!("the session look-up failed: {error:?}"))));
-    }
-    false
 }
 
 #[cfg(test)]

@@ -172,11 +172,15 @@ impl Template for ErrorPage {
 }
 
 /// The content type and text of an error page. It asks nobody who is logged in: it must also come when the
-/// database is away, and a refusal has the same bytes for everyone.
-pub fn error(app: &App, look: Look, status: StatusCode, request_id: String) -> (&'static str, String) {
+/// database is away.
+pub fn error(
+    pages: &Pages,
+    look: Look,
+    status: StatusCode,
+    request_id: Option<String>,
+) -> (&'static str, String) {
     let (title, words) = words(status);
-    let request_id = status.is_server_error().then_some(request_id);
-    let html = app.pages.render(&ErrorPage { title, words, request_id }, None, look);
+    let html = pages.render(&ErrorPage { title, words, request_id }, None, look);
     let html = html.unwrap_or_else(|cause| {
         tracing::error!("{cause:#}");
         format!("<!doctype html><title>{title}</title><p>{words}")
