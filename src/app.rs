@@ -14,12 +14,10 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::response::{IntoResponse, Response};
-use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -27,7 +25,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::sleep;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 use tower::Service;
 
 /// What all requests share. Cheap to clone.
@@ -126,21 +125,9 @@ pub async fn serve(site: &Site, listener: TcpListener, stop: impl Future<Output 
     let mut http = http1::Builder::new();
     // Without a timer hyper waits for ever for a request's head; this one also closes idle connections.
     http.timer(TokioTimer::new()).header_read_timeout(config.head_timeout);
-    let connections = GracefulShutdown::new();
+    let (stopping, _) = watch::channel(false);
     let take_in = |stream: TcpStream, peer: SocketAddr| {
-        let site = site.clone();
-        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            let site = site.clone();
-            request.extensions_mut().insert(ConnectInfo(peer));
-            async move { Ok::<_, Infallible>(site.answer(request.map(Body::new)).await) }
-        });
-        // An answer is written whole: waiting to fill a packet would only delay it.
-        let _ = stream.set_nodelay(true);
-        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
-            // A client that hangs up or is too slow ends here; there is nobody left to tell.
-            let _ = connection.await;
-        });
+        tokio::spawn(attend(site.clone(), http.clone(), stream, peer, stopping.subscribe()));
     };
 
     let mut stop = pin!(stop);
@@ -159,13 +146,60 @@ pub async fn serve(site: &Site, listener: TcpListener, stop: impl Future<Output 
         }
     }
     // Whoever had connected before the stop is served too.
-    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
-        take_in(stream, peer);
+    let listener = listener.into_std().context("the socket cannot be let go")?;
+    while let Ok((stream, peer)) = listener.accept() {
+        stream.set_nonblocking(true)?;
+        take_in(TcpStream::from_std(stream)?, peer);
     }
     drop(listener);
-    let under_way = connections.count();
-    tracing::info!("stopping; {under_way} connections are open");
-    tokio::time::timeout(config.drain_timeout, connections.shutdown())
+    tracing::info!("stopping; {} connections are open", stopping.receiver_count());
+    stopping.send_replace(true);
+    timeout(config.drain_timeout, stopping.closed())
         .await
         .context("some requests were still under way after DRAIN_TIMEOUT")
 }
+
+/// Serves one connection, until one side ends it or, after the stop, until it has nothing under way.
+async fn attend(
+    site: Site,
+    http: http1::Builder,
+    stream: TcpStream,
+    peer: SocketAddr,
+    mut stopping: watch::Receiver<bool>,
+) {
+    // An answer is written whole: waiting to fill a packet would only delay it.
+    let _ = stream.set_nodelay(true);
+    // Told to stop, hyper hangs up on whoever it has read nothing from, even if a whole request has arrived. So it
+    // gets a connection when there is something to read, and after the stop there is a last call.
+    let last_call = async {
+        stop_of(&mut stopping).await;
+        sleep(LAST_CALL).await;
+    };
+    tokio::select! {
+        _ = stream.readable() => {}
+        () = sleep(site.app.config.head_timeout) => return,
+        () = last_call => return,
+    }
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        let site = site.clone();
+        request.extensions_mut().insert(ConnectInfo(peer));
+        async move { Ok::<_, Infallible>(site.answer(request.map(Body::new)).await) }
+    });
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    // Whoever hangs up or is too slow ends here; there is nobody left to tell.
+    tokio::select! {
+        biased;
+        _ = connection.as_mut() => {}
+        () = stop_of(&mut stopping) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}
+
+async fn stop_of(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|&stopping| stopping).await;
+}
+
+/// How long somebody who has connected before the stop has to begin a request.
+const LAST_CALL: Duration = Duration::from_millis(100);

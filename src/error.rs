@@ -102,7 +102,7 @@ fn is_away(error: &sqlx::Error) -> bool {
 /// Runs the rest of a request: names it for the log, catches panics, logs faults, and puts a page on every answer
 /// that has none.
 pub async fn face(app: &App, about: About, rest: impl Future<Output = Response>) -> Response {
-    let span = tracing::error_span!("request", id = %about.id, method = %about.method);
+    let span = tracing::error_span!("request", id = %about.id);
     let begun = Instant::now();
     let rest = async { (AssertUnwindSafe(rest).catch_unwind().await, STATEMENTS.with(Cell::get)) };
     let (handled, statements) = STATEMENTS.scope(Cell::new(0), rest).instrument(span.clone()).await;
@@ -119,7 +119,7 @@ pub async fn face(app: &App, about: About, rest: impl Future<Output = Response>)
     }
     let path = response.extensions_mut().remove().map_or("-", |Pattern(path)| path);
     let milliseconds = begun.elapsed().as_micros() as f64 / 1000.0;
-    tracing::debug!(path, status = status.as_u16(), statements, milliseconds);
+    tracing::debug!(method = %about.method, path, status = status.as_u16(), statements, milliseconds);
     if cfg!(debug_assertions) {
         let timing = format!("db;desc=\"{statements} statements\", total;dur={milliseconds}");
         response.headers_mut().insert("server-timing", timing.parse().expect("it is visible ASCII"));

@@ -9,11 +9,11 @@ pub fn run(env: &Env) -> Result<()> {
     let features = features::all(env)?;
     for feature in &features {
         for route in feature.routes.iter() {
-            println!("{:<7}{:<8}{:<32}{}", route.method, route.access, route.path, feature.name);
+            println!("{:<7}{:<8}{:<32}{}", route.method.as_str(), route.access, route.path, feature.name);
         }
     }
     for route in asset::routes().iter() {
-        println!("{:<7}{:<8}{:<32}public/", route.method, route.access, route.path);
+        println!("{:<7}{:<8}{:<32}public/", route.method.as_str(), route.access, route.path);
     }
     Ok(())
 }

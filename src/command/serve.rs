@@ -19,8 +19,9 @@ async fn serve(env: &Env, mut config: Config) -> Result<()> {
     if app.config.insecure_http && !app.config.development() {
         tracing::warn!("INSECURE_HTTP=yes: passwords cross the network in the clear");
     }
+    let stop = stop_signal()?;
     println!("{} is at {}", app.config.site_name, app.config.origin());
-    let served = app::serve(&app.site(features), listener, stop_signal()?).await;
+    let served = app::serve(&app.site(features), listener, stop).await;
     app.db.close().await;
     served
 }
@@ -28,21 +29,25 @@ async fn serve(env: &Env, mut config: Config) -> Result<()> {
 /// Ends when the process is asked to stop: by SIGTERM or Ctrl-C.
 fn stop_signal() -> Result<impl Future<Output = ()>> {
     #[cfg(unix)]
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    Ok(async move {
-        let interrupt = async {
-            if tokio::signal::ctrl_c().await.is_err() {
-                std::future::pending().await
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        // The signals are caught from here on, not only when somebody waits for them.
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
             }
-        };
-        #[cfg(unix)]
-        tokio::select! {
-            () = interrupt => {}
-            _ = terminate.recv() => {}
-        }
-        #[cfg(not(unix))]
-        interrupt.await;
-    })
+        })
+    }
+    #[cfg(not(unix))]
+    {
+        let mut interrupt = tokio::signal::windows::ctrl_c()?;
+        Ok(async move {
+            interrupt.recv().await;
+        })
+    }
 }
 
 /// The site as a service of Shuttle's runtime.
