@@ -1,8 +1,9 @@
 -- The whole schema. A heading of the form `-- NUMBER name` begins a section, and a section is a
 -- migration: a new one is applied at the next start, a removed one leaves its tables alone. One that
--- has been applied is never edited; what changes it is a new section with the next free number.
+-- has been applied is never edited; what changes it is a new section with a number that was never used.
 --
--- Core has the numbers 1 to 9; a feature has a number of its own and the name of its file. One text
+-- Core has the numbers 1 to 9, the template's features 10 to 99; 100 and up are yours. A feature's section has the
+-- name of its file. One text
 -- serves SQLite and Postgres: columns are text, bigint or bytea, ids are UUIDv7 made by
 -- `database::new_id`, times are seconds since 1970.
 
