@@ -295,8 +295,8 @@ async fn migrate(pool: &sqlx::Pool<Db>, sqlite: bool, schema: &'static str) -> a
     };
     match applied {
         Err(MigrateError::VersionMismatch(number)) => bail!(
-            "section {number} of schema.sql has been edited since this database applied it: \
-             put it back as it was and write the change as a new section"
+            "section {number} of schema.sql is not what this database applied under that number: put it back \
+             as it was, and give what is new a number that was never used"
         ),
         applied => applied.context("schema.sql could not be applied"),
     }
@@ -313,7 +313,9 @@ fn sections(schema: &'static str) -> anyhow::Result<Vec<Migration>> {
         let number = number.parse().with_context(|| format!("{heading:?} in schema.sql"))?;
         let text = after[..heading_start(after).unwrap_or(after.len())].trim();
         if sections.iter().any(|section| section.version == number) {
-            bail!("schema.sql has two sections numbered {number}: give the newer one the next free number");
+            bail!(
+                "schema.sql has two sections numbered {number}: give the newer one a number that was never used"
+            );
         }
         let kind = MigrationType::Simple;
         sections.push(Migration::new(number, name.trim().into(), kind, text.into_sql_str(), false));
@@ -334,6 +336,9 @@ fn heading_start(text: &str) -> Option<usize> {
 pub fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
+
+/// Stands behind every id of [`new_id`] in the order of text: where a list that shows the newest first begins.
+pub const BEHIND_ALL_IDS: &str = "g";
 
 /// A UUIDv7 (RFC 9562): grows with time, so that order of id is order of making. It names a row and opens nothing.
 pub fn new_id() -> String {
@@ -372,7 +377,10 @@ mod tests {
         migrate(&pool, sqlite, "-- 1 a\ncreate table a (id text);").await.unwrap();
         let edited =
             migrate(&pool, sqlite, "-- 1 a\ncreate table a (id text, more text);").await.unwrap_err();
-        assert!(edited.to_string().starts_with("section 1 of schema.sql has been edited"), "{edited}");
+        assert!(
+            edited.to_string().starts_with("section 1 of schema.sql is not what this database applied"),
+            "{edited}"
+        );
         let twice = migrate(&pool, sqlite, "-- 1 a\n\n-- 1 b\n").await.unwrap_err();
         assert!(twice.to_string().contains("two sections numbered 1"), "{twice}");
     }
@@ -439,7 +447,7 @@ mod tests {
     #[test]
     fn order_of_id_is_order_of_making() {
         let ids: Vec<String> = (0..1000).map(|_| new_id()).collect();
-        assert!(ids.is_sorted() && ids.iter().all(|id| id.as_str() < "g"));
+        assert!(ids.is_sorted() && ids.iter().all(|id| id.as_str() < BEHIND_ALL_IDS));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Users and their addresses. A user is an id that never changes; everything else about them, the name included,
 //! may, so other tables refer to the id.
 
-use crate::database::{Connection, new_id, now};
+use crate::database::{BEHIND_ALL_IDS, Connection, new_id, now};
 use crate::error::{Error, Result};
 use crate::event::{self, Event};
 use crate::guard::Client;
@@ -142,8 +142,7 @@ pub struct Member {
 
 /// The users who came before `after`, newest first.
 pub async fn members(db: &mut Connection, after: Option<&str>, most: i64) -> Result<Vec<Member>> {
-    // Above every UUIDv7 in the order of text.
-    let after = after.unwrap_or("g");
+    let after = after.unwrap_or(BEHIND_ALL_IDS);
     let sql = "select id, username, created_at from users where id < $1 and disabled_at is null order by id desc limit $2";
     let found: Vec<(String, String, i64)> = sqlx::query_as(sql).bind(after).bind(most).fetch_all(db).await?;
     let member = |(id, username, created_at)| Member { id, username, created_at };

@@ -7,7 +7,7 @@ use crate::access::{Access, Routes, see_other};
 use crate::app::App;
 use crate::auth::User;
 use crate::config::Env;
-use crate::database::{Connection, new_id, now};
+use crate::database::{BEHIND_ALL_IDS, Connection, new_id, now};
 use crate::error::{Error, Result};
 use crate::features::Feature;
 use crate::form::{Errors, Form, query_parameter};
@@ -155,10 +155,10 @@ async fn list(
 
 /// One more than a page shows, so that it is known whether there is a next one.
 async fn newest(db: &mut Connection, user: &User, after: Option<&str>) -> Result<Vec<Note>> {
-    // "g" stands above every UUID in the order of text.
     let sql =
         "select id, text, created_at from notes where user_id = $1 and id < $2 order by id desc limit $3";
-    let query = sqlx::query_as(sql).bind(&*user.id).bind(after.unwrap_or("g")).bind(PER_PAGE as i64 + 1);
+    let query =
+        sqlx::query_as(sql).bind(&*user.id).bind(after.unwrap_or(BEHIND_ALL_IDS)).bind(PER_PAGE as i64 + 1);
     let rows: Vec<(String, String, i64)> = query.fetch_all(db).await?;
     Ok(rows.into_iter().map(|(id, text, at)| Note { id, text, written: date(at) }).collect())
 }

@@ -133,6 +133,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_page_and_the_server_have_the_same_limits() {
+        let page = TestApp::new().await.visitor().get("/signup").await;
+        for most in [Username::MAX_LENGTH, Email::MAX_LENGTH, password::MAX_BYTES] {
+            page.assert_contains(&format!("maxlength=\"{most}\""));
+        }
+        page.assert_contains("minlength=\"8\"");
+    }
+
+    #[tokio::test]
     async fn whoever_signs_up_is_logged_in_and_can_be_read_in_no_table() {
         let app = TestApp::new().await;
         for (number, post) in ["urlencoded", "multipart"].into_iter().enumerate() {
