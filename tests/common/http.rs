@@ -1,0 +1,240 @@
+//! A client that does exactly what it is told: no retries, no redirects, and bytes as the test writes them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// Longer than any answer may take, so that a test fails rather than hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A kept connection that has rested longer may be closed by the server at any moment.
+const REST: Duration = Duration::from_millis(500);
+
+/// One socket.
+pub struct Connection {
+    stream: BufReader<TcpStream>,
+    used: Instant,
+}
+
+impl Connection {
+    pub fn open(port: u16) -> io::Result<Connection> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Connection { stream: BufReader::new(stream), used: Instant::now() })
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes.as_ref())
+    }
+
+    /// Reads one answer, whole.
+    pub fn answer(&mut self) -> io::Result<Answer> {
+        let status_line = self.line()?;
+        let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status =
+            status.ok_or_else(|| Error::new(ErrorKind::InvalidData, format!("not HTTP: {status_line:?}")))?;
+        let mut answer = Answer { status, headers: Vec::new(), body: String::new() };
+        loop {
+            let line = self.line()?;
+            let Some((name, value)) = line.split_once(':') else { break };
+            answer.headers.push((name.to_ascii_lowercase(), value.trim().to_string()));
+        }
+        assert_eq!(answer.header("transfer-encoding"), None, "{answer}");
+        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body)?;
+        answer.body = String::from_utf8_lossy(&body).into_owned();
+        self.used = Instant::now();
+        Ok(answer)
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        let whole = line.strip_suffix("\r\n").map(String::from);
+        whole.ok_or_else(|| Error::new(ErrorKind::UnexpectedEof, format!("the answer ends in {line:?}")))
+    }
+
+    /// All that comes until the server closes the connection, or an error if it does not.
+    pub fn rest(&mut self) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        match self.stream.read_to_end(&mut bytes) {
+            // A close while bytes of ours are unread reaches us as a reset.
+            Err(error) if error.kind() != ErrorKind::ConnectionReset => Err(error),
+            _ => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        }
+    }
+
+    /// Whether the server has closed it.
+    pub fn is_closed(&self) -> bool {
+        match self.peek() {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Whether neither an answer nor an end has come yet.
+    pub fn is_quiet(&self) -> bool {
+        self.peek().is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
+    fn peek(&self) -> io::Result<usize> {
+        let stream = self.stream.get_ref();
+        stream.set_nonblocking(true)?;
+        let peeked = stream.peek(&mut [0]);
+        stream.set_nonblocking(false)?;
+        peeked
+    }
+}
+
+/// A request with a form, as a browser writes it.
+pub fn form(path: &str, headers: &str, fields: &[(&str, &str)]) -> String {
+    let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: same-origin\r\n{headers}\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Asks again, a few times, when it is told to come back later: a disk that others keep busy is no fault of the app.
+pub fn patiently(mut ask: impl FnMut() -> Answer) -> Answer {
+    let answers = std::iter::repeat_with(&mut ask).take(4);
+    answers.into_iter().find(|answer| answer.status != 503).unwrap_or_else(ask)
+}
+
+/// Keeps cookies and its connection; follows nothing by itself.
+pub struct Browser {
+    port: u16,
+    connection: Option<Connection>,
+    cookies: BTreeMap<String, String>,
+}
+
+impl Browser {
+    pub fn at(port: u16) -> Browser {
+        Browser { port, connection: None, cookies: BTreeMap::new() }
+    }
+
+    /// The same person at another server.
+    pub fn also_at(&self, port: u16) -> Browser {
+        Browser { cookies: self.cookies.clone(), ..Browser::at(port) }
+    }
+
+    /// Takes over the cookies of another browser, as one person's two tabs share them.
+    pub fn share_cookies_of(&mut self, other: &Browser) {
+        self.cookies.clone_from(&other.cookies);
+    }
+
+    pub fn cookies(&self) -> &BTreeMap<String, String> {
+        &self.cookies
+    }
+
+    #[track_caller]
+    pub fn get(&mut self, path: &str) -> Answer {
+        self.try_get(path).unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    #[track_caller]
+    pub fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        self.try_post(path, fields).unwrap_or_else(|error| panic!("POST {path}: {error}"))
+    }
+
+    pub fn try_get(&mut self, path: &str) -> io::Result<Answer> {
+        let cookies = self.cookie_header();
+        self.exchange(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{cookies}\r\n"))
+    }
+
+    pub fn try_post(&mut self, path: &str, fields: &[(&str, &str)]) -> io::Result<Answer> {
+        let cookies = self.cookie_header();
+        self.exchange(&form(path, &cookies, fields))
+    }
+
+    /// Asks for an account with this name and [`super::PASSWORD`].
+    #[track_caller]
+    pub fn sign_up(&mut self, name: &str) -> Answer {
+        let password = super::PASSWORD;
+        self.post("/signup", &[("username", name), ("password", password), ("confirm_password", password)])
+    }
+
+    #[track_caller]
+    pub fn log_in(&mut self, name: &str) -> Answer {
+        self.post("/login", &[("username", name), ("password", super::PASSWORD)])
+    }
+
+    fn cookie_header(&self) -> String {
+        let pairs: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        if pairs.is_empty() { String::new() } else { format!("Cookie: {}\r\n", pairs.join("; ")) }
+    }
+
+    fn exchange(&mut self, request: &str) -> io::Result<Answer> {
+        let kept = self.connection.take().filter(|connection| connection.used.elapsed() < REST);
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => Connection::open(self.port)?,
+        };
+        connection.send(request)?;
+        let answer = connection.answer()?;
+        for (name, value) in answer.set_cookies() {
+            if value.is_empty() {
+                self.cookies.remove(name);
+            } else {
+                self.cookies.insert(name.into(), value.into());
+            }
+        }
+        if answer.header("connection") != Some("close") {
+            self.connection = Some(connection);
+        }
+        Ok(answer)
+    }
+}
+
+/// What came back. Every assertion that fails prints it whole.
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| &**value)
+    }
+
+    /// The names and values of the cookies it sets; one that it clears has an empty value.
+    fn set_cookies(&self) -> impl Iterator<Item = (&str, &str)> {
+        let cookies = self.headers.iter().filter(|(name, _)| name == "set-cookie");
+        cookies.filter_map(|(_, value)| value.split(';').next()?.split_once('='))
+    }
+
+    #[track_caller]
+    pub fn assert_status(&self, status: u16) -> &Answer {
+        assert_eq!(self.status, status, "{self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn assert_redirect(&self, path: &str) -> &Answer {
+        assert_eq!((self.status, self.header("location")), (303, Some(path)), "{self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn assert_contains(&self, words: &str) -> &Answer {
+        assert!(self.body.contains(words), "expected {words:?}: {self}");
+        self
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.status)?;
+        for (name, value) in &self.headers {
+            writeln!(f, "{name}: {value}")?;
+        }
+        writeln!(f, "\n{}", self.body)
+    }
+}

@@ -1,0 +1,198 @@
+//! What tests of the whole program are written with: a [`Server`] is the program itself in a folder of its own, a
+//! [`Browser`] visits it over a real socket.
+//!
+//! A test's [`Database`] is a file of SQLite or, when `TEST_DATABASE_URL` names a server, a database on Postgres; it
+//! goes with the test.
+
+// Every test file has this module to itself and uses a part of it.
+#![allow(dead_code, unused_imports)]
+
+mod http;
+mod process;
+mod proxy;
+
+pub use http::{Answer, Browser, Connection, form, patiently};
+pub use process::{Process, latchkey};
+pub use proxy::Proxy;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sqlx::{AssertSqlSafe, Connection as _};
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The password of everybody who signs up by [`Browser::sign_up`].
+pub const PASSWORD: &str = "correct horse battery";
+
+/// Hashing takes no time and nobody meets a limit, unless a test asks for it.
+const EASY: [(&str, &str); 4] = [
+    ("PORT", "0"),
+    ("PASSWORD_ITERATIONS", "1"),
+    ("PASSWORD_ATTEMPTS_PER_ADDRESS", "1000000/1h"),
+    ("SIGNUPS_PER_ADDRESS", "1000000/1h"),
+];
+
+/// The running program. It is killed when the test lets go of it.
+pub struct Server {
+    process: Process,
+    pub port: u16,
+    folder: TempDir,
+    _database: Option<Database>,
+}
+
+impl Server {
+    /// With a database of its own.
+    #[track_caller]
+    pub fn start(settings: &[(&str, &str)]) -> Server {
+        let database = Database::new();
+        let server = Server::on(&database, settings);
+        Server { _database: Some(database), ..server }
+    }
+
+    /// On a database that it may share with others.
+    #[track_caller]
+    pub fn on(database: &Database, settings: &[(&str, &str)]) -> Server {
+        Server::launch(database, settings).ready()
+    }
+
+    /// Without waiting until it is there.
+    pub fn launch(database: &Database, settings: &[(&str, &str)]) -> Launched {
+        let place = [("DATABASE_URL", &*database.url)];
+        Launched::with(&[&EASY[..], &place, settings].concat())
+    }
+
+    /// With no settings but these.
+    #[track_caller]
+    pub fn bare(settings: &[(&str, &str)]) -> Server {
+        Launched::with(settings).ready()
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn browser(&self) -> Browser {
+        Browser::at(self.port)
+    }
+}
+
+impl Deref for Server {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// A server that has been started and may not listen yet.
+pub struct Launched {
+    process: Process,
+    folder: TempDir,
+}
+
+impl Launched {
+    fn with(settings: &[(&str, &str)]) -> Launched {
+        let folder = tempfile::tempdir().unwrap();
+        let process = Process::start(&mut latchkey(folder.path(), &[], settings));
+        Launched { process, folder }
+    }
+
+    /// Waits until it says where it is.
+    #[track_caller]
+    pub fn ready(self) -> Server {
+        let Launched { mut process, folder } = self;
+        let mut port = None;
+        let ended = wait_until(30, || {
+            let said = process.stdout();
+            let line = said.lines().find_map(|line| line.strip_prefix("Latchkey is at http://localhost:"));
+            port = line.map(|port| port.parse().unwrap());
+            port.is_some() || process.has_ended()
+        });
+        let port = port.unwrap_or_else(|| panic!("it did not start (ended: {ended}):\n{process}"));
+        Server { process, port, folder, _database: None }
+    }
+}
+
+/// Waits for a condition, and says whether it was met within so many seconds.
+pub fn wait_until(seconds: u64, mut condition: impl FnMut() -> bool) -> bool {
+    let begun = Instant::now();
+    loop {
+        if condition() {
+            return true;
+        }
+        if begun.elapsed() > Duration::from_secs(seconds) {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Lets this process and those it starts have as many sockets open as the system permits at all.
+pub fn allow_many_sockets() {
+    let most = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
+}
+
+/// A database for one test, which goes with it. Declare it before the servers that use it.
+pub struct Database {
+    pub url: String,
+    _folder: Option<TempDir>,
+    server: Option<String>,
+}
+
+impl Database {
+    pub fn new() -> Database {
+        Database::postgres().unwrap_or_else(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let url = format!("sqlite://{}/test.db", folder.path().display());
+            Database { url, _folder: Some(folder), server: None }
+        })
+    }
+
+    /// One on the Postgres server that `TEST_DATABASE_URL` names, if it does.
+    pub fn postgres() -> Option<Database> {
+        let server = std::env::var("TEST_DATABASE_URL").ok()?;
+        let name = format!("latchkey_{}", uuid::Uuid::now_v7().simple());
+        execute(&server, format!("create database {name}"));
+        let mut url = url::Url::parse(&server).unwrap();
+        url.set_path(&name);
+        Some(Database { url: url.to_string(), _folder: None, server: Some(server) })
+    }
+
+    /// The number that a `select count(*) …` finds.
+    pub fn count(&self, sql: &'static str) -> i64 {
+        block_on(async {
+            let mut connection = sqlx::AnyConnection::connect(&self.url).await.unwrap();
+            let (count,): (i64,) = sqlx::query_as(sql).fetch_one(&mut connection).await.unwrap();
+            count
+        })
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if let Some(server) = &self.server {
+            let name = url::Url::parse(&self.url).unwrap().path()[1..].to_string();
+            execute(server, format!("drop database if exists {name} with (force)"));
+        }
+    }
+}
+
+fn execute(server: &str, sql: String) {
+    block_on(async {
+        let mut connection = sqlx::AnyConnection::connect(server).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+    });
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    sqlx::any::install_default_drivers();
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}

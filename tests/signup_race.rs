@@ -1,0 +1,68 @@
+//! A thousand people ask for one name at the same time, at two processes: one gets it.
+//! needs: login, signup
+#![cfg(unix)]
+
+mod common;
+
+use common::{Answer, Connection, Database, Launched, PASSWORD, Server, allow_many_sockets, form};
+use std::time::{Duration, Instant};
+
+/// Sends this many sign-ups for one name at once, half of them to each process, and answers what came back.
+fn race(servers: &[Server; 2], people: usize) -> Vec<Answer> {
+    allow_many_sockets();
+    let fields = [("username", "ada"), ("password", PASSWORD), ("confirm_password", PASSWORD)];
+    let request = form("/signup", "", &fields);
+    let (last, rest) = request.as_bytes().split_last().unwrap();
+    let mut connections: Vec<Connection> =
+        (0..people).map(|number| Connection::open(servers[number % 2].port).unwrap()).collect();
+    // All are read but for their last byte, which is then all that is on the way.
+    connections.iter_mut().for_each(|connection| connection.send(rest).unwrap());
+    connections.iter_mut().for_each(|connection| connection.send([*last]).unwrap());
+    connections.iter_mut().map(|connection| connection.answer().unwrap()).collect()
+}
+
+#[track_caller]
+fn assert_one_account(database: &Database, servers: &[Server; 2], answers: &[Answer]) {
+    let logs = || format!("{}\n{}", *servers[0], *servers[1]);
+    let count = |status| answers.iter().filter(|answer| answer.status == status).count();
+    let (made, refused, busy) = (count(303), count(422), count(503));
+    println!("{made} × 303, {refused} × 422, {busy} × 503");
+    let other = answers.iter().find(|answer| ![303, 422, 503].contains(&answer.status));
+    assert!(other.is_none(), "a status that is no answer to a sign-up: {}", other.unwrap());
+    assert_eq!(made, 1, "got the name, and {refused} did not, and {busy} were told to wait:\n{}", logs());
+    let taken = "The name ada is taken.";
+    let other = answers.iter().find(|answer| answer.status == 422 && !answer.body.contains(taken));
+    assert!(other.is_none(), "refused for another reason: {}", other.unwrap());
+    assert_eq!(database.count("select count(*) from users"), 1);
+    assert_eq!(database.count("select count(*) from passwords"), 1);
+    assert_eq!(database.count("select count(*) from sessions"), 1, "only the winner is logged in");
+    for server in servers {
+        assert!(server.lines_with("database is locked").is_empty(), "{}", logs());
+    }
+    // Who was told to wait may try again, and hears at once that the name is taken.
+    servers[1].browser().sign_up("ada").assert_status(422).assert_contains(taken);
+    servers[0].browser().log_in("ada").assert_redirect("/");
+}
+
+#[test]
+fn a_thousand_sign_ups_with_one_name_make_one_account() {
+    let database = Database::new();
+    let patient = [("HASH_QUEUE", "1000"), ("HASH_WAIT", "30s"), ("BODY_TIMEOUT", "30s")];
+    let servers = [0; 2].map(|_| Server::launch(&database, &patient)).map(Launched::ready);
+    let answers = race(&servers, 1000);
+    let heard = answers.iter().filter(|answer| answer.status == 422).count();
+    assert!(heard >= 50, "only {heard} came as far as the database:\n{}\n{}", *servers[0], *servers[1]);
+    assert_one_account(&database, &servers, &answers);
+}
+
+#[test]
+fn with_default_settings_most_are_told_to_wait_and_one_gets_the_name() {
+    let database = Database::new();
+    let slow = [("PASSWORD_ITERATIONS", "600000")];
+    let servers = [0; 2].map(|_| Server::launch(&database, &slow)).map(Launched::ready);
+    let begun = Instant::now();
+    let answers = race(&servers, 200);
+    assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
+    assert!(answers.iter().any(|answer| answer.status == 503), "nobody was told to wait");
+    assert_one_account(&database, &servers, &answers);
+}
