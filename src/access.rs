@@ -4,23 +4,23 @@
 
 use crate::app::App;
 use crate::auth::AuthState;
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::form::{query_parameter, query_value};
 use crate::guard::{local_path, own_referer};
 use anyhow::anyhow;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::handler::Handler;
 use axum::http::header::{CONTENT_LENGTH, LOCATION};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use std::fmt;
+use std::pin::Pin;
 use tokio::time::timeout;
 
 /// Who may enter.
@@ -61,30 +61,28 @@ impl Routes {
     }
 
     /// `GET`, and with it `HEAD`.
-    pub fn get<H, T>(self, path: &'static str, access: Access, handler: H) -> Routes
-    where
-        H: Handler<T, App>,
-        T: 'static,
-    {
-        self.add(Method::GET, path, access, on(MethodFilter::GET, handler))
-    }
-
-    pub fn post<H, T>(self, path: &'static str, access: Access, handler: H) -> Routes
-    where
-        H: Handler<T, App>,
-        T: 'static,
-    {
-        self.add(Method::POST, path, access, on(MethodFilter::POST, handler))
-    }
-
-    fn add(
-        mut self,
-        method: Method,
+    pub fn get<H: Handler<T, App>, T: 'static>(
+        self,
         path: &'static str,
         access: Access,
-        handler: MethodRouter<App>,
+        handler: H,
     ) -> Routes {
-        self.0.push(Route { method, path, access, handler });
+        let handler = on(MethodFilter::GET, Guarded { path, access, handler });
+        self.add(Route { method: Method::GET, path, access, handler })
+    }
+
+    pub fn post<H: Handler<T, App>, T: 'static>(
+        self,
+        path: &'static str,
+        access: Access,
+        handler: H,
+    ) -> Routes {
+        let handler = on(MethodFilter::POST, Guarded { path, access, handler });
+        self.add(Route { method: Method::POST, path, access, handler })
+    }
+
+    fn add(mut self, route: Route) -> Routes {
+        self.0.push(route);
         self
     }
 
@@ -92,31 +90,45 @@ impl Routes {
         self.0.iter()
     }
 
-    /// A router in which every handler stands behind [`enter`].
-    pub fn router(self, app: &App) -> Router<App> {
-        self.0.into_iter().fold(Router::new(), |router, route| {
-            let door = from_fn_with_state((app.clone(), route.path, route.access), enter);
-            router.route(route.path, route.handler.route_layer(door))
+    pub fn router(self) -> Router<App> {
+        self.0.into_iter().fold(Router::new(), |router, route| router.route(route.path, route.handler))
+    }
+}
+
+/// A handler that answers only those who may enter.
+#[derive(Clone)]
+struct Guarded<H> {
+    path: &'static str,
+    access: Access,
+    handler: H,
+}
+
+impl<H: Handler<T, App>, T: 'static> Handler<T, App> for Guarded<H> {
+    type Future = Pin<Box<dyn Future<Output = Response> + Send>>;
+
+    fn call(self, request: Request, app: App) -> Self::Future {
+        error::note_path(self.path);
+        Box::pin(async move {
+            let request = match admit(&app, self.access, request).await {
+                Ok(Admission::Granted(request)) => request,
+                Ok(Admission::Elsewhere(answer)) => return answer,
+                Err(refusal) => return refusal.into_response(),
+            };
+            let limit = app.config.handler_timeout;
+            timeout(limit, self.handler.call(request, app)).await.unwrap_or_else(|_| {
+                Error::Unavailable(anyhow!("the handler took longer than HANDLER_TIMEOUT")).into_response()
+            })
         })
     }
 }
 
-/// Declared size, access, body, handler: in this order, each with its limit.
-async fn enter(
-    State((app, path, access)): State<(App, &'static str, Access)>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let mut response = enter_unless_refused(&app, access, request, next).await.into_response();
-    response.extensions_mut().insert(Pattern(path));
-    response
+enum Admission {
+    Granted(Request),
+    Elsewhere(Response),
 }
 
-/// The path of the route that answered, for the log: the one that was asked for may hold a secret.
-#[derive(Clone, Copy)]
-pub struct Pattern(pub &'static str);
-
-async fn enter_unless_refused(app: &App, access: Access, request: Request, next: Next) -> Result<Response> {
+/// Declared size, access, body: in this order.
+async fn admit(app: &App, access: Access, request: Request) -> Result<Admission> {
     let (parts, body) = request.into_parts();
     // Postgres cannot even compare text with a NUL in it; nothing has such an address.
     if parts.uri.path_and_query().is_some_and(|path| path.as_str().contains("%00")) {
@@ -126,12 +138,10 @@ async fn enter_unless_refused(app: &App, access: Access, request: Request, next:
         return Err(Error::Refused(StatusCode::PAYLOAD_TOO_LARGE));
     }
     if let Some(elsewhere) = turn_away(app, access, &parts).await? {
-        return Ok(elsewhere);
+        return Ok(Admission::Elsewhere(elsewhere));
     }
     let body = if body.is_end_stream() { body } else { Body::from(whole(app, body).await?) };
-    let request = Request::from_parts(parts, body);
-    let handled = timeout(app.config.handler_timeout, next.run(request)).await;
-    handled.map_err(|_| Error::Unavailable(anyhow!("the handler took longer than HANDLER_TIMEOUT")))
+    Ok(Admission::Granted(Request::from_parts(parts, body)))
 }
 
 fn declared_size(headers: &HeaderMap) -> u64 {

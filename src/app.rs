@@ -1,5 +1,6 @@
 //! The app: what all requests share, what each of them passes, and the server that takes them in.
 
+use crate::access::Routes;
 use crate::config::Config;
 use crate::database::Database;
 use crate::error::About;
@@ -68,7 +69,7 @@ impl App {
     /// The site: every feature's routes and the assets.
     pub fn site(&self, features: Vec<Feature>) -> Site {
         let features = features.into_iter().map(|feature| feature.routes);
-        let routers = features.chain([asset::routes()]).map(|routes| routes.router(self));
+        let routers = features.chain([asset::routes()]).map(Routes::router);
         let router = routers.fold(Router::new(), Router::merge).with_state(self.clone());
         Site { app: self.clone(), router }
     }
@@ -82,7 +83,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// Answers a request. These are the layers, from the outside in; `access::enter` is the last, before the handler.
+    /// Answers a request. These are the layers, from the outside in; the last is `access.rs`, around each handler.
     pub async fn answer(&self, mut request: Request) -> Response {
         let Site { app, router } = self;
         let about = About::new(app, &request);

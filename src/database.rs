@@ -5,14 +5,13 @@
 //! [`DEADLINE`]. `write` is a transaction that is committed when the closure answers `Ok`.
 
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use anyhow::{Context, anyhow, bail};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::pool::{PoolConnection, PoolOptions};
-use sqlx::{Either, Execute, Executor, SqlSafeStr, SqlStr};
-use std::cell::Cell;
+use sqlx::{ConnectOptions, Either, Execute, Executor, SqlSafeStr, SqlStr};
 use std::fs::{DirBuilder, OpenOptions};
 use std::ops::AsyncFnOnce;
 use std::path::Path;
@@ -38,6 +37,9 @@ const RESTED: Duration = Duration::from_secs(10);
 #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
 compile_error!("choose an engine: --features sqlite, --features postgres, or both");
 
+/// How long the start waits for a connection.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 const SCHEMA: &str = include_str!("../schema.sql");
 
 #[derive(Clone)]
@@ -48,16 +50,6 @@ pub struct Database {
     statements: Arc<AtomicU64>,
 }
 
-tokio::task_local! {
-    /// How many statements the request at hand has caused.
-    pub static STATEMENTS: Cell<u32>;
-}
-
-/// Counts a statement for the request at hand, if there is one.
-pub fn count_statement() {
-    let _ = STATEMENTS.try_with(|count| count.set(count.get() + 1));
-}
-
 impl Database {
     /// Connects with `config.database_url`, after the sections of `schema.sql` that are new have been applied
     /// by `config.database_direct_url`.
@@ -66,11 +58,12 @@ impl Database {
         if let Some(file) = sqlite_file(&config.database_url) {
             create_file(Path::new(file))?;
         }
-        let direct = connect(&config.database_direct_url, 1).await?;
-        migrate(&direct, sqlite_file(&config.database_direct_url).is_some(), SCHEMA).await?;
-        direct.close().await;
+        // Kept until the pool stands: when the last connection to a SQLite file closes, opening it can fail.
+        let direct = migrate(&config.database_direct_url, SCHEMA).await?;
+        let pool = connect(&config.database_url, config.database_pool).await?;
+        sqlx::Connection::close(direct).await?;
         Ok(Database {
-            pool: connect(&config.database_url, config.database_pool).await?,
+            pool,
             writer: sqlite_file(&config.database_url).map(|_| Arc::new(Semaphore::new(1))),
             statements: Arc::default(),
         })
@@ -155,7 +148,7 @@ impl Connection {
 
     fn count(&mut self) -> &mut DbConnection {
         self.statements.fetch_add(1, Relaxed);
-        count_statement();
+        error::note_statement();
         self.inner()
     }
 }
@@ -211,15 +204,18 @@ impl<'c> Executor<'c> for &'c mut Connection {
     }
 }
 
+fn options(url: &str) -> anyhow::Result<DbOptions> {
+    let url = match sqlite_file(url) {
+        Some(_) if !url.contains("mode=") => {
+            format!("{url}{}mode=rwc", if url.contains('?') { '&' } else { '?' })
+        }
+        _ => url.to_string(),
+    };
+    DbOptions::from_str(&url).context("DATABASE_URL cannot be read as an address of a database")
+}
+
 async fn connect(url: &str, most: u32) -> anyhow::Result<sqlx::Pool<Db>> {
     let sqlite = sqlite_file(url).is_some();
-    let url = if sqlite && !url.contains("mode=") {
-        format!("{url}{}mode=rwc", if url.contains('?') { '&' } else { '?' })
-    } else {
-        url.to_string()
-    };
-    let options =
-        DbOptions::from_str(&url).context("DATABASE_URL cannot be read as an address of a database")?;
     let pool = PoolOptions::<Db>::new()
         .max_connections(most)
         .acquire_timeout(DEADLINE)
@@ -241,8 +237,10 @@ async fn connect(url: &str, most: u32) -> anyhow::Result<sqlx::Pool<Db>> {
                 Ok(())
             })
         });
-    pool.connect_with(options).await.context("cannot connect to the database that DATABASE_URL names")
+    pool.connect_with(options(url)?).await.context(UNREACHABLE)
 }
+
+const UNREACHABLE: &str = "the database that DATABASE_URL names cannot be reached";
 
 /// `synchronous=full`: an account that was acknowledged outlives a power cut.
 const PRAGMAS: &str = "pragma busy_timeout = 5000; pragma journal_mode = wal; \
@@ -277,28 +275,31 @@ fn create_file(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Applies the sections of `schema` that this database has not seen. Replicas may start together: on Postgres
-/// the migrator holds an advisory lock, on SQLite the transaction around it is the lock.
-async fn migrate(pool: &sqlx::Pool<Db>, sqlite: bool, schema: &'static str) -> anyhow::Result<()> {
+/// Applies the sections of `schema` that this database has not seen, and answers the connection it used. Replicas may
+/// start together: on Postgres the migrator holds an advisory lock, on SQLite the transaction around it is the lock.
+async fn migrate(url: &str, schema: &'static str) -> anyhow::Result<DbConnection> {
     let mut migrator = Migrator::with_migrations(sections(schema)?);
     migrator.set_ignore_missing(true);
-    let mut connection = pool.acquire().await?;
-    let applied = if sqlite {
-        let mut transaction = sqlx::Connection::begin_with(&mut *connection, "begin immediate").await?;
+    let connecting = tokio::time::timeout(PATIENCE, options(url)?.connect()).await;
+    let mut connection = connecting.context(UNREACHABLE)?.context(UNREACHABLE)?;
+    let applied = if sqlite_file(url).is_some() {
+        let mut transaction = sqlx::Connection::begin_with(&mut connection, "begin immediate").await?;
         let applied = migrator.run_direct(None, &mut *transaction, false).await;
         if applied.is_ok() {
             transaction.commit().await?;
+        } else {
+            transaction.rollback().await?;
         }
         applied
     } else {
-        migrator.run_direct(None, &mut *connection, false).await
+        migrator.run_direct(None, &mut connection, false).await
     };
     match applied {
         Err(MigrateError::VersionMismatch(number)) => bail!(
             "section {number} of schema.sql is not what this database applied under that number: put it back \
              as it was, and give what is new a number that was never used"
         ),
-        applied => applied.context("schema.sql could not be applied"),
+        applied => applied.context("schema.sql could not be applied").map(|()| connection),
     }
 }
 
@@ -352,45 +353,35 @@ mod tests {
     use crate::test::{TestApp, TestDatabase};
     use std::time::Instant;
 
-    async fn pool(database: &TestDatabase) -> (sqlx::Pool<Db>, bool) {
-        (connect(&database.url, 1).await.unwrap(), sqlite_file(&database.url).is_some())
+    async fn run(connection: &mut DbConnection, sql: &'static str) {
+        sqlx::query(sql).execute(connection).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_new_section_is_applied_and_a_removed_one_leaves_its_table_alone() {
-        let database = TestDatabase::new().await;
-        let (pool, sqlite) = pool(&database).await;
-        migrate(&pool, sqlite, "-- 1 a\ncreate table a (id text);\n-- 10 b\ncreate table b (id text);")
-            .await
-            .unwrap();
-        sqlx::query("insert into b (id) values ('kept')").execute(&pool).await.unwrap();
-        migrate(&pool, sqlite, "-- 1 a\ncreate table a (id text);\n\n-- 5 c\ncreate table c (id text);")
-            .await
-            .unwrap();
-        sqlx::query("insert into c (id) select id from b").execute(&pool).await.unwrap();
+        let TestDatabase { url, .. } = &TestDatabase::new().await;
+        let before = "-- 1 a\ncreate table a (id text);\n-- 10 b\ncreate table b (id text);";
+        run(&mut migrate(url, before).await.unwrap(), "insert into b (id) values ('kept')").await;
+        let after = "-- 1 a\ncreate table a (id text);\n\n-- 5 c\ncreate table c (id text);";
+        run(&mut migrate(url, after).await.unwrap(), "insert into c (id) select id from b").await;
     }
 
     #[tokio::test]
     async fn a_section_that_was_edited_after_it_was_applied_does_not_start() {
-        let database = TestDatabase::new().await;
-        let (pool, sqlite) = pool(&database).await;
-        migrate(&pool, sqlite, "-- 1 a\ncreate table a (id text);").await.unwrap();
+        let TestDatabase { url, .. } = &TestDatabase::new().await;
+        migrate(url, "-- 1 a\ncreate table a (id text);").await.unwrap();
         let edited =
-            migrate(&pool, sqlite, "-- 1 a\ncreate table a (id text, more text);").await.unwrap_err();
-        assert!(
-            edited.to_string().starts_with("section 1 of schema.sql is not what this database applied"),
-            "{edited}"
-        );
-        let twice = migrate(&pool, sqlite, "-- 1 a\n\n-- 1 b\n").await.unwrap_err();
-        assert!(twice.to_string().contains("two sections numbered 1"), "{twice}");
+            migrate(url, "-- 1 a\ncreate table a (id text, more text);").await.err().unwrap().to_string();
+        assert!(edited.starts_with("section 1 of schema.sql is not what this database applied"), "{edited}");
+        let twice = migrate(url, "-- 1 a\n\n-- 1 b\n").await.err().unwrap().to_string();
+        assert!(twice.contains("two sections numbered 1"), "{twice}");
     }
 
     #[tokio::test]
     async fn a_section_that_fails_leaves_nothing_behind() {
-        let database = TestDatabase::new().await;
-        let (pool, sqlite) = pool(&database).await;
-        assert!(migrate(&pool, sqlite, "-- 1 a\ncreate table a (id text);\ncreate nonsense;").await.is_err());
-        migrate(&pool, sqlite, "-- 1 a\ncreate table a (id text);").await.unwrap();
+        let TestDatabase { url, .. } = &TestDatabase::new().await;
+        assert!(migrate(url, "-- 1 a\ncreate table a (id text);\ncreate nonsense;").await.is_err());
+        migrate(url, "-- 1 a\ncreate table a (id text);").await.unwrap();
     }
 
     #[tokio::test]

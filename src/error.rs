@@ -4,9 +4,7 @@
 //! here ends the request. A handler answers `Err`, the answer travels up without a body, and [`face`] gives it
 //! one, whoever made it: a handler, a guard, or the router for an unknown path.
 
-use crate::access::Pattern;
 use crate::app::App;
-use crate::database::STATEMENTS;
 use crate::page;
 use crate::token::random;
 use anyhow::anyhow;
@@ -104,8 +102,8 @@ fn is_away(error: &sqlx::Error) -> bool {
 pub async fn face(app: &App, about: About, rest: impl Future<Output = Response>) -> Response {
     let span = tracing::error_span!("request", id = %about.id);
     let begun = Instant::now();
-    let rest = async { (AssertUnwindSafe(rest).catch_unwind().await, STATEMENTS.with(Cell::get)) };
-    let (handled, statements) = STATEMENTS.scope(Cell::new(0), rest).instrument(span.clone()).await;
+    let rest = async { (AssertUnwindSafe(rest).catch_unwind().await, NOTED.with(Noted::clone)) };
+    let (handled, noted) = NOTED.scope(Noted::default(), rest).instrument(span.clone()).await;
     let mut response = handled.unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<String>().map(String::as_str);
         let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
@@ -117,7 +115,7 @@ pub async fn face(app: &App, about: About, rest: impl Future<Output = Response>)
     if let Some(Cause(cause)) = response.extensions_mut().remove() {
         tracing::error!(status = status.as_u16(), "{cause:#}");
     }
-    let path = response.extensions_mut().remove().map_or("-", |Pattern(path)| path);
+    let (path, statements) = (noted.path.get(), noted.statements.get());
     let milliseconds = begun.elapsed().as_micros() as f64 / 1000.0;
     tracing::debug!(method = %about.method, path, status = status.as_u16(), statements, milliseconds);
     if cfg!(debug_assertions) {
@@ -131,6 +129,26 @@ pub async fn face(app: &App, about: About, rest: impl Future<Output = Response>)
         put_page(app, about, &mut response);
     }
     response
+}
+
+/// What is noted about the request at hand while it is answered, for the log and `Server-Timing`.
+#[derive(Clone, Default)]
+struct Noted {
+    /// The pattern of the route: the path that was asked for may hold a secret.
+    path: Cell<&'static str>,
+    statements: Cell<u32>,
+}
+
+tokio::task_local! {
+    static NOTED: Noted;
+}
+
+pub fn note_path(pattern: &'static str) {
+    let _ = NOTED.try_with(|noted| noted.path.set(pattern));
+}
+
+pub fn note_statement() {
+    let _ = NOTED.try_with(|noted| noted.statements.set(noted.statements.get() + 1));
 }
 
 /// What the page of an error needs to know of the request, which is gone by then.

@@ -2,8 +2,8 @@
 //! next, which asks for all of them at once. Nothing is remembered: every answer comes from a query that began
 //! after its request did, so a session that has ended is dead at once, on every replica.
 
-use crate::database::{DEADLINE, Database, count_statement, within_deadline};
-use crate::error::{Error, Result};
+use crate::database::{DEADLINE, Database, within_deadline};
+use crate::error::{self, Error, Result};
 use crate::session::{self, Row};
 use crate::token::TokenHash;
 use anyhow::anyhow;
@@ -67,7 +67,7 @@ impl Lookup {
         let Ok(Ok(row)) = timeout(DEADLINE, answered).await else {
             return Err(Error::Unavailable(anyhow!("the look-up of a session was not answered")));
         };
-        count_statement();
+        error::note_statement();
         Ok(row)
     }
 }

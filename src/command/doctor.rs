@@ -1,5 +1,6 @@
 //! `latchkey doctor`: would the site start here?
 
+use super::say;
 use crate::config::{Config, Env};
 use crate::database::{Database, sqlite_file};
 use crate::features;
@@ -10,21 +11,21 @@ use anyhow::Result;
 pub async fn run(env: &Env) -> Result<()> {
     let config = Config::from_env(env)?;
     let kind = if config.development() { "development" } else { "production" };
-    println!("configuration  ok: {kind}, at {}", config.origin());
+    say(format!("configuration  ok: {kind}, at {}", config.origin()))?;
     if config.insecure_http && !config.development() {
-        println!("               warning: INSECURE_HTTP=yes, passwords cross the network in the clear");
+        say("               warning: INSECURE_HTTP=yes, passwords cross the network in the clear")?;
     }
     let features = features::all(env)?;
-    println!(
+    say(format!(
         "features       ok: {}",
         features.iter().map(|feature| feature.name).collect::<Vec<_>>().join(", ")
-    );
+    ))?;
     Pages::load(&config.site_name)?;
-    println!("templates      ok");
+    say("templates      ok")?;
     let db = Database::open(&config).await?;
     let users = db.read(async |db| crate::user::count(db).await).await?;
     let engine = if sqlite_file(&config.database_url).is_some() { "SQLite" } else { "Postgres" };
-    println!("database       ok: {engine}, {users} users, every section of schema.sql applied");
+    say(format!("database       ok: {engine}, {users} users, every section of schema.sql applied"))?;
     db.close().await;
     Ok(())
 }

@@ -8,7 +8,8 @@ mod user;
 use crate::config::Env;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use std::io::{IsTerminal, stdout};
+use std::fmt::Display;
+use std::io::{self, ErrorKind::BrokenPipe, IsTerminal, Write, stdout};
 use std::process::ExitCode;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -43,6 +44,10 @@ pub fn run() -> ExitCode {
     let line = Line::parse();
     match start(line.command.unwrap_or(Command::Serve)) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever was reading has read enough.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("latchkey: {error:#}");
             ExitCode::FAILURE
@@ -59,6 +64,11 @@ async fn start(command: Command) -> Result<()> {
         Command::Doctor => doctor::run(&env).await,
         Command::User(command) => user::run(&env, command).await,
     }
+}
+
+/// Prints a line. Unlike `println!` it does not panic when nobody reads it.
+fn say(line: impl Display) -> Result<()> {
+    Ok(writeln!(io::stdout(), "{line}")?)
 }
 
 /// Sends the log to standard output. `RUST_LOG` says what it has; debug builds show every request.

@@ -1,19 +1,19 @@
 //! `latchkey routes`: the map of the site.
 
+use super::say;
+use crate::access::Route;
 use crate::asset;
 use crate::config::Env;
 use crate::features;
 use anyhow::Result;
 
 pub fn run(env: &Env) -> Result<()> {
-    let features = features::all(env)?;
-    for feature in &features {
-        for route in feature.routes.iter() {
-            println!("{:<7}{:<8}{:<32}{}", route.method.as_str(), route.access, route.path, feature.name);
-        }
+    for feature in &features::all(env)? {
+        feature.routes.iter().try_for_each(|route| say(line(route, feature.name)))?;
     }
-    for route in asset::routes().iter() {
-        println!("{:<7}{:<8}{:<32}public/", route.method.as_str(), route.access, route.path);
-    }
-    Ok(())
+    asset::routes().iter().try_for_each(|route| say(line(route, "public/")))
+}
+
+fn line(route: &Route, owner: &str) -> String {
+    format!("{:<7}{:<8}{:<32}{owner}", route.method.as_str(), route.access, route.path)
 }

@@ -1,6 +1,6 @@
 //! `latchkey serve`: the site itself, on its own or under Shuttle's tooling.
 
-use super::start_log;
+use super::{say, start_log};
 use crate::app::{self, App};
 use crate::config::{Config, Env};
 use crate::features;
@@ -20,7 +20,7 @@ async fn serve(env: &Env, mut config: Config) -> Result<()> {
         tracing::warn!("INSECURE_HTTP=yes: passwords cross the network in the clear");
     }
     let stop = stop_signal()?;
-    println!("{} is at {}", app.config.site_name, app.config.origin());
+    say(format!("{} is at {}", app.config.site_name, app.config.origin()))?;
     let served = app::serve(&app.site(features), listener, stop).await;
     app.db.close().await;
     served

@@ -1,5 +1,6 @@
 //! `latchkey user …`: accounts from the command line.
 
+use super::say;
 use crate::config::{Config, Env};
 use crate::database::Database;
 use crate::error::Error;
@@ -51,8 +52,7 @@ async fn add(config: &Config, name: &str, email: Option<&str>) -> Result<()> {
         bail!("The name {username} is taken.");
     }
     db.close().await;
-    println!("{username} can log in now.");
-    Ok(())
+    say(format!("{username} can log in now."))
 }
 
 fn ask_password() -> Result<String> {
@@ -74,7 +74,7 @@ async fn list(config: &Config) -> Result<()> {
     loop {
         let page = db.read(async |db| user::members(db, after.as_deref(), 1000).await).await?;
         for member in &page {
-            println!("{}  {:<20}", member.id, member.username);
+            say(format!("{}  {}", member.id, member.username))?;
         }
         let Some(last) = page.last() else { break };
         after = Some(last.id.clone());
