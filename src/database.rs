@@ -283,6 +283,7 @@ async fn migrate(url: &str, schema: &'static str) -> anyhow::Result<DbConnection
     let connecting = tokio::time::timeout(PATIENCE, options(url)?.connect()).await;
     let mut connection = connecting.context(UNREACHABLE)?.context(UNREACHABLE)?;
     let applied = if sqlite_file(url).is_some() {
+        connection.execute(PRAGMAS).await?;
         let mut transaction = sqlx::Connection::begin_with(&mut connection, "begin immediate").await?;
         let applied = migrator.run_direct(None, &mut *transaction, false).await;
         if applied.is_ok() {
