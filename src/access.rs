@@ -6,7 +6,7 @@ use crate::app::App;
 use crate::auth::AuthState;
 use crate::error::{self, Error, Result};
 use crate::form::{query_parameter, query_value};
-use crate::guard::{local_path, own_referer};
+use crate::guard::{LocalPath, own_referer};
 use anyhow::anyhow;
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -157,13 +157,12 @@ async fn turn_away(app: &App, access: Access, parts: &Parts) -> Result<Option<Re
     let known = AuthState::of(parts).user().await?.is_some();
     Ok(match access {
         Access::Guest if known => {
-            let next = query_parameter(parts.uri.query(), "next");
-            Some(see_other(local_path(next.as_deref())))
+            Some(see_other(&LocalPath::from(query_parameter(parts.uri.query(), "next"))))
         }
         Access::User if !known => {
             let here = parts.uri.path_and_query().map(|path| path.as_str().to_string());
             let next = if reads { here } else { own_referer(&app.config, &parts.headers) };
-            Some(see_other(&format!("/login?next={}", query_value(local_path(next.as_deref())))))
+            Some(see_other(&format!("/login?next={}", query_value(&LocalPath::from(next)))))
         }
         Access::Public | Access::Guest | Access::User => None,
     })

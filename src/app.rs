@@ -28,6 +28,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
 use tower::Service;
 
 /// What all requests share. Cheap to clone.
@@ -168,6 +169,7 @@ async fn attend(
     peer: SocketAddr,
     mut stopping: watch::Receiver<bool>,
 ) {
+    let config = &site.app.clone().config;
     // An answer is written whole: waiting to fill a packet would only delay it.
     let _ = stream.set_nodelay(true);
     // Told to stop, hyper hangs up on whoever it has read nothing from, even if a whole request has arrived. So it
@@ -178,7 +180,7 @@ async fn attend(
     };
     tokio::select! {
         _ = stream.readable() => {}
-        () = sleep(site.app.config.head_timeout) => return,
+        () = sleep(config.head_timeout) => return,
         () = last_call => return,
     }
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -186,7 +188,10 @@ async fn attend(
         request.extensions_mut().insert(ConnectInfo(peer));
         async move { Ok::<_, Infallible>(site.answer(request.map(Body::new)).await) }
     });
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    // Whoever does not read an answer is hung up on, like whoever does not send a request.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(config.head_timeout));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(Box::pin(stream)), service));
     // Whoever hangs up or is too slow ends here; there is nobody left to tell.
     tokio::select! {
         biased;

@@ -4,7 +4,7 @@
 //! sentence that says what to set. Features read their own variables from [`Env`] in `feature(env)`, so this
 //! file names only what core needs.
 
-use crate::database::sqlite_file;
+use crate::database::is_sqlite;
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -162,15 +162,26 @@ impl Config {
     fn check(&self, env: &Env) -> Result<()> {
         ensure!(self.password_iterations >= 1, "PASSWORD_ITERATIONS must be at least 1");
         ensure!(self.password_min_length >= 1, "PASSWORD_MIN_LENGTH must be at least 1");
-        ensure!(self.hash_jobs >= 1, "HASH_JOBS must be at least 1");
+        ensure!(self.password_min_length <= 256, "PASSWORD_MIN_LENGTH can be at most 256");
+        ensure!((1..=1024).contains(&self.hash_jobs), "HASH_JOBS must be from 1 to 1024");
+        ensure!((1..=1_000_000).contains(&self.hash_queue), "HASH_QUEUE must be from 1 to 1000000");
+        ensure!((1..=1 << 30).contains(&self.body_limit), "BODY_LIMIT must be from 1 to 1073741824 bytes");
         ensure!(
-            self.database_pool >= 3,
-            "DATABASE_POOL must be at least 3: two of its connections look up sessions"
+            (3..=1000).contains(&self.database_pool),
+            "DATABASE_POOL must be from 3 to 1000: two of its connections look up sessions"
+        );
+        ensure!(
+            self.trusted_proxies.iter().all(|net| net.prefix_len() > 0),
+            "TRUSTED_PROXIES trusts everybody, so anybody could claim any address: name the proxies"
         );
         ensure!(self.sessions_per_user >= 1, "SESSIONS_PER_USER must be at least 1");
         for url in [&self.database_url, &self.database_direct_url] {
             check_engine(url)?;
         }
+        ensure!(
+            is_sqlite(&self.database_url) == is_sqlite(&self.database_direct_url),
+            "DATABASE_URL and DATABASE_DIRECT_URL must lead to one database, and these name two engines"
+        );
         if self.development() {
             ensure!(
                 self.host.is_loopback(),
@@ -218,8 +229,11 @@ const PASSWORD_MIN_LENGTH: usize = 8;
 
 fn parse_base_url(text: &str) -> Result<Url> {
     let url = Url::parse(text).with_context(|| format!("BASE_URL={text} is no address"))?;
-    let bare =
-        url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+    let bare = url.path() == "/"
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
     ensure!(
         matches!(url.scheme(), "http" | "https") && url.host().is_some() && bare,
         "BASE_URL={text}: write only scheme, host and port, such as https://example.com"
@@ -261,26 +275,35 @@ fn check_engine(url: &str) -> Result<()> {
          set another DATABASE_URL, or build with --features {}",
         if scheme == "sqlite" { "sqlite" } else { "postgres" }
     );
-    if let Some(file) = sqlite_file(url) {
-        ensure!(!file.is_empty() && file != ":memory:", "DATABASE_URL={url}: SQLite needs a file here");
-    }
+    ensure!(
+        !is_sqlite(url) || !(url.contains(":memory:") || url.contains("mode=memory")),
+        "DATABASE_URL={url}: SQLite needs a file here"
+    );
     Ok(())
 }
 
-/// Passwords' hashes and sessions must not cross a network in the clear.
+/// Hashes of passwords and sessions must not cross a network in the clear. Judged by what sqlx makes of the address and
+/// of its own variables, which is what will be used.
+#[cfg(feature = "postgres")]
 fn check_transport(url: &str) -> Result<()> {
-    if sqlite_file(url).is_some() {
+    use sqlx::postgres::{PgConnectOptions, PgSslMode};
+    if is_sqlite(url) {
         return Ok(());
     }
-    let url = Url::parse(url).context("DATABASE_URL cannot be read as an address of a database")?;
-    let encrypted = url.query_pairs().any(|(name, value)| {
-        matches!(&*name, "sslmode" | "ssl-mode") && matches!(&*value, "require" | "verify-ca" | "verify-full")
-    });
+    let options =
+        PgConnectOptions::from_str(url).context("DATABASE_URL cannot be read as an address of a database")?;
+    let encrypted =
+        matches!(options.get_ssl_mode(), PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull);
     ensure!(
-        encrypted || is_near(url.host_str().unwrap_or_default()),
+        encrypted || is_near(options.get_host()),
         "DATABASE_URL leads to {} over a network without encryption: add ?sslmode=require, or better verify-full",
-        url.host_str().unwrap_or_default()
+        options.get_host()
     );
+    Ok(())
+}
+
+#[cfg(not(feature = "postgres"))]
+fn check_transport(_: &str) -> Result<()> {
     Ok(())
 }
 
@@ -327,6 +350,11 @@ mod tests {
             (sentence(&[("SESSION_LIFETIME", "99999999999999d")]), "SESSION_LIFETIME"),
             (sentence(&[("TRUSTED_PROXIES", "the proxy")]), "range"),
             (sentence(&[("DATABASE_URL", "mysql://localhost/app")]), "sqlite://"),
+            (sentence(&[("DATABASE_URL", "sqlite://a.db?mode=memory")]), "needs a file"),
+            (sentence(&[("TRUSTED_PROXIES", "0.0.0.0/0")]), "name the proxies"),
+            (sentence(&[("HASH_JOBS", "18446744073709551615")]), "HASH_JOBS"),
+            (sentence(&[("HASH_QUEUE", "0")]), "HASH_QUEUE"),
+            (sentence(&[("BASE_URL", "https://:pw@example.com")]), "only scheme, host and port"),
             (with(&[("PASSWORD_ITERATIONS", "1000")]), "600000"),
             (with(&[("PASSWORD_MIN_LENGTH", "4")]), "the least is 8"),
         ] {
@@ -340,6 +368,8 @@ mod tests {
         let allowed = |url: &str| check_transport(url).is_ok();
         assert!(!allowed("postgres://app@db.example.com/app"));
         assert!(!allowed("postgres://app@203.0.113.7/app?sslmode=prefer"));
+        assert!(!allowed("postgres://app@db.example.com/app?sslmode=require&sslmode=disable"));
+        assert!(!allowed("postgres://app@localhost/app?host=203.0.113.7"));
         assert!(allowed("postgres://app@db.example.com/app?sslmode=require"));
         assert!(allowed("postgres://app@127.0.0.1/app"));
         assert!(allowed("postgres://app@10.1.2.3/app"));

@@ -12,8 +12,10 @@ use futures_util::stream::BoxStream;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::pool::{PoolConnection, PoolOptions};
 use sqlx::{ConnectOptions, Either, Execute, Executor, SqlSafeStr, SqlStr};
+#[cfg(feature = "sqlite")]
 use std::fs::{DirBuilder, OpenOptions};
 use std::ops::AsyncFnOnce;
+#[cfg(feature = "sqlite")]
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -55,8 +57,14 @@ impl Database {
     /// by `config.database_direct_url`.
     pub async fn open(config: &Config) -> anyhow::Result<Database> {
         sqlx::any::install_default_drivers();
-        if let Some(file) = sqlite_file(&config.database_url) {
-            create_file(Path::new(file))?;
+        #[cfg(feature = "sqlite")]
+        for url in [&config.database_url, &config.database_direct_url] {
+            if is_sqlite(url) {
+                create_file(
+                    sqlx::sqlite::SqliteConnectOptions::from_str(url)?.get_filename(),
+                    !config.development(),
+                )?;
+            }
         }
         // Kept until the pool stands: when the last connection to a SQLite file closes, opening it can fail.
         let direct = migrate(&config.database_direct_url, SCHEMA).await?;
@@ -64,7 +72,7 @@ impl Database {
         sqlx::Connection::close(direct).await?;
         Ok(Database {
             pool,
-            writer: sqlite_file(&config.database_url).map(|_| Arc::new(Semaphore::new(1))),
+            writer: is_sqlite(&config.database_url).then(|| Arc::new(Semaphore::new(1))),
             statements: Arc::default(),
         })
     }
@@ -205,17 +213,16 @@ impl<'c> Executor<'c> for &'c mut Connection {
 }
 
 fn options(url: &str) -> anyhow::Result<DbOptions> {
-    let url = match sqlite_file(url) {
-        Some(_) if !url.contains("mode=") => {
-            format!("{url}{}mode=rwc", if url.contains('?') { '&' } else { '?' })
-        }
-        _ => url.to_string(),
+    let url = if is_sqlite(url) && !url.contains("mode=") {
+        format!("{url}{}mode=rwc", if url.contains('?') { '&' } else { '?' })
+    } else {
+        url.to_string()
     };
     DbOptions::from_str(&url).context("DATABASE_URL cannot be read as an address of a database")
 }
 
 async fn connect(url: &str, most: u32) -> anyhow::Result<sqlx::Pool<Db>> {
-    let sqlite = sqlite_file(url).is_some();
+    let prepare = if is_sqlite(url) { PRAGMAS } else { TIMEOUT };
     let pool = PoolOptions::<Db>::new()
         .max_connections(most)
         .acquire_timeout(DEADLINE)
@@ -231,9 +238,7 @@ async fn connect(url: &str, most: u32) -> anyhow::Result<sqlx::Pool<Db>> {
         })
         .after_connect(move |connection, _| {
             Box::pin(async move {
-                if sqlite {
-                    connection.execute(PRAGMAS).await?;
-                }
+                connection.execute(prepare).await?;
                 Ok(())
             })
         });
@@ -246,16 +251,17 @@ const UNREACHABLE: &str = "the database that DATABASE_URL names cannot be reache
 const PRAGMAS: &str = "pragma busy_timeout = 5000; pragma journal_mode = wal; \
                        pragma synchronous = full; pragma foreign_keys = on;";
 
-/// The path in an address like `sqlite://data/latchkey.db`, or nothing for another engine's.
-pub fn sqlite_file(url: &str) -> Option<&str> {
-    let path = url.strip_prefix("sqlite:")?;
-    let path = path.strip_prefix("//").unwrap_or(path);
-    Some(path.split('?').next().unwrap_or(path))
+/// A server that still works for somebody who has stopped waiting would end up working for nobody else.
+const TIMEOUT: &str = "set statement_timeout = '3s'";
+
+pub fn is_sqlite(url: &str) -> bool {
+    url.starts_with("sqlite:")
 }
 
 /// The file holds password hashes and addresses: it is its owner's alone, its folder too when made here.
-/// SQLite gives the files it puts beside it the same mode.
-fn create_file(file: &Path) -> anyhow::Result<()> {
+/// SQLite gives the files it puts beside it the same mode. In production one that others can read does not start.
+#[cfg(feature = "sqlite")]
+fn create_file(file: &Path, production: bool) -> anyhow::Result<()> {
     let mut builder = DirBuilder::new();
     let mut options = OpenOptions::new();
     #[cfg(unix)]
@@ -270,8 +276,12 @@ fn create_file(file: &Path) -> anyhow::Result<()> {
             .create(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    let made = options.append(true).create(true).open(file);
-    made.with_context(|| format!("cannot open the database file {}", file.display()))?;
+    let opened = options.append(true).create(true).open(file);
+    let opened = opened.with_context(|| format!("cannot open the database file {}", file.display()))?;
+    #[cfg(unix)]
+    if production && std::os::unix::fs::PermissionsExt::mode(&opened.metadata()?.permissions()) & 0o077 != 0 {
+        bail!("others can read the database file {0}: say chmod 600 {0}", file.display());
+    }
     Ok(())
 }
 
@@ -282,7 +292,7 @@ async fn migrate(url: &str, schema: &'static str) -> anyhow::Result<DbConnection
     migrator.set_ignore_missing(true);
     let connecting = tokio::time::timeout(PATIENCE, options(url)?.connect()).await;
     let mut connection = connecting.context(UNREACHABLE)?.context(UNREACHABLE)?;
-    let applied = if sqlite_file(url).is_some() {
+    let applied = if is_sqlite(url) {
         connection.execute(PRAGMAS).await?;
         let mut transaction = sqlx::Connection::begin_with(&mut connection, "begin immediate").await?;
         let applied = migrator.run_direct(None, &mut *transaction, false).await;
@@ -442,11 +452,17 @@ mod tests {
         assert!(ids.is_sorted() && ids.iter().all(|id| id.as_str() < BEHIND_ALL_IDS));
     }
 
+    #[cfg(all(unix, feature = "sqlite"))]
     #[test]
-    fn the_file_is_found_in_every_form_of_address() {
-        assert_eq!(sqlite_file("sqlite://data/latchkey.db"), Some("data/latchkey.db"));
-        assert_eq!(sqlite_file("sqlite:///var/lib/app.db?mode=rw"), Some("/var/lib/app.db"));
-        assert_eq!(sqlite_file("sqlite:app.db"), Some("app.db"));
-        assert_eq!(sqlite_file("postgres://localhost/app"), None);
+    fn a_file_that_others_can_read_does_not_start_in_production() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("made/here.db");
+        create_file(&file, true).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&file), mode(file.parent().unwrap())), (0o600, 0o700));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(create_file(&file, true).unwrap_err().to_string().contains("chmod 600"));
+        create_file(&file, false).unwrap();
     }
 }

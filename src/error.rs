@@ -65,7 +65,12 @@ impl From<anyhow::Error> for Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Error {
-        if is_away(&error) { Error::Unavailable(error.into()) } else { Error::Fault(error.into()) }
+        match &error {
+            // The row it belongs to has just been deleted.
+            sqlx::Error::Database(cause) if cause.is_foreign_key_violation() => Error::NOT_FOUND,
+            _ if is_away(&error) => Error::Unavailable(error.into()),
+            _ => Error::Fault(error.into()),
+        }
     }
 }
 
@@ -113,12 +118,15 @@ pub async fn face(app: &App, about: About, rest: impl Future<Output = Response>)
     let status = response.status();
     let _entered = span.enter();
     if let Some(Cause(cause)) = response.extensions_mut().remove() {
-        tracing::error!(status = status.as_u16(), "{cause:#}");
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE => tracing::warn!(status = 503, "{cause:#}"),
+            _ => tracing::error!(status = status.as_u16(), "{cause:#}"),
+        }
     }
     let (path, statements) = (noted.path.get(), noted.statements.get());
     let milliseconds = begun.elapsed().as_micros() as f64 / 1000.0;
     tracing::debug!(method = %about.method, path, status = status.as_u16(), statements, milliseconds);
-    if cfg!(debug_assertions) {
+    if cfg!(debug_assertions) && app.config.development() {
         let timing = format!("db;desc=\"{statements} statements\", total;dur={milliseconds}");
         response.headers_mut().insert("server-timing", timing.parse().expect("it is visible ASCII"));
     }

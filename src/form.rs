@@ -9,8 +9,8 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -42,7 +42,13 @@ impl<T: DeserializeOwned> FromRequest<App> for Form<T> {
 const MALFORMED: Error = Error::Refused(StatusCode::BAD_REQUEST);
 
 fn is(content_type: &str, kind: &str) -> bool {
-    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(kind)
+    let mut parts = content_type.split(';').map(str::trim);
+    let foreign = |parameter: &str| {
+        let (name, charset) = parameter.split_once('=').unwrap_or_default();
+        name.trim().eq_ignore_ascii_case("charset")
+            && !charset.trim_matches(['"', ' ']).eq_ignore_ascii_case("utf-8")
+    };
+    parts.next().unwrap_or_default().eq_ignore_ascii_case(kind) && !parts.any(foreign)
 }
 
 fn urlencoded(body: &[u8]) -> Result<BTreeMap<String, String>> {
@@ -67,11 +73,23 @@ async fn multipart(content_type: &str, body: Bytes) -> Result<BTreeMap<String, S
     let mut parts = multer::Multipart::new(whole, boundary);
     let mut fields = BTreeMap::new();
     while let Some(part) = parts.next_field().await.map_err(|_| MALFORMED)? {
-        let name = part.name().filter(|_| part.file_name().is_none()).ok_or(MALFORMED)?.to_string();
+        let name = part.name().filter(|_| is_plain(part.headers())).ok_or(MALFORMED)?.to_string();
         let value = part.bytes().await.map_err(|_| MALFORMED)?.to_vec();
         insert(&mut fields, name, String::from_utf8(value).map_err(|_| MALFORMED)?)?;
     }
     Ok(fields)
+}
+
+/// Whether a part is the text of a field, as browsers send it: no file, nothing encoded once more.
+fn is_plain(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?").to_ascii_lowercase());
+    let disposition = text(CONTENT_DISPOSITION).unwrap_or_default();
+    let mut parameters = disposition.split(';').map(str::trim);
+    let named = parameters.next() == Some("form-data")
+        && parameters.next().is_some_and(|parameter| parameter.starts_with("name="))
+        && parameters.next().is_none();
+    let plain = text(CONTENT_TYPE).is_none_or(|kind| is(&kind, "text/plain"));
+    named && plain && !headers.contains_key("content-transfer-encoding")
 }
 
 fn insert(fields: &mut BTreeMap<String, String>, name: String, value: String) -> Result<()> {
@@ -166,6 +184,19 @@ mod tests {
         let bytes = b"--x\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\n\xff\r\n--x--\r\n";
         let twice = b"--x\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\na\r\n--x\r\n\
                       Content-Disposition: form-data; name=\"name\"\r\n\r\nb\r\n--x--\r\n";
+        for disguised in [
+            "form-data; name=\"name\"; filename*=UTF-8''a.txt\r\n\r\nada",
+            "form-data; name=\"name\"; FILENAME=\"a\"\r\n\r\nada",
+            "form-data; name=\"name\"; name=\"wish\"\r\n\r\nada",
+            "attachment; name=\"name\"\r\n\r\nada",
+            "form-data; name=\"name\"\r\nContent-Type: application/octet-stream\r\n\r\nada",
+            "form-data; name=\"name\"\r\nContent-Type: text/plain; charset=utf-16\r\n\r\nada",
+            "form-data; name=\"name\"\r\nContent-Transfer-Encoding: base64\r\n\r\nYWRh",
+        ] {
+            let body = format!("--x\r\nContent-Disposition: {disguised}\r\n--x--\r\n");
+            let kind = Some("multipart/form-data; boundary=x");
+            app.visitor().post_body("/greet", kind, body.as_bytes()).await.assert_status(400);
+        }
         for (kind, body) in [
             (URLENCODED, &b"name=%FF"[..]),
             (URLENCODED, b"name=\xff"),
@@ -184,7 +215,12 @@ mod tests {
     #[tokio::test]
     async fn other_formats_are_415() {
         let app = app().await;
-        for kind in [Some("application/json"), Some("text/plain"), None] {
+        for kind in [
+            Some("application/json"),
+            Some("text/plain"),
+            Some("application/x-www-form-urlencoded; charset=utf-16"),
+            None,
+        ] {
             app.visitor().post_body("/greet", kind, b"name=ada").await.assert_status(415);
         }
     }

@@ -7,14 +7,17 @@
 use crate::app::App;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::form::query_value;
 use ::cookie::{Cookie, CookieBuilder, SameSite};
 use axum::extract::{ConnectInfo, FromRequestParts, Request};
 use axum::http::header::*;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
+use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Deref;
 use url::Url;
 
 const HEADERS: [(HeaderName, &str); 6] = [
@@ -115,17 +118,44 @@ pub fn own_referer(config: &Config, headers: &HeaderMap) -> Option<String> {
     ours.then(|| url.path().to_string() + &query)
 }
 
-/// Where to lead somebody afterwards: `next` if it is a path of this site, else `/`.
+/// Where to lead somebody afterwards: a path of this site, else `/`.
 ///
 /// Browsers read `//host`, `/\host` and paths with tabs or line ends as addresses of other sites.
-pub fn local_path(next: Option<&str>) -> &str {
-    let local = |path: &&str| {
-        path.starts_with('/')
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(from = "String")]
+pub struct LocalPath(String);
+
+/// Bytes that a path may have, also when it is encoded as the value of a parameter.
+const PATH_LENGTH: usize = 2000;
+
+impl From<String> for LocalPath {
+    fn from(path: String) -> LocalPath {
+        let local = path.starts_with('/')
             && !path.starts_with("//")
-            && path.len() <= 2048
             && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
-    };
-    next.filter(local).unwrap_or("/")
+            && query_value(&path).len() <= PATH_LENGTH;
+        if local { LocalPath(path) } else { LocalPath::default() }
+    }
+}
+
+impl From<Option<String>> for LocalPath {
+    fn from(path: Option<String>) -> LocalPath {
+        path.map(LocalPath::from).unwrap_or_default()
+    }
+}
+
+impl Default for LocalPath {
+    fn default() -> LocalPath {
+        LocalPath("/".into())
+    }
+}
+
+impl Deref for LocalPath {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
 }
 
 /// `name` as it is written in headers: on https with the prefix that keeps other hosts from setting it
@@ -135,15 +165,19 @@ fn cookie_name(https: bool, name: &str) -> String {
 }
 
 /// The value of the first cookie of this name, over all `Cookie` headers.
+///
+/// Read by hand: whoever trims names as Unicode takes a name with a wide space before it, which any host may set, for one
+/// with the prefix.
 pub fn cookie(config: &Config, headers: &HeaderMap, name: &str) -> Option<String> {
     if !headers.contains_key(COOKIE) {
         return None;
     }
     let name = cookie_name(config.https(), name);
-    let texts = headers.get_all(COOKIE).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
-    texts.into_iter().find_map(|text| {
-        let mut cookies = Cookie::split_parse(&*text).flatten();
-        cookies.find(|cookie| cookie.name() == name).map(|cookie| cookie.value().to_string())
+    let mut pairs =
+        headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b';'));
+    pairs.find_map(|pair| {
+        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        String::from_utf8(value.to_vec()).ok()
     })
 }
 
@@ -348,8 +382,9 @@ mod tests {
 
     #[test]
     fn next_never_leads_to_another_site() {
-        assert_eq!(local_path(Some("/notes?after=1#top")), "/notes?after=1#top");
-        let long = format!("/{}", "a".repeat(3000));
+        let lead = |next: &str| LocalPath::from(next.to_string()).to_string();
+        assert_eq!(lead("/notes?after=1#top"), "/notes?after=1#top");
+        let (long, encoded) = (format!("/{}", "a".repeat(2000)), format!("/?{}", "&".repeat(700)));
         for elsewhere in [
             "",
             "notes",
@@ -366,9 +401,21 @@ mod tests {
             "/ a",
             "javascript:alert(1)",
             &long,
+            &encoded,
         ] {
-            assert_eq!(local_path(Some(elsewhere)), "/", "{elsewhere:?}");
+            assert_eq!(lead(elsewhere), "/", "{elsewhere:?}");
         }
-        assert_eq!(local_path(None), "/");
+        assert_eq!(&*LocalPath::from(None), "/");
+    }
+
+    #[test]
+    fn a_cookie_with_a_space_of_any_kind_before_its_name_is_another_cookie() {
+        let config = Config::from_env(&PRODUCTION.into_iter().collect()).unwrap();
+        for space in ["\u{2000}", "\u{a0}", "\u{85}", "\u{3000}", "\u{200b}"] {
+            let cookies = format!("{space}__Host-session_token=planted; \t__Host-session_token=own");
+            let cookies = HeaderValue::from_bytes(cookies.as_bytes()).unwrap();
+            let headers = HeaderMap::from_iter([(COOKIE, cookies)]);
+            assert_eq!(cookie(&config, &headers, "session_token").as_deref(), Some("own"), "{space:?}");
+        }
     }
 }

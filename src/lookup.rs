@@ -44,7 +44,7 @@ impl Lookup {
                     let (batches, database) = (queue.clone(), database.clone());
                     let failed = match tokio::spawn(async move { answer(&batches, &database).await }).await {
                         Ok(Ok(())) => continue,
-                        Ok(Err(error)) => format!("{error:?}"),
+                        Ok(Err(error)) => format!("{:#}", anyhow::Error::from(error)),
                         Err(panic) => panic.to_string(),
                     };
                     tracing::warn!("a look-up of sessions failed: {failed}");

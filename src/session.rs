@@ -94,7 +94,10 @@ fn note_seen(app: &App, id: String, now: i64) {
             Ok(())
         });
         if let Err(error) = noted.await {
-            tracing::warn!("when a session was last seen could not be written: {error:?}");
+            tracing::warn!(
+                "when a session was last seen could not be written: {:#}",
+                anyhow::Error::from(error)
+            );
         }
         app.being_seen.end(&id);
     });

@@ -2,7 +2,7 @@
 
 use super::say;
 use crate::config::{Config, Env};
-use crate::database::{Database, sqlite_file};
+use crate::database::{Database, is_sqlite};
 use crate::features;
 use crate::page::Pages;
 use anyhow::Result;
@@ -24,7 +24,7 @@ pub async fn run(env: &Env) -> Result<()> {
     say("templates      ok")?;
     let db = Database::open(&config).await?;
     let users = db.read(async |db| crate::user::count(db).await).await?;
-    let engine = if sqlite_file(&config.database_url).is_some() { "SQLite" } else { "Postgres" };
+    let engine = if is_sqlite(&config.database_url) { "SQLite" } else { "Postgres" };
     say(format!("database       ok: {engine}, {users} users, every section of schema.sql applied"))?;
     db.close().await;
     Ok(())

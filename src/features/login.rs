@@ -8,7 +8,7 @@ use crate::config::Env;
 use crate::error::Result;
 use crate::features::Feature;
 use crate::form::{Errors, Form, query_parameter};
-use crate::guard::local_path;
+use crate::guard::LocalPath;
 use crate::page::{Page, Template, templates};
 use crate::password;
 use crate::session::Door;
@@ -33,7 +33,7 @@ struct LoginForm {
     #[serde(skip_serializing)]
     password: String,
     /// Where to go afterwards.
-    next: Option<String>,
+    next: LocalPath,
     /// Sent with any value, the session outlives the browser.
     stay: Option<String>,
 }
@@ -49,7 +49,7 @@ impl Template for LoginPage {
 }
 
 async fn new(page: Page, RawQuery(query): RawQuery) -> Result<Response> {
-    let next = query_parameter(query.as_deref(), "next");
+    let next = LocalPath::from(query_parameter(query.as_deref(), "next"));
     page.show(&LoginPage { form: LoginForm { next, ..LoginForm::default() }, errors: Errors::default() })
         .await
 }
@@ -69,7 +69,7 @@ async fn create(
         let sentence = "This username and password do not belong together.".to_string();
         return page.refuse(&LoginPage { form, errors: Errors::from(("password", sentence)) }).await;
     };
-    Ok((CookieJar::new().add(cookie), see_other(local_path(form.next.as_deref()))).into_response())
+    Ok((CookieJar::new().add(cookie), see_other(&form.next)).into_response())
 }
 
 async fn destroy(door: Door) -> Result<Response> {
@@ -91,7 +91,7 @@ mod tests {
     fn its_page_renders() {
         let typed = || LoginForm {
             username: "ada".into(),
-            next: Some("/a?b".into()),
+            next: LocalPath::from("/a?b".to_string()),
             stay: Some("1".into()),
             ..LoginForm::default()
         };

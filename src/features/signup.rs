@@ -6,7 +6,7 @@ use crate::config::{Config, Env};
 use crate::error::Result;
 use crate::features::Feature;
 use crate::form::{Errors, Form, query_parameter};
-use crate::guard::local_path;
+use crate::guard::LocalPath;
 use crate::page::{Page, Template, templates};
 use crate::password::{self, NewPassword};
 use crate::session::Door;
@@ -31,7 +31,7 @@ struct SignupForm {
     #[serde(skip_serializing)]
     confirm_password: String,
     /// Where to go afterwards.
-    next: Option<String>,
+    next: LocalPath,
 }
 
 /// A form without mistakes.
@@ -74,7 +74,7 @@ impl Template for SignupPage {
 }
 
 async fn new(State(app): State<App>, page: Page, RawQuery(query): RawQuery) -> Result<Response> {
-    let next = query_parameter(query.as_deref(), "next");
+    let next = LocalPath::from(query_parameter(query.as_deref(), "next"));
     let blank = SignupForm { next, ..SignupForm::default() };
     page.show(&SignupPage::new(&app, blank, Errors::default())).await
 }
@@ -102,7 +102,7 @@ async fn create(
         let sentence = format!("The name {username} is taken. Please choose another.");
         return page.refuse(&SignupPage::new(&app, form, Errors::from(("username", sentence)))).await;
     };
-    Ok((CookieJar::new().add(cookie), see_other(local_path(form.next.as_deref()))).into_response())
+    Ok((CookieJar::new().add(cookie), see_other(&form.next)).into_response())
 }
 
 #[cfg(test)]
@@ -124,8 +124,11 @@ mod tests {
         for field in ["username", "email", "password", "confirm_password"] {
             errors.add(field, "No.");
         }
-        let typed =
-            || SignupForm { email: Some("a\"b".into()), next: Some("/a?b".into()), ..SignupForm::default() };
+        let typed = || SignupForm {
+            email: Some("a\"b".into()),
+            next: LocalPath::from("/a?b".to_string()),
+            ..SignupForm::default()
+        };
         check(&[
             SignupPage { form: SignupForm::default(), errors: Errors::default(), min_length: 8 },
             SignupPage { form: typed(), errors, min_length: 8 },

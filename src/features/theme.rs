@@ -6,7 +6,7 @@ use crate::config::Env;
 use crate::error::{Error, Result};
 use crate::features::Feature;
 use crate::form::Form;
-use crate::guard::{local_path, own_referer, set_cookie};
+use crate::guard::{LocalPath, own_referer, set_cookie};
 use ::cookie::time::Duration;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -22,7 +22,7 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
 #[serde(default)]
 struct ThemeForm {
     theme: String,
-    next: Option<String>,
+    next: Option<LocalPath>,
 }
 
 const KEPT: Duration = Duration::days(365);
@@ -32,8 +32,8 @@ async fn create(State(app): State<App>, headers: HeaderMap, Form(form): Form<The
         return Err(Error::Refused(StatusCode::UNPROCESSABLE_ENTITY));
     }
     let cookie = set_cookie(&app.config, "theme", form.theme).max_age(KEPT).build();
-    let next = form.next.or_else(|| own_referer(&app.config, &headers));
-    Ok((CookieJar::new().add(cookie), see_other(local_path(next.as_deref()))).into_response())
+    let next = form.next.unwrap_or_else(|| LocalPath::from(own_referer(&app.config, &headers)));
+    Ok((CookieJar::new().add(cookie), see_other(&next)).into_response())
 }
 
 #[cfg(test)]
