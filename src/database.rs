@@ -6,7 +6,7 @@
 
 use crate::config::Config;
 use crate::error::{self, Error, Result};
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
@@ -39,6 +39,13 @@ const RESTED: Duration = Duration::from_secs(10);
 #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
 compile_error!("choose an engine: --features sqlite, --features postgres, or both");
 
+const COMPILED_IN: &[&str] = &[
+    #[cfg(feature = "sqlite")]
+    "sqlite",
+    #[cfg(feature = "postgres")]
+    "postgres",
+];
+
 /// How long the start waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -57,6 +64,11 @@ impl Database {
     /// by `config.database_direct_url`.
     pub async fn open(config: &Config) -> anyhow::Result<Database> {
         sqlx::any::install_default_drivers();
+        let engine = if is_sqlite(&config.database_url) { "sqlite" } else { "postgres" };
+        ensure!(
+            COMPILED_IN.contains(&engine),
+            "this binary was built without the engine of DATABASE_URL: set another, or build with --features {engine}"
+        );
         #[cfg(feature = "sqlite")]
         for url in [&config.database_url, &config.database_direct_url] {
             if is_sqlite(url) {
