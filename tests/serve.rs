@@ -5,9 +5,11 @@
 mod common;
 
 use common::{Browser, Connection, Process, Server, allow_many_sockets, form, latchkey, wait_until};
+use rustix::net::sockopt::set_socket_recv_buffer_size;
+use rustix::net::{AddressFamily, SocketType, connect, socket};
 use rustix::process::Signal;
-use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{self, ErrorKind, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -360,4 +362,20 @@ fn a_request_that_could_be_read_in_two_ways_never_hides_a_second_one() {
         let at_most_one = statuses.len() <= 1 && statuses.iter().all(|status| expected.contains(status));
         assert!(at_most_one, "{bytes:?} is answered by {statuses:?} instead of one of {expected:?}: {all}");
     }
+}
+
+#[test]
+fn who_never_reads_an_answer_is_hung_up_on() {
+    let server = Server::start(&[("HEAD_TIMEOUT", "2s")]);
+    // A small buffer, set before connecting, so that the server has nowhere to put its answers.
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    set_socket_recv_buffer_size(&socket, 4096).unwrap();
+    connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, server.port)).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.set_nonblocking(true).unwrap();
+    let requests = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50);
+    let hung_up =
+        wait_until(15, || stream.write(&requests).is_err_and(|error| error.kind() != ErrorKind::WouldBlock));
+    assert!(hung_up, "it still holds the connection:\n{}", *server);
+    server.browser().get("/").assert_status(200);
 }
