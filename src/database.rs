@@ -20,7 +20,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 
 /// The engine. `sqlx::Any` decides by `DATABASE_URL`; `sqlx::Postgres` or `sqlx::Sqlite` here gives an app
@@ -305,7 +305,14 @@ async fn migrate(url: &str, schema: &'static str) -> anyhow::Result<DbConnection
     let connecting = tokio::time::timeout(PATIENCE, options(url)?.connect()).await;
     let mut connection = connecting.context(UNREACHABLE)?.context(UNREACHABLE)?;
     let applied = if is_sqlite(url) {
-        connection.execute(PRAGMAS).await?;
+        // Of several that switch a new file to WAL at once, all but one are told "locked" without being made to wait.
+        let begun = Instant::now();
+        while let Err(error) = connection.execute(PRAGMAS).await {
+            if !error::is_away(&error) || begun.elapsed() > PATIENCE {
+                return Err(error.into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let mut transaction = sqlx::Connection::begin_with(&mut connection, "begin immediate").await?;
         let applied = migrator.run_direct(None, &mut *transaction, false).await;
         if applied.is_ok() {
@@ -374,7 +381,6 @@ mod tests {
     use super::*;
     use crate::config::Env;
     use crate::test::{TestApp, TestDatabase};
-    use std::time::Instant;
 
     async fn run(connection: &mut DbConnection, sql: &'static str) {
         sqlx::query(sql).execute(connection).await.unwrap();

@@ -85,7 +85,7 @@ impl From<Error> for anyhow::Error {
 }
 
 /// Whether the database could not be reached or is too busy, rather than asked something wrong.
-fn is_away(error: &sqlx::Error) -> bool {
+pub fn is_away(error: &sqlx::Error) -> bool {
     use sqlx::Error::{Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
     match error {
         Io(_) | Tls(_) | PoolTimedOut | PoolClosed | Protocol(_) | WorkerCrashed => true,
