@@ -51,6 +51,36 @@ create table events (
 );
 create index events_by_user on events (user_id, id);
 
+-- 4 limits
+-- A row is a key that is counted, times in milliseconds here; what is counted for somebody goes with them.
+create table limits (
+    key bytea primary key,
+    user_id text references users (id) on delete cascade,
+    count bigint not null,
+    free_at bigint not null
+);
+create index limits_by_user on limits (user_id);
+
+create table salts (
+    name text primary key,
+    value bytea not null
+);
+
+-- 5 devices
+-- Browsers that somebody has logged in with before.
+create table devices (
+    id text primary key,
+    token_hash bytea not null,
+    user_id text not null references users (id) on delete cascade,
+    seen_at bigint not null,
+    unique (token_hash, user_id)
+);
+create index devices_by_user on devices (user_id, seen_at);
+
+alter table sessions add column confirmed_at bigint not null default 0;
+alter table sessions add column device_id text;
+create index events_by_time on events (created_at);
+
 -- 10 notes
 create table notes (
     id text primary key,
@@ -60,3 +90,13 @@ create table notes (
     updated_at bigint not null
 );
 create index notes_by_user on notes (user_id, id);
+
+-- 11 session_data
+-- Belongs to a session, or to a stranger who has the token.
+create table session_data (
+    id text primary key,
+    session_id text unique references sessions (id) on delete cascade,
+    token_hash bytea unique,
+    data text not null,
+    expires_at bigint not null
+);

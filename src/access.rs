@@ -32,6 +32,8 @@ pub enum Access {
     Guest,
     /// Whoever is logged in; a stranger is led to the log-in and back.
     User,
+    /// Whoever proved lately, within `CONFIRM_LIFETIME`, who they are; other users are asked to do so, and led back.
+    Recent,
 }
 
 impl fmt::Display for Access {
@@ -40,6 +42,7 @@ impl fmt::Display for Access {
             Access::Public => "public",
             Access::Guest => "guest",
             Access::User => "user",
+            Access::Recent => "recent",
         })
     }
 }
@@ -154,17 +157,21 @@ async fn turn_away(app: &App, access: Access, parts: &Parts) -> Result<Option<Re
     if access == Access::Public || (access == Access::Guest && !reads) {
         return Ok(None);
     }
-    let known = AuthState::of(parts).user().await?.is_some();
-    Ok(match access {
-        Access::Guest if known => {
+    let auth = AuthState::of(parts);
+    let session = auth.session().await?;
+    let here = || parts.uri.path_and_query().map(|path| path.as_str().to_string());
+    // A form is not sent again after the detour, so the way back leads to the page it stood on.
+    let origin = || if reads { here() } else { own_referer(&app.config, &parts.headers) };
+    let detour = |to: &str, next: &LocalPath| Some(see_other(&format!("{to}?next={}", query_value(next))));
+    Ok(match (access, session) {
+        (Access::Guest, Some(_)) => {
             Some(see_other(&LocalPath::from(query_parameter(parts.uri.query(), "next"))))
         }
-        Access::User if !known => {
-            let here = parts.uri.path_and_query().map(|path| path.as_str().to_string());
-            let next = if reads { here } else { own_referer(&app.config, &parts.headers) };
-            Some(see_other(&format!("/login?next={}", query_value(&LocalPath::from(next)))))
+        (Access::User | Access::Recent, None) => detour("/login", &LocalPath::from(origin())),
+        (Access::Recent, Some(session)) if !session.is_recent(&app.config) => {
+            detour("/confirm", &LocalPath::from(origin().or(Some("/account".into()))))
         }
-        Access::Public | Access::Guest | Access::User => None,
+        _ => None,
     })
 }
 

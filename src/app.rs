@@ -9,7 +9,7 @@ use crate::lookup::Lookup;
 use crate::page::Pages;
 use crate::password::Gate;
 use crate::session::BeingSeen;
-use crate::{asset, auth, error, guard};
+use crate::{asset, auth, error, guard, throttle};
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::body::Body;
@@ -20,6 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::mem::take;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::pin::pin;
@@ -42,6 +43,10 @@ pub struct Parts {
     pub lookup: Lookup,
     pub being_seen: BeingSeen,
     pub gate: Gate,
+    /// What the features offer besides their routes.
+    pub features: Vec<Feature>,
+    /// What keeps typed names secret in the table of limits.
+    pub typed_names: Vec<u8>,
 }
 
 impl Deref for App {
@@ -52,31 +57,7 @@ impl Deref for App {
     }
 }
 
-impl App {
-    /// # Errors
-    /// When the database cannot be opened or a template does not parse.
-    pub async fn new(config: Config) -> Result<App> {
-        let db = Database::open(&config).await?;
-        Ok(App(Arc::new(Parts {
-            pages: Pages::load(&config.site_name)?,
-            lookup: Lookup::start(&db),
-            being_seen: BeingSeen::default(),
-            gate: Gate::new(&config),
-            config,
-            db,
-        })))
-    }
-
-    /// The site: every feature's routes and the assets.
-    pub fn site(&self, features: Vec<Feature>) -> Site {
-        let features = features.into_iter().map(|feature| feature.routes);
-        let routers = features.chain([asset::routes()]).map(Routes::router);
-        let router = routers.fold(Router::new(), Router::merge).with_state(self.clone());
-        Site { app: self.clone(), router }
-    }
-}
-
-/// The app with its routes.
+/// The app with its routes: every feature's and the assets'.
 #[derive(Clone)]
 pub struct Site {
     pub app: App,
@@ -84,6 +65,28 @@ pub struct Site {
 }
 
 impl Site {
+    /// # Errors
+    /// When the database cannot be opened or a template does not parse.
+    pub async fn open(config: Config, mut features: Vec<Feature>) -> Result<Site> {
+        let routes = features.iter_mut().map(|feature| take(&mut feature.routes));
+        let routers = routes.chain([asset::routes()]).map(Routes::router);
+        let router = routers.fold(Router::new(), Router::merge);
+
+        let db = Database::open(&config).await?;
+        let salt = db.write(async |db| throttle::salt(db).await).await?;
+        let app = App(Arc::new(Parts {
+            pages: Pages::load(&config.site_name)?,
+            lookup: Lookup::start(&db),
+            being_seen: BeingSeen::default(),
+            gate: Gate::new(&config),
+            typed_names: [salt, config.secret_key.clone().into_bytes()].concat(),
+            features,
+            config,
+            db,
+        }));
+        Ok(Site { router: router.with_state(app.clone()), app })
+    }
+
     /// Answers a request. These are the layers, from the outside in; the last is `access.rs`, around each handler.
     pub async fn answer(&self, mut request: Request) -> Response {
         let Site { app, router } = self;

@@ -5,6 +5,7 @@
 
 use crate::app::App;
 use crate::error::{Error, Result};
+use crate::guard::Client;
 use crate::session::{self, Session};
 use crate::token::Token;
 use axum::extract::{FromRequestParts, OptionalFromRequestParts, Request};
@@ -20,13 +21,17 @@ pub struct AuthState(Option<Arc<Cookie>>);
 struct Cookie {
     app: App,
     token: Token,
+    client: Client,
     session: OnceCell<Option<Session>>,
 }
 
 /// Puts an [`AuthState`] on the request.
 pub fn attach(app: &App, request: &mut Request) {
     let token = session::token(&app.config, request.headers());
-    let cookie = token.map(|token| Arc::new(Cookie { app: app.clone(), token, session: OnceCell::new() }));
+    let cookie = token.map(|token| {
+        let client = Client::of(&app.config, request.extensions(), request.headers());
+        Arc::new(Cookie { app: app.clone(), token, client, session: OnceCell::new() })
+    });
     request.extensions_mut().insert(AuthState(cookie));
 }
 
@@ -46,8 +51,8 @@ impl AuthState {
     /// When the database cannot say: that is never "nobody".
     pub async fn session(&self) -> Result<Option<&Session>> {
         let Some(cookie) = &self.0 else { return Ok(None) };
-        let found = cookie.session.get_or_try_init(|| session::find(&cookie.app, &cookie.token)).await?;
-        Ok(found.as_ref())
+        let find = || session::find(&cookie.app, &cookie.token, &cookie.client);
+        Ok(cookie.session.get_or_try_init(find).await?.as_ref())
     }
 
     pub async fn user(&self) -> Result<Option<&User>> {
@@ -84,6 +89,15 @@ impl OptionalFromRequestParts<App> for User {
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Option<User>> {
         Ok(AuthState::of(parts).user().await?.cloned())
+    }
+}
+
+/// The session that the request belongs to; as [`User`], for handlers that must know which of the user's sessions it is.
+impl FromRequestParts<App> for Session {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Session> {
+        AuthState::of(parts).session().await?.cloned().ok_or(Error::NOT_FOUND)
     }
 }
 

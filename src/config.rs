@@ -5,6 +5,7 @@
 //! file names only what core needs.
 
 use crate::database::is_sqlite;
+use crate::throttle::{Rate, Slowdown};
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -45,6 +46,14 @@ impl Env {
         })
     }
 
+    /// So many in a time, such as `10/3m`.
+    pub fn rate(&self, name: &str, default: &str) -> Result<Rate> {
+        let text = self.text(name).unwrap_or(default);
+        text.parse().ok().with_context(|| {
+            format!("{name}={text} is no rate: write a number, a stroke and a time, such as {default}")
+        })
+    }
+
     pub fn yes(&self, name: &str) -> Result<bool> {
         match self.text(name) {
             None | Some("no") => Ok(false),
@@ -60,7 +69,7 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Env {
     }
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let unit = text.chars().last()?;
     let seconds = match unit {
         's' => 1,
@@ -88,9 +97,20 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     pub insecure_http: bool,
     pub log_json: bool,
+    /// The newest of the keys in `SECRET_KEY`, or nothing.
+    pub secret_key: String,
     pub session_lifetime: Duration,
     pub session_idle: Duration,
     pub sessions_per_user: i64,
+    pub confirm_lifetime: Duration,
+    pub name_rest: Duration,
+    pub purge_every: Duration,
+    pub events_kept: Duration,
+    pub password_slowdown: Slowdown,
+    /// How often a password may be wrong before it works only from known devices.
+    pub password_disable_after: i64,
+    pub password_attempts_per_address: Rate,
+    pub signups_per_address: Rate,
     pub password_iterations: u32,
     pub password_min_length: usize,
     pub hash_jobs: usize,
@@ -126,9 +146,25 @@ impl Config {
                 Some("json") => true,
                 Some(other) => bail!("LOG_FORMAT={other}: write text or json"),
             },
+            secret_key: env
+                .text("SECRET_KEY")
+                .and_then(|keys| keys.split(',').next())
+                .unwrap_or_default()
+                .into(),
             session_lifetime: env.duration("SESSION_LIFETIME", "30d")?,
             session_idle: env.duration("SESSION_IDLE", "7d")?,
             sessions_per_user: env.parse("SESSIONS_PER_USER", 50)?,
+            confirm_lifetime: env.duration("CONFIRM_LIFETIME", "10m")?,
+            name_rest: env.duration("NAME_REST", "90d")?,
+            purge_every: env.duration("PURGE_EVERY", "10m")?,
+            events_kept: env.duration("EVENTS_KEPT", "180d")?,
+            password_slowdown: Slowdown {
+                free: env.parse("PASSWORD_FREE_ATTEMPTS", 5)?,
+                delay: env.duration("PASSWORD_DELAY", "30s")?,
+            },
+            password_disable_after: env.parse("PASSWORD_DISABLE_AFTER", 100)?,
+            password_attempts_per_address: env.rate("PASSWORD_ATTEMPTS_PER_ADDRESS", "10/3m")?,
+            signups_per_address: env.rate("SIGNUPS_PER_ADDRESS", "10/1h")?,
             password_iterations: env.parse("PASSWORD_ITERATIONS", PASSWORD_ITERATIONS)?,
             password_min_length: env.parse("PASSWORD_MIN_LENGTH", PASSWORD_MIN_LENGTH)?,
             hash_jobs: env.parse("HASH_JOBS", cores)?,
@@ -175,6 +211,12 @@ impl Config {
             "TRUSTED_PROXIES trusts everybody, so anybody could claim any address: name the proxies"
         );
         ensure!(self.sessions_per_user >= 1, "SESSIONS_PER_USER must be at least 1");
+        ensure!(self.password_slowdown.free >= 1, "PASSWORD_FREE_ATTEMPTS must be at least 1");
+        ensure!(self.password_disable_after >= 1, "PASSWORD_DISABLE_AFTER must be at least 1");
+        ensure!(
+            self.secret_key.is_empty() || self.secret_key.len() >= 32,
+            "SECRET_KEY is too short to be one: say openssl rand -base64 32 and set what it prints"
+        );
         for url in [&self.database_url, &self.database_direct_url] {
             check_engine(url)?;
         }
@@ -336,6 +378,10 @@ mod tests {
             (sentence(&[("PORT", "many")]), "PORT"),
             (sentence(&[("SESSION_IDLE", "0s")]), "SESSION_IDLE"),
             (sentence(&[("SESSION_IDLE", "5 minutes")]), "whole number"),
+            (sentence(&[("SIGNUPS_PER_ADDRESS", "10")]), "10/1h"),
+            (sentence(&[("PASSWORD_ATTEMPTS_PER_ADDRESS", "0/1h")]), "10/3m"),
+            (sentence(&[("PASSWORD_FREE_ATTEMPTS", "0")]), "at least 1"),
+            (sentence(&[("SECRET_KEY", "swordfish")]), "openssl rand"),
             (sentence(&[("SESSION_LIFETIME", "99999999999999d")]), "SESSION_LIFETIME"),
             (sentence(&[("TRUSTED_PROXIES", "the proxy")]), "range"),
             (sentence(&[("DATABASE_URL", "mysql://localhost/app")]), "sqlite://"),

@@ -19,7 +19,7 @@ use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tracing::Instrument;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -28,6 +28,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The request was wrong: the status says how, and the page says what to do.
     Refused(StatusCode),
+    /// It came too soon after many like it: 429, and when to come back.
+    TooMany(Duration),
     /// Too busy, or the database is away: worth trying again.
     Unavailable(anyhow::Error),
     /// A fault of ours. Only the log sees it.
@@ -46,6 +48,10 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let (status, cause) = match self {
             Error::Refused(status) => (status, None),
+            Error::TooMany(wait) => {
+                let seconds = wait.as_millis().div_ceil(1000).to_string();
+                return (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, seconds)]).into_response();
+            }
             Error::Unavailable(cause) => (StatusCode::SERVICE_UNAVAILABLE, Some(cause)),
             Error::Fault(cause) => (StatusCode::INTERNAL_SERVER_ERROR, Some(cause)),
         };
@@ -79,6 +85,7 @@ impl From<Error> for anyhow::Error {
     fn from(error: Error) -> anyhow::Error {
         match error {
             Error::Refused(status) => anyhow::anyhow!("refused: {status}"),
+            Error::TooMany(wait) => anyhow::anyhow!("too many attempts; the next is free in {wait:?}"),
             Error::Unavailable(cause) | Error::Fault(cause) => cause,
         }
     }

@@ -1,6 +1,6 @@
 //! What happened to whom: recorded in the transaction that does it, and never changed afterwards.
 
-use crate::database::{Connection, new_id, now};
+use crate::database::{BEHIND_ALL_IDS, Connection, new_id, now};
 use crate::error::Result;
 use crate::guard::Client;
 
@@ -8,26 +8,55 @@ use crate::guard::Client;
 pub enum Event {
     SignedUp,
     LoggedIn,
+    LogInFailed,
+    /// Log-ins failed so often that the next have to wait.
+    Throttled,
     LoggedOut,
+    Confirmed,
+    PasswordChanged,
+    UsernameChanged,
+    SessionEnded,
+    OtherSessionsEnded,
+    /// A session was used by another browser than the one it began with.
+    OtherBrowser,
+    Exported,
     Deleted,
 }
+
+/// Every event: how the table has it, and what it says to the person it happened to.
+const WORDS: [(Event, &str, &str); 13] = [
+    (Event::SignedUp, "signed_up", "You signed up"),
+    (Event::LoggedIn, "logged_in", "Logged in"),
+    (Event::LogInFailed, "log_in_failed", "A password was wrong"),
+    (Event::Throttled, "throttled", "Too many wrong passwords: the next attempts have to wait"),
+    (Event::LoggedOut, "logged_out", "Logged out"),
+    (Event::Confirmed, "confirmed", "Confirmed with the password"),
+    (Event::PasswordChanged, "password_changed", "Password changed"),
+    (Event::UsernameChanged, "username_changed", "Username changed"),
+    (Event::SessionEnded, "session_ended", "A session was ended"),
+    (Event::OtherSessionsEnded, "other_sessions_ended", "Logged out everywhere else"),
+    (Event::OtherBrowser, "other_browser", "A session was used by another browser"),
+    (Event::Exported, "exported", "Data exported"),
+    (Event::Deleted, "deleted", "Account deleted"),
+];
 
 impl Event {
     /// How the table has it.
     pub fn kind(self) -> &'static str {
-        match self {
-            Event::SignedUp => "signed_up",
-            Event::LoggedIn => "logged_in",
-            Event::LoggedOut => "logged_out",
-            Event::Deleted => "deleted",
-        }
+        WORDS.iter().find(|(event, ..)| *event == self).map_or("", |(_, kind, _)| kind)
     }
 }
 
-pub async fn record(db: &mut Connection, user_id: &str, event: Event, client: &Client) -> Result<()> {
+/// `user_id` is `None` for what happened to a name that nobody has.
+pub async fn record(
+    db: &mut Connection,
+    user_id: impl Into<Option<&str>>,
+    event: Event,
+    client: &Client,
+) -> Result<()> {
     let sql =
         "insert into events (id, user_id, kind, created_at, address, device) values ($1, $2, $3, $4, $5, $6)";
-    let query = sqlx::query(sql).bind(new_id()).bind(user_id).bind(event.kind()).bind(now());
+    let query = sqlx::query(sql).bind(new_id()).bind(user_id.into()).bind(event.kind()).bind(now());
     query.bind(client.address.to_string()).bind(&*client.device).execute(db).await?;
     Ok(())
 }
@@ -38,3 +67,43 @@ pub async fn forget_details(db: &mut Connection, user_id: &str) -> Result<()> {
     sqlx::query(sql).bind(user_id).execute(db).await?;
     Ok(())
 }
+
+/// An event as the person it happened to is told of it.
+pub struct Told {
+    pub id: String,
+    pub words: String,
+    pub created_at: i64,
+    pub address: String,
+    /// The `User-Agent`.
+    pub device: String,
+}
+
+/// What happened to a user before `after`, newest first.
+pub async fn history(
+    db: &mut Connection,
+    user_id: &str,
+    after: Option<&str>,
+    most: i64,
+) -> Result<Vec<Told>> {
+    let sql = "select id, kind, created_at, address, device from events \
+               where user_id = $1 and id < $2 order by id desc limit $3";
+    let query = sqlx::query_as(sql).bind(user_id).bind(after.unwrap_or(BEHIND_ALL_IDS)).bind(most);
+    let rows: Vec<(String, String, i64, Option<String>, Option<String>)> = query.fetch_all(db).await?;
+    let told = |(id, kind, created_at, address, device): (_, String, _, Option<_>, Option<_>)| {
+        // A kind from another version of the app is told by its name.
+        let words = WORDS.iter().find(|(_, known, _)| *known == kind);
+        let words = words.map_or(kind.replace('_', " "), |(_, _, words)| words.to_string());
+        Told {
+            id,
+            words,
+            created_at,
+            address: address.unwrap_or_default(),
+            device: device.unwrap_or_default(),
+        }
+    };
+    Ok(rows.into_iter().map(told).collect())
+}
+
+/// Events older than `$1`.
+pub const PURGE: &str =
+    "delete from events where id in (select id from events where created_at <= $1 limit 1000)";

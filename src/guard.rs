@@ -12,7 +12,7 @@ use ::cookie::{Cookie, CookieBuilder, SameSite};
 use axum::extract::{ConnectInfo, FromRequestParts, Request};
 use axum::http::header::*;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{Extensions, HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -205,16 +205,22 @@ pub struct Client {
 
 const DEVICE_LENGTH: usize = 200;
 
+impl Client {
+    pub fn of(config: &Config, extensions: &Extensions, headers: &HeaderMap) -> Client {
+        let peer = extensions.get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ConnectInfo(peer)| peer.ip());
+        let device = headers.get(USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
+        let device =
+            String::from_utf8_lossy(device).chars().filter(|c| !c.is_control()).take(DEVICE_LENGTH).collect();
+        Client { address: address(config, peer, headers), device }
+    }
+}
+
 impl FromRequestParts<App> for Client {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Client, Infallible> {
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ConnectInfo(peer)| peer.ip());
-        let device = parts.headers.get(USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
-        let device =
-            String::from_utf8_lossy(device).chars().filter(|c| !c.is_control()).take(DEVICE_LENGTH).collect();
-        Ok(Client { address: address(&app.config, peer, &parts.headers), device })
+        Ok(Client::of(&app.config, &parts.extensions, &parts.headers))
     }
 }
 

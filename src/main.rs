@@ -10,6 +10,7 @@ mod auth;
 mod command;
 mod config;
 mod database;
+mod device;
 mod error;
 mod event;
 mod features;
@@ -18,9 +19,11 @@ mod guard;
 mod lookup;
 mod page;
 mod password;
+mod purge;
 mod session;
 #[cfg(test)]
 mod test;
+mod throttle;
 mod token;
 mod user;
 

@@ -7,16 +7,19 @@
 use crate::app::App;
 use crate::asset;
 use crate::auth::AuthState;
+use crate::config::Config;
 use crate::error::Result;
 use crate::form::query_value;
-use crate::guard::cookie;
-use ::cookie::time::OffsetDateTime;
+use crate::guard::{clear_cookie, cookie, set_cookie};
+use ::cookie::Cookie;
+use ::cookie::time::{self, OffsetDateTime};
 use anyhow::Context as _;
 use axum::body::Bytes;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
+use axum_extra::extract::CookieJar;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -67,6 +70,7 @@ impl Pages {
         let mut context = Context::from_serialize(template)?;
         context.insert("user", &user);
         context.insert("theme", look.theme);
+        context.insert("flash", &look.flash);
         let fresh;
         let tera = if cfg!(debug_assertions) {
             fresh = load(&self.site_name)?;
@@ -102,10 +106,26 @@ fn variable(path: &str) -> String {
     path[1..].replace(|c: char| !c.is_ascii_alphanumeric(), "_")
 }
 
-/// How a reader wants pages to look: `light`, `dark`, or `system` for as their system says.
+/// A sentence that the next page shows once, after a redirect: `CHANGED.cookie(&app.config)` beside the answer. A feature
+/// lists its own in [`crate::features::Feature`]; the cookie has only the name, so nobody can make a page say something else.
+pub struct Flash {
+    pub name: &'static str,
+    pub words: &'static str,
+}
+
+const FLASH: &str = "flash";
+
+impl Flash {
+    pub fn cookie(&self, config: &Config) -> Cookie<'static> {
+        set_cookie(config, FLASH, self.name.into()).max_age(time::Duration::MINUTE).build()
+    }
+}
+
+/// What a page shows besides its data: `light`, `dark`, or `system` for as the reader's system says; and a [`Flash`].
 #[derive(Clone, Copy)]
 pub struct Look {
     theme: &'static str,
+    flash: Option<&'static str>,
 }
 
 impl Look {
@@ -115,7 +135,11 @@ impl Look {
             Some("dark") => "dark",
             _ => "system",
         };
-        Look { theme }
+        let flash = cookie(&app.config, headers, FLASH).and_then(|name| {
+            let mut known = app.features.iter().flat_map(|feature| feature.flashes);
+            known.find(|flash| flash.name == name).map(|flash| flash.words)
+        });
+        Look { theme, flash }
     }
 }
 
@@ -130,12 +154,13 @@ impl Page {
     /// Answers with the page.
     pub async fn show<T: Template>(&self, template: &T) -> Result<Response> {
         let html = match self.auth.user().await? {
-            None if size_of::<T>() == 0 && !cfg!(debug_assertions) => {
+            None if size_of::<T>() == 0 && self.look.flash.is_none() && !cfg!(debug_assertions) => {
                 self.app.pages.same(template, self.look)?
             }
             user => self.app.pages.render(template, user.map(|user| &*user.username), self.look)?.into(),
         };
-        Ok(Html(html).into_response())
+        let shown = self.look.flash.map(|_| CookieJar::new().add(clear_cookie(&self.app.config, FLASH)));
+        Ok((shown, Html(html)).into_response())
     }
 
     /// Answers 422 with the page: a form with its mistakes, and what was typed.
@@ -151,6 +176,12 @@ impl FromRequestParts<App> for Page {
         let auth = AuthState::of(parts);
         Ok(Page { app: app.clone(), auth, look: Look::of(app, &parts.headers) })
     }
+}
+
+/// A time in words, such as 21 November 2026, 18:05 UTC, from seconds since 1970.
+pub fn date_time(seconds: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    format!("{}, {:02}:{:02} UTC", date(seconds), time.hour(), time.minute())
 }
 
 /// A day in words, such as 21 November 2026, from seconds since 1970.
@@ -180,6 +211,8 @@ pub fn error(
     request_id: Option<String>,
 ) -> (&'static str, String) {
     let (title, words) = words(status);
+    // A flash waits for the next page that is no error.
+    let look = Look { flash: None, ..look };
     let html = pages.render(&ErrorPage { title, words, request_id }, None, look);
     let html = html.unwrap_or_else(|cause| {
         tracing::error!("{cause:#}");
@@ -237,7 +270,7 @@ pub mod tests {
     use std::collections::BTreeSet;
 
     /// What [`Pages::render`] gives every template.
-    const AROUND: [&str; 4] = ["asset", "site_name", "theme", "user"];
+    const AROUND: [&str; 5] = ["asset", "flash", "site_name", "theme", "user"];
 
     /// Renders every example, to a stranger and to a user, and compares the struct's fields with the variables
     /// that its template reads. Give an example for every branch of the template.
@@ -256,7 +289,7 @@ pub mod tests {
         assert_eq!(fields, read, "left: the struct's fields; right: what templates/{} reads", T::FILE);
         for example in examples {
             for user in [None, Some("ada")] {
-                let look = Look { theme: "dark" };
+                let look = Look { theme: "dark", flash: user.map(|_| "It was done.") };
                 let html = pages.render(example, user, look).unwrap();
                 let again = Pages::load("Latchkey").unwrap().render(example, user, look).unwrap();
                 assert_eq!(

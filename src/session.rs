@@ -1,16 +1,19 @@
 //! Sessions: the table, the cookie, and the one door through which they begin and end.
 //!
 //! The cookie holds a random token, the table only its SHA-256, so a stolen copy of the database opens nothing and
-//! there is no key to keep. A session ends by absolute age, by rest, by log-out, or with its user.
+//! there is no key to keep. A session ends by absolute age, by rest, by log-out, by a change of its user's password, or
+//! with its user.
 
 use crate::app::App;
 use crate::auth::{AuthState, User};
 use crate::config::Config;
 use crate::database::{Connection, new_id, now};
-use crate::error::Result;
+use crate::device;
+use crate::error::{Error, Result};
 use crate::event::{self, Event};
 use crate::guard::{self, Client};
 use crate::token::{Token, TokenHash};
+use crate::user;
 use ::cookie::Cookie;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -32,6 +35,15 @@ pub fn token(config: &Config, headers: &HeaderMap) -> Option<Token> {
 pub struct Session {
     pub id: String,
     pub user: User,
+    /// When its user last proved who they are, in seconds since 1970.
+    pub confirmed_at: i64,
+}
+
+impl Session {
+    /// Whether its user proved lately who they are.
+    pub fn is_recent(&self, config: &Config) -> bool {
+        now() - self.confirmed_at < config.confirm_lifetime.as_secs() as i64
+    }
 }
 
 /// A session as the table has it.
@@ -42,23 +54,27 @@ pub struct Row {
     user: User,
     created_at: i64,
     seen_at: i64,
+    confirmed_at: i64,
+    device: String,
 }
 
-/// The live session with this token.
+/// The live session with this token; that `client` has used it is noted.
 ///
 /// # Errors
 /// When the database cannot say.
-pub async fn find(app: &App, token: &Token) -> Result<Option<Session>> {
+pub async fn find(app: &App, token: &Token, client: &Client) -> Result<Option<Session>> {
     let Some(row) = app.lookup.find(token.hash()).await? else { return Ok(None) };
     let now = now();
     let fresh = |since: i64, limit: Duration| now - since < limit.as_secs() as i64;
     if !fresh(row.created_at, app.config.session_lifetime) || !fresh(row.seen_at, app.config.session_idle) {
         return Ok(None);
     }
-    if !fresh(row.seen_at, seen_every(&app.config)) {
-        note_seen(app, row.id.clone(), now);
+    let elsewhere =
+        row.device != client.device && device::words(&row.device) != device::words(&client.device);
+    if elsewhere || !fresh(row.seen_at, seen_every(&app.config)) {
+        note_seen(app, &row, client, elsewhere, now);
     }
-    Ok(Some(Session { id: row.id, user: row.user }))
+    Ok(Some(Session { id: row.id, user: row.user, confirmed_at: row.confirmed_at }))
 }
 
 /// How stale `seen_at` may grow: little beside the idle time, and not a write for every page.
@@ -81,16 +97,22 @@ impl BeingSeen {
     }
 }
 
-/// Writes `seen_at` off the request's path, once for all requests that find it stale at the same time.
-fn note_seen(app: &App, id: String, now: i64) {
-    if !app.being_seen.begin(&id) {
+/// Writes when and by which browser a session was seen, off the request's path and once for all requests that find the
+/// row stale at the same time.
+fn note_seen(app: &App, row: &Row, client: &Client, elsewhere: bool, now: i64) {
+    if !app.being_seen.begin(&row.id) {
         return;
     }
-    let app = app.clone();
+    let (app, row, client) = (app.clone(), row.clone(), client.clone());
     tokio::spawn(async move {
         let noted = app.db.write(async |db| {
-            let sql = "update sessions set seen_at = $1 where id = $2 and seen_at < $1";
-            sqlx::query(sql).bind(now).bind(&*id).execute(db).await?;
+            let sql = "update sessions set seen_at = $1, device = $2, address = $3 \
+                       where id = $4 and device = $5 and seen_at <= $1";
+            let query = sqlx::query(sql).bind(now).bind(&*client.device).bind(client.address.to_string());
+            let noted = query.bind(&*row.id).bind(&*row.device).execute(&mut *db).await?;
+            if elsewhere && noted.rows_affected() > 0 {
+                event::record(db, &*row.user.id, Event::OtherBrowser, &client).await?;
+            }
             Ok(())
         });
         if let Err(error) = noted.await {
@@ -99,14 +121,15 @@ fn note_seen(app: &App, id: String, now: i64) {
                 anyhow::Error::from(error)
             );
         }
-        app.being_seen.end(&id);
+        app.being_seen.end(&row.id);
     });
 }
 
-/// Who stands at the door: an extractor for handlers that begin or end a session.
+/// Who stands at the door: an extractor for handlers that begin, renew or end a session.
 pub struct Door {
     app: App,
     auth: AuthState,
+    headers: HeaderMap,
     pub client: Client,
 }
 
@@ -114,37 +137,83 @@ impl FromRequestParts<App> for Door {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Door, Self::Rejection> {
-        let client = Client::from_request_parts(parts, app).await?;
-        Ok(Door { app: app.clone(), auth: AuthState::of(parts), client })
+        let client = Client::of(&app.config, &parts.extensions, &parts.headers);
+        Ok(Door { app: app.clone(), auth: AuthState::of(parts), headers: parts.headers.clone(), client })
     }
 }
 
 impl Door {
-    /// Begins a session for this user in place of the one that came with the request, and answers its cookie, which
-    /// outlives the browser if the user chose to `stay`. `None` when the user has been disabled or deleted meanwhile.
-    pub async fn log_in(
-        &self,
-        db: &mut Connection,
-        user_id: &str,
-        stay: bool,
-    ) -> Result<Option<Cookie<'static>>> {
-        // Taking the row first makes a log-in and a disabling or deletion of its user follow one another.
-        let sql = "update users set id = id where id = $1 and disabled_at is null returning id";
-        if sqlx::query(sql).bind(user_id).fetch_optional(&mut *db).await?.is_none() {
+    /// Begins a session for this user in place of the one that came with the request, and answers the cookies. The
+    /// session outlives the browser if the user chose to `stay`. `None` when the user has been disabled or deleted meanwhile.
+    pub async fn log_in(&self, db: &mut Connection, user_id: &str, stay: bool) -> Result<Option<CookieJar>> {
+        if !user::lock(db, user_id).await? {
             return Ok(None);
+        }
+        let (token, device) = (Token::random()?, Token::random()?);
+        let most = self.app.config.sessions_per_user;
+        let device_id = device::remember(db, self.device().as_ref(), &device, user_id, most).await?;
+        let id = insert(db, &token, user_id, stay, &self.client, &device_id).await?;
+        let mut cookies = CookieJar::new();
+        for begins in self.app.features.iter().filter_map(|feature| feature.session_begins) {
+            cookies = begins(db, self, user_id, &id, cookies).await?;
         }
         if let Some(token) = self.auth.token() {
             delete(db, token).await?;
         }
-        let token = Token::random()?;
-        insert(db, &token, user_id, stay, &self.client).await?;
-        delete_all_but_newest(db, user_id, self.app.config.sessions_per_user).await?;
+        delete_all_but_newest(db, user_id, most).await?;
         event::record(db, user_id, Event::LoggedIn, &self.client).await?;
+        let device = device::cookie(&self.app.config, &device);
+        Ok(Some(cookies.add(device).add(self.cookie(&token, stay))))
+    }
 
+    /// Gives the session that came with the request a new token, because its user has just proved who they are.
+    ///
+    /// # Errors
+    /// [`Error::NOT_FOUND`] when the session has ended meanwhile.
+    pub async fn renew(&self, db: &mut Connection) -> Result<CookieJar> {
+        let token = Token::random()?;
+        let sql = "update sessions set token_hash = $1, confirmed_at = $2, seen_at = $2 where token_hash = $3 \
+                   returning stay";
+        let old = self.auth.token().ok_or(Error::NOT_FOUND)?.hash().to_vec();
+        let query = sqlx::query_as(sql).bind(token.hash().to_vec()).bind(now()).bind(old);
+        let (stay,): (i64,) = query.fetch_optional(db).await?.ok_or(Error::NOT_FOUND)?;
+        Ok(CookieJar::new().add(self.cookie(&token, stay != 0)))
+    }
+
+    /// What a changed credential ends: the user's other sessions, and what other browsers were trusted with. This
+    /// session goes on under a new token.
+    ///
+    /// # Errors
+    /// As [`Door::renew`].
+    pub async fn credentials_changed(&self, db: &mut Connection, session: &Session) -> Result<CookieJar> {
+        end_others(db, session).await?;
+        self.renew(db).await
+    }
+
+    /// The device token that came with the request, known or not.
+    pub fn device(&self) -> Option<Token> {
+        device::token(&self.app.config, &self.headers)
+    }
+
+    /// The value of a cookie that came with the request.
+    pub fn request_cookie(&self, name: &str) -> Option<String> {
+        guard::cookie(&self.app.config, &self.headers, name)
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.app.config
+    }
+
+    /// The token of the session that came with the request, known or not.
+    pub fn token(&self) -> Option<&Token> {
+        self.auth.token()
+    }
+
+    fn cookie(&self, token: &Token, stay: bool) -> Cookie<'static> {
         let mut cookie = guard::set_cookie(&self.app.config, COOKIE, token.text()).build();
         let lifetime = self.app.config.session_lifetime.as_secs() as i64;
         cookie.set_max_age(stay.then(|| ::cookie::time::Duration::seconds(lifetime)));
-        Ok(Some(cookie))
+        cookie
     }
 
     /// Ends the session that came with the request, if there is one.
@@ -152,7 +221,7 @@ impl Door {
         let Some(token) = self.auth.token() else { return Ok(()) };
         let end = async |db: &mut Connection| {
             if let Some(user_id) = delete(db, token).await? {
-                event::record(db, &user_id, Event::LoggedOut, &self.client).await?;
+                event::record(db, &*user_id, Event::LoggedOut, &self.client).await?;
             }
             Ok(())
         };
@@ -172,10 +241,10 @@ const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 /// How many sessions [`rows`] finds at once.
 pub const MOST_AT_ONCE: usize = 32;
 
-const ONE: &str = "select s.token_hash, s.id, s.created_at, s.seen_at, u.id, u.username \
+const ONE: &str = "select s.token_hash, s.id, s.created_at, s.seen_at, s.confirmed_at, s.device, u.id, u.username \
      from sessions s join users u on u.id = s.user_id where u.disabled_at is null and s.token_hash in ($1)";
 
-const MANY: &str = "select s.token_hash, s.id, s.created_at, s.seen_at, u.id, u.username \
+const MANY: &str = "select s.token_hash, s.id, s.created_at, s.seen_at, s.confirmed_at, s.device, u.id, u.username \
      from sessions s join users u on u.id = s.user_id where u.disabled_at is null and s.token_hash in \
      ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
      $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)";
@@ -187,27 +256,95 @@ pub async fn rows(db: &mut Connection, hashes: &[&TokenHash]) -> Result<Vec<Row>
     let (sql, length) = if hashes.len() == 1 { (ONE, 1) } else { (MANY, MOST_AT_ONCE) };
     let padded = hashes.iter().copied().chain(std::iter::repeat(first)).take(length);
     let query = padded.fold(sqlx::query_as(sql), |query, hash| query.bind(&hash[..]));
-    let found: Vec<(Vec<u8>, String, i64, i64, String, String)> = query.fetch_all(db).await?;
-    let row = |(token_hash, id, created_at, seen_at, user_id, username): (Vec<u8>, _, _, _, _, _)| {
-        let token_hash = token_hash.try_into().ok()?;
-        Some(Row { token_hash, id, user: User { id: user_id, username }, created_at, seen_at })
+    let found: Vec<(Vec<u8>, String, i64, i64, i64, String, String, String)> = query.fetch_all(db).await?;
+    let row = |(hash, id, created_at, seen_at, confirmed_at, device, user_id, username): (
+        Vec<u8>,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+    )| {
+        let user = User { id: user_id, username };
+        Some(Row { token_hash: hash.try_into().ok()?, id, user, created_at, seen_at, confirmed_at, device })
     };
     Ok(found.into_iter().filter_map(row).collect())
 }
 
+/// A session as its user sees it in a list.
+pub struct Listed {
+    pub id: String,
+    /// The `User-Agent` it was last seen with.
+    pub device: String,
+    pub address: String,
+    pub created_at: i64,
+    pub seen_at: i64,
+}
+
+/// The user's sessions that have not expired, the one seen last first.
+pub async fn of_user(db: &mut Connection, config: &Config, user_id: &str) -> Result<Vec<Listed>> {
+    let sql = "select id, device, address, created_at, seen_at from sessions \
+               where user_id = $1 and created_at > $2 and seen_at > $3 order by seen_at desc, id desc";
+    let since = |limit: Duration| now() - limit.as_secs() as i64;
+    let query = sqlx::query_as(sql)
+        .bind(user_id)
+        .bind(since(config.session_lifetime))
+        .bind(since(config.session_idle));
+    let rows: Vec<(String, String, String, i64, i64)> = query.fetch_all(db).await?;
+    let listed =
+        |(id, device, address, created_at, seen_at)| Listed { id, device, address, created_at, seen_at };
+    Ok(rows.into_iter().map(listed).collect())
+}
+
+/// Ends one of the user's sessions, and what its browser was trusted with.
+///
+/// # Errors
+/// [`Error::NOT_FOUND`] when the user has no such session.
+pub async fn end(db: &mut Connection, user_id: &str, id: &str) -> Result<()> {
+    user::lock(db, user_id).await?;
+    let sql = "delete from sessions where id = $1 and user_id = $2 returning device_id";
+    let ended: Option<(Option<String>,)> =
+        sqlx::query_as(sql).bind(id).bind(user_id).fetch_optional(&mut *db).await?;
+    let (device_id,) = ended.ok_or(Error::NOT_FOUND)?;
+    match device_id {
+        Some(device_id) => device::forget(db, &device_id).await,
+        None => Ok(()),
+    }
+}
+
+/// Ends all of the user's sessions but this one, and what other browsers were trusted with.
+pub async fn end_others(db: &mut Connection, session: &Session) -> Result<()> {
+    user::lock(db, &session.user.id).await?;
+    let sql = "delete from sessions where user_id = $1 and id <> $2";
+    sqlx::query(sql).bind(&*session.user.id).bind(&*session.id).execute(&mut *db).await?;
+    device::forget_others(db, &session.user.id).await
+}
+
+/// Sessions that began at `$1` or before, and those that were last seen at `$1` or before.
+pub const PURGE_OLD: &str =
+    "delete from sessions where id in (select id from sessions where created_at <= $1 limit 1000)";
+pub const PURGE_IDLE: &str =
+    "delete from sessions where id in (select id from sessions where seen_at <= $1 limit 1000)";
+
+/// Answers the id of the new session.
 async fn insert(
     db: &mut Connection,
     token: &Token,
     user_id: &str,
     stay: bool,
     client: &Client,
-) -> Result<()> {
-    let now = now();
-    let sql = "insert into sessions (id, token_hash, user_id, created_at, seen_at, stay, address, device) \
-               values ($1, $2, $3, $4, $4, $5, $6, $7)";
-    let query = sqlx::query(sql).bind(new_id()).bind(token.hash().to_vec()).bind(user_id).bind(now);
-    query.bind(i64::from(stay)).bind(client.address.to_string()).bind(&*client.device).execute(db).await?;
-    Ok(())
+    device_id: &str,
+) -> Result<String> {
+    let (id, now) = (new_id(), now());
+    let sql = "insert into sessions \
+               (id, token_hash, user_id, created_at, seen_at, confirmed_at, stay, address, device, device_id) \
+               values ($1, $2, $3, $4, $4, $4, $5, $6, $7, $8)";
+    let query = sqlx::query(sql).bind(&*id).bind(token.hash().to_vec()).bind(user_id).bind(now);
+    let query = query.bind(i64::from(stay)).bind(client.address.to_string()).bind(&*client.device);
+    query.bind(device_id).execute(db).await?;
+    Ok(id)
 }
 
 /// Answers whose session it was.
@@ -240,8 +377,8 @@ mod tests {
                 sqlx::query_as("select id from users order by id limit 1").fetch_one(&mut *db).await?;
             door.log_in(db, &id, stay).await
         };
-        let cookie = app.db.write(begin).await?;
-        Ok((cookie.map(|cookie| CookieJar::new().add(cookie)), ()).into_response())
+        let cookies = app.db.write(begin).await?;
+        Ok((cookies, ()).into_response())
     }
 
     async fn leave(door: Door) -> Result<Response> {

@@ -1,11 +1,14 @@
 //! Users and their addresses. A user is an id that never changes; everything else about them, the name included,
 //! may, so other tables refer to the id.
 
+use crate::auth::User;
 use crate::database::{BEHIND_ALL_IDS, Connection, new_id, now};
 use crate::error::{Error, Result};
 use crate::event::{self, Event};
 use crate::guard::Client;
+use crate::throttle::{self, Key};
 use std::fmt;
+use std::time::Duration;
 
 /// A name as people have it in addresses: 1 to 20 of `0-9a-z`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +59,11 @@ impl Username {
         Ok(self)
     }
 
+    /// What to say beside the field when somebody has it.
+    pub fn is_taken(&self) -> String {
+        format!("The name {self} is taken. Please choose another.")
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -104,7 +112,8 @@ impl Email {
     }
 }
 
-/// Makes a user. `None` when the name is taken: the unique index decides, so two who ask at once cannot both have it.
+/// Makes a user. `None` when somebody has the name or gave it up lately: the unique index decides, so two who ask at
+/// once cannot both have it.
 pub async fn create(db: &mut Connection, username: &Username, client: &Client) -> Result<Option<String>> {
     let id = new_id();
     let sql =
@@ -113,8 +122,60 @@ pub async fn create(db: &mut Connection, username: &Username, client: &Client) -
     if made.rows_affected() == 0 {
         return Ok(None);
     }
-    event::record(db, &id, Event::SignedUp, client).await?;
+    // Asked now, because the insert may have waited for whoever was giving the name up.
+    if rests(db, username.as_str()).await? {
+        sqlx::query("delete from users where id = $1").bind(&*id).execute(db).await?;
+        return Ok(None);
+    }
+    event::record(db, &*id, Event::SignedUp, client).await?;
     Ok(Some(id))
+}
+
+/// Takes the user's row, so that this and whatever else begins like this follow one another: log-ins, changes and the
+/// deletion of one user. Answers whether there is such a user and they may log in.
+pub async fn lock(db: &mut Connection, user_id: &str) -> Result<bool> {
+    let sql = "update users set id = id where id = $1 and disabled_at is null returning id";
+    Ok(sqlx::query(sql).bind(user_id).fetch_optional(db).await?.is_some())
+}
+
+/// Gives a user another name; the old one rests. Answers whether it could be had.
+pub async fn rename(
+    db: &mut Connection,
+    user: &User,
+    name: &Username,
+    rest: Duration,
+    client: &Client,
+) -> Result<bool> {
+    let sql = "update users set username = $1 where id = $2";
+    let rename =
+        async |db: &mut Connection, name: &str| sqlx::query(sql).bind(name).bind(&*user.id).execute(db).await;
+    match rename(&mut *db, name.as_str()).await {
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(false),
+        renamed => renamed?,
+    };
+    if rests(db, name.as_str()).await? {
+        rename(db, &user.username).await?;
+        return Ok(false);
+    }
+    throttle::block(db, &resting(&user.username), rest).await?;
+    event::record(db, &*user.id, Event::UsernameChanged, client).await?;
+    Ok(true)
+}
+
+/// A name that was given up rests, so that nobody takes somebody else's place in links and memories.
+fn resting(name: &str) -> Key {
+    Key::new("name", name)
+}
+
+async fn rests(db: &mut Connection, name: &str) -> Result<bool> {
+    throttle::is_blocked(db, &resting(name)).await
+}
+
+/// The user's address, confirmed or not.
+pub async fn address(db: &mut Connection, user_id: &str) -> Result<Option<String>> {
+    let sql = "select email from addresses where user_id = $1";
+    let row: Option<(String,)> = sqlx::query_as(sql).bind(user_id).fetch_optional(db).await?;
+    Ok(row.map(|(email,)| email))
 }
 
 /// Keeps an address that nobody has confirmed yet. It proves nothing and takes it from nobody.
@@ -124,14 +185,14 @@ pub async fn add_address(db: &mut Connection, user_id: &str, email: &Email) -> R
     Ok(())
 }
 
-/// Deletes a user and, by the foreign keys, every row that is theirs. What happened stays, without anything that
-/// tells who they were.
-pub async fn delete(db: &mut Connection, user_id: &str, client: &Client) -> Result<()> {
+/// Deletes a user and, by the foreign keys, every row that is theirs; the name rests. What happened stays, without anything
+/// that tells who they were.
+pub async fn delete(db: &mut Connection, user_id: &str, rest: Duration, client: &Client) -> Result<()> {
     // First, so that what others were about to record of this user is there to be forgotten.
-    let gone = sqlx::query("delete from users where id = $1").bind(user_id).execute(&mut *db).await?;
-    if gone.rows_affected() == 0 {
-        return Err(Error::NOT_FOUND);
-    }
+    let sql = "delete from users where id = $1 returning username";
+    let gone: Option<(String,)> = sqlx::query_as(sql).bind(user_id).fetch_optional(&mut *db).await?;
+    let (username,) = gone.ok_or(Error::NOT_FOUND)?;
+    throttle::block(db, &resting(&username), rest).await?;
     event::record(db, user_id, Event::Deleted, client).await?;
     event::forget_details(db, user_id).await
 }

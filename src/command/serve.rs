@@ -1,9 +1,9 @@
 //! `latchkey serve`: the site itself, on its own or under Shuttle's tooling.
 
 use super::{say, start_log};
-use crate::app::{self, App};
+use crate::app::{self, Site};
 use crate::config::{Config, Env};
-use crate::features;
+use crate::{features, purge};
 use anyhow::Result;
 
 pub async fn run(env: &Env) -> Result<()> {
@@ -15,13 +15,15 @@ pub async fn run(env: &Env) -> Result<()> {
 async fn serve(env: &Env, mut config: Config) -> Result<()> {
     let features = features::all(env)?;
     let listener = app::bind(&mut config).await?;
-    let app = App::new(config).await?;
+    let site = Site::open(config, features).await?;
+    let app = &site.app;
     if app.config.insecure_http && !app.config.development() {
         tracing::warn!("INSECURE_HTTP=yes: passwords cross the network in the clear");
     }
     let stop = stop_signal()?;
     say(format!("{} is at {}", app.config.site_name, app.config.origin()))?;
-    let served = app::serve(&app.site(features), listener, stop).await;
+    tokio::spawn(purge::forever(app.clone()));
+    let served = app::serve(&site, listener, stop).await;
     app.db.close().await;
     served
 }

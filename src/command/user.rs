@@ -5,7 +5,7 @@ use crate::config::{Config, Env};
 use crate::database::Database;
 use crate::error::Error;
 use crate::guard::Client;
-use crate::password::{self, Gate, NewPassword};
+use crate::password::{self, Gate, NewPassword, own_words};
 use crate::user::{self, Email, Username};
 use anyhow::{Context, Result, anyhow, bail};
 use std::io::{BufRead, IsTerminal, stdin};
@@ -37,7 +37,8 @@ async fn add(config: &Config, name: &str, email: Option<&str>) -> Result<()> {
     let username = Username::parse(name).map_err(|sentence| anyhow!(sentence))?;
     let email = email.map(Email::parse).transpose().map_err(|sentence| anyhow!(sentence))?;
     let password = NewPassword::parse(&ask_password()?, config).map_err(|sentence| anyhow!(sentence))?;
-    let hash = Gate::new(config).hash(password).await?;
+    let own = own_words(config, username.as_str(), email.as_ref().map(Email::as_str));
+    let hash = Gate::new(config).hash(password, own).await?.map_err(|sentence| anyhow!(sentence))?;
     let here = Client { address: IpAddr::V4(Ipv4Addr::LOCALHOST), device: "command line".into() };
     let db = Database::open(config).await?;
     let made = db.write(async |db| {

@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::Serialize;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    Ok(Feature { name: "account", routes: Routes::new().get("/account", Access::User, show) })
+    Ok(Feature { routes: Routes::new().get("/account", Access::User, show), ..Feature::named("account") })
 }
 
 #[derive(Serialize)]

@@ -4,7 +4,7 @@ use crate::access::{Access, Routes, see_other};
 use crate::app::App;
 use crate::auth::User;
 use crate::config::Env;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::features::Feature;
 use crate::form::{Errors, Form};
 use crate::page::{Page, Template, templates};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get("/delete", Access::User, show).post("/delete", Access::User, destroy);
-    Ok(Feature { name: "delete_account", routes })
+    Ok(Feature { routes, ..Feature::named("delete_account") })
 }
 
 #[derive(Deserialize, Default)]
@@ -45,11 +45,18 @@ async fn destroy(
     page: Page,
     Form(form): Form<DeleteForm>,
 ) -> Result<Response> {
-    if !password::check_own(&app, &user, &form.password).await? {
+    let Some(proof) = password::check_own(&app, &door, &user, &form.password).await? else {
         let sentence = "This is not your password. Nothing was deleted.".to_string();
         return page.refuse(&DeletePage { errors: Errors::from(("password", sentence)) }).await;
-    }
-    app.db.write(async |db| user::delete(db, &user.id, &door.client).await).await?;
+    };
+    let rest = app.config.name_rest;
+    let deleted = app.db.write(async |db| {
+        if !proof.redeem(db).await? {
+            return Err(Error::NOT_FOUND);
+        }
+        user::delete(db, &user.id, rest, &door.client).await
+    });
+    deleted.await?;
     Ok((door.farewell(), see_other("/")).into_response())
 }
 

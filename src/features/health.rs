@@ -9,7 +9,7 @@ use axum::extract::State;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get("/healthz", Access::Public, alive).get("/readyz", Access::Public, ready);
-    Ok(Feature { name: "health", routes })
+    Ok(Feature { routes, ..Feature::named("health") })
 }
 
 async fn alive() -> &'static str {

@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::Serialize;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    Ok(Feature { name: "home", routes: Routes::new().get("/", Access::Public, show) })
+    Ok(Feature { routes: Routes::new().get("/", Access::Public, show), ..Feature::named("home") })
 }
 
 #[derive(Serialize)]

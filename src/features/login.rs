@@ -5,12 +5,13 @@
 use crate::access::{Access, Routes, see_other};
 use crate::app::App;
 use crate::config::Env;
+use crate::database::Connection;
 use crate::error::Result;
 use crate::features::Feature;
 use crate::form::{Errors, Form, query_parameter};
 use crate::guard::LocalPath;
 use crate::page::{Page, Template, templates};
-use crate::password;
+use crate::password::{self, Proof};
 use crate::session::Door;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
@@ -23,7 +24,7 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
         Access::Public,
         destroy,
     );
-    Ok(Feature { name: "login", routes })
+    Ok(Feature { routes, ..Feature::named("login") })
 }
 
 #[derive(Deserialize, Serialize, Default)]
@@ -61,15 +62,20 @@ async fn create(
     Form(form): Form<LoginForm>,
 ) -> Result<Response> {
     let stay = form.stay.is_some();
-    let begun = match password::check(&app, &form.username, &form.password).await? {
-        Some(user) => app.db.write(async |db| door.log_in(db, &user.id, stay).await).await?,
+    let begun = match password::check(&app, &door, &form.username, &form.password).await? {
+        Some(proof) => app.db.write(async |db| enter(db, &door, &proof, stay).await).await?,
         None => None,
     };
-    let Some(cookie) = begun else {
+    let Some(cookies) = begun else {
         let sentence = "This username and password do not belong together.".to_string();
         return page.refuse(&LoginPage { form, errors: Errors::from(("password", sentence)) }).await;
     };
-    Ok((CookieJar::new().add(cookie), see_other(&form.next)).into_response())
+    Ok((cookies, see_other(&form.next)).into_response())
+}
+
+async fn enter(db: &mut Connection, door: &Door, proof: &Proof, stay: bool) -> Result<Option<CookieJar>> {
+    let cookies = door.log_in(db, &proof.user.id, stay).await?;
+    Ok(if proof.redeem(db).await? { cookies } else { None })
 }
 
 async fn destroy(door: Door) -> Result<Response> {

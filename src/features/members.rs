@@ -19,7 +19,7 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
         Access::User,
         show,
     );
-    Ok(Feature { name: "members", routes })
+    Ok(Feature { routes, ..Feature::named("members") })
 }
 
 const PER_PAGE: usize = 50;

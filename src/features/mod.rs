@@ -5,23 +5,59 @@
 #![warn(dead_code)]
 
 mod account;
+mod activity;
+mod change_password;
+mod change_username;
+mod confirm;
 mod delete_account;
+mod export;
 mod health;
 mod home;
 mod login;
 mod members;
 mod notes;
+mod session_data;
+mod session_list;
 mod signup;
 mod theme;
 
 use crate::access::Routes;
 use crate::config::Env;
+use crate::database::Connection;
+use crate::page::Flash;
+use crate::session::Door;
 use anyhow::Result;
+use axum_extra::extract::CookieJar;
+use futures_util::future::BoxFuture;
 
-/// What a feature offers.
+/// What a feature offers: `Feature { routes, ..Feature::named("notes") }`.
+#[derive(Default)]
 pub struct Feature {
     pub name: &'static str,
     pub routes: Routes,
+    /// The sentences that its handlers leave for the next page.
+    pub flashes: &'static [Flash],
+    /// Statements that each delete some rows that have expired; `$1` is the time in seconds since 1970.
+    pub purge: &'static [&'static str],
+    /// What it keeps of a user, for whoever wants a copy of their data: a name, and a query for the user with the id `$1`.
+    pub export: &'static [(&'static str, &'static str)],
+    /// Told, in the transaction and before the session that came with the request ends, that one begins: for whom and its
+    /// id. It may add cookies.
+    pub session_begins: Option<SessionBegins>,
+}
+
+pub type SessionBegins = for<'a> fn(
+    &'a mut Connection,
+    &'a Door,
+    user_id: &'a str,
+    id: &'a str,
+    CookieJar,
+) -> BoxFuture<'a, crate::error::Result<CookieJar>>;
+
+impl Feature {
+    pub fn named(name: &'static str) -> Feature {
+        Feature { name, ..Feature::default() }
+    }
 }
 
 /// Every feature. Each reads its own variables here, so that a wrong one does not start.
@@ -31,12 +67,19 @@ pub struct Feature {
 pub fn all(env: &Env) -> Result<Vec<Feature>> {
     Ok(vec![
         account::feature(env)?,
+        activity::feature(env)?,
+        change_password::feature(env)?,
+        change_username::feature(env)?,
+        confirm::feature(env)?,
         delete_account::feature(env)?,
+        export::feature(env)?,
         health::feature(env)?,
         home::feature(env)?,
         login::feature(env)?,
         members::feature(env)?,
         notes::feature(env)?,
+        session_data::feature(env)?,
+        session_list::feature(env)?,
         signup::feature(env)?,
         theme::feature(env)?,
     ])

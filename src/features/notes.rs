@@ -23,8 +23,11 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
         .get("/notes/{id}", Access::User, show)
         .post("/notes/{id}", Access::User, update)
         .post("/notes/{id}/delete", Access::User, destroy);
-    Ok(Feature { name: "notes", routes })
+    Ok(Feature { routes, export: &[EXPORT], ..Feature::named("notes") })
 }
+
+const EXPORT: (&str, &str) =
+    ("notes", "select id, text, created_at, updated_at from notes where user_id = $1 order by id");
 
 const MAX_LENGTH: usize = 10_000;
 const PER_PAGE: usize = 50;

@@ -8,17 +8,17 @@ use crate::features::Feature;
 use crate::form::{Errors, Form, query_parameter};
 use crate::guard::LocalPath;
 use crate::page::{Page, Template, templates};
-use crate::password::{self, NewPassword};
+use crate::password::{self, NewPassword, own_words};
 use crate::session::Door;
+use crate::throttle::{self, Key};
 use crate::user::{self, Email, Username};
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get("/signup", Access::Guest, new).post("/signup", Access::Guest, create);
-    Ok(Feature { name: "signup", routes })
+    Ok(Feature { routes, ..Feature::named("signup") })
 }
 
 #[derive(Deserialize, Serialize, Default)]
@@ -89,7 +89,18 @@ async fn create(
         Ok(account) => account,
         Err(errors) => return page.refuse(&SignupPage::new(&app, form, errors)).await,
     };
-    let hash = app.gate.hash(password).await?;
+    let (address, rate) = (Key::address("signup", door.client.address), app.config.signups_per_address);
+    app.db.write(async |db| throttle::take(db, &address, rate).await).await?;
+    let own = own_words(&app.config, username.as_str(), email.as_ref().map(Email::as_str));
+    let hash = match app.gate.hash(password, own).await? {
+        Ok(hash) => hash,
+        Err(sentence) => {
+            app.db.write(async |db| throttle::give_back(db, &address, rate).await).await?;
+            return page
+                .refuse(&SignupPage::new(&app, form, Errors::from(("password", sentence.into()))))
+                .await;
+        }
+    };
     let begun = app.db.write(async |db| {
         let Some(user_id) = user::create(db, &username, &door.client).await? else { return Ok(None) };
         password::set(db, &user_id, &hash).await?;
@@ -98,11 +109,11 @@ async fn create(
         }
         door.log_in(db, &user_id, false).await
     });
-    let Some(cookie) = begun.await? else {
-        let sentence = format!("The name {username} is taken. Please choose another.");
-        return page.refuse(&SignupPage::new(&app, form, Errors::from(("username", sentence)))).await;
+    let Some(cookies) = begun.await? else {
+        let errors = Errors::from(("username", username.is_taken()));
+        return page.refuse(&SignupPage::new(&app, form, errors)).await;
     };
-    Ok((CookieJar::new().add(cookie), see_other(&form.next)).into_response())
+    Ok((cookies, see_other(&form.next)).into_response())
 }
 
 #[cfg(test)]
@@ -238,7 +249,11 @@ mod tests {
             ("cafe noir", false),
             ("CAF\u{c9} noir", false),
         ] {
-            assert_eq!(password::check(&app.app, "ada", typed).await.unwrap().is_some(), right, "{typed}");
+            assert_eq!(
+                password::check(&app.app, &app.door().await, "ada", typed).await.unwrap().is_some(),
+                right,
+                "{typed}"
+            );
         }
     }
 
@@ -248,8 +263,8 @@ mod tests {
         let long = "🗝".repeat(256);
         sign_up(&app.visitor(), "ada", &long).await.assert_status(303);
         let other = "🗝".repeat(255) + "🔑";
-        assert!(password::check(&app.app, "ada", &long).await.unwrap().is_some());
-        assert!(password::check(&app.app, "ada", &other).await.unwrap().is_none());
+        assert!(password::check(&app.app, &app.door().await, "ada", &long).await.unwrap().is_some());
+        assert!(password::check(&app.app, &app.door().await, "ada", &other).await.unwrap().is_none());
     }
 
     #[tokio::test]

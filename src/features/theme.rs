@@ -15,7 +15,7 @@ use axum_extra::extract::CookieJar;
 use serde::Deserialize;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    Ok(Feature { name: "theme", routes: Routes::new().post("/theme", Access::Public, create) })
+    Ok(Feature { routes: Routes::new().post("/theme", Access::Public, create), ..Feature::named("theme") })
 }
 
 #[derive(Deserialize, Default)]
