@@ -534,7 +534,7 @@ mod tests {
             let salt = hash.salt.as_ref().map(|salt| salt.as_ref().len());
             (hash.algorithm, hash.params.to_string(), salt, hash.hash.map(|output| output.len()))
         };
-        for iterations in [1, 1000, 600_000] {
+        for iterations in [1000, 600_000] {
             assert_eq!(shape(&unmatchable(iterations)), shape(&hash("a", &[7; 16], iterations).unwrap()));
         }
     }

@@ -105,7 +105,8 @@ mod tests {
             let stranger = app.visitor().send(route.method.clone(), &path, &[], "").await;
             let to_log_in =
                 stranger.headers.get("location").is_some_and(|to| to.as_bytes().starts_with(b"/login?next="));
-            assert_eq!(to_log_in, route.access == Access::User, "{} {path}", route.method);
+            let for_users = matches!(route.access, Access::User | Access::Recent);
+            assert_eq!(to_log_in, for_users, "{} {path}", route.method);
             if route.method == Method::GET {
                 let user = ada.get(&path).await;
                 let led_on = user.status == 303 && user.header("location") == "/";
