@@ -214,8 +214,10 @@ fn put_page(app: &App, about: About, response: &mut Response) {
         // The rest of the body is not wanted.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    let wait = headers.get(RETRY_AFTER).filter(|_| status == StatusCode::TOO_MANY_REQUESTS);
+    let wait = wait.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
     let (kind, text) =
-        if about.api { problem(status) } else { page::error(&app.pages, about.look, status, id) };
+        if about.api { problem(status) } else { page::error(&app.pages, about.look, status, id, wait) };
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     *response.body_mut() = if about.method == Method::HEAD { Body::empty() } else { text.into() };
 }

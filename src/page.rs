@@ -196,6 +196,8 @@ struct ErrorPage {
     words: &'static str,
     /// Faults only: what to quote when asking for help.
     request_id: Option<String>,
+    /// How long to wait, in words.
+    wait: Option<String>,
 }
 
 impl Template for ErrorPage {
@@ -209,16 +211,25 @@ pub fn error(
     look: Look,
     status: StatusCode,
     request_id: Option<String>,
+    wait: Option<u64>,
 ) -> (&'static str, String) {
     let (title, words) = words(status);
     // A flash waits for the next page that is no error.
     let look = Look { flash: None, ..look };
-    let html = pages.render(&ErrorPage { title, words, request_id }, None, look);
+    let html = pages.render(&ErrorPage { title, words, request_id, wait: wait.map(minutes) }, None, look);
     let html = html.unwrap_or_else(|cause| {
         tracing::error!("{cause:#}");
         format!("<!doctype html><title>{title}</title><p>{words}")
     });
     ("text/html; charset=utf-8", html)
+}
+
+/// A time from now on, in whole minutes, which is as exact as a person needs it.
+fn minutes(seconds: u64) -> String {
+    match seconds.div_ceil(60) {
+        0 | 1 => "in a minute".into(),
+        minutes => format!("in {minutes} minutes"),
+    }
 }
 
 fn words(status: StatusCode) -> (&'static str, &'static str) {
@@ -248,10 +259,9 @@ fn words(status: StatusCode) -> (&'static str, &'static str) {
             "Forms arrive here as browsers send them; this came in another format.",
         ),
         421 => ("Not this site", "This server does not answer for the name in the address."),
-        429 => (
-            "Slow down a little",
-            "There were many attempts in a short time. Please wait a moment and try again.",
-        ),
+        429 => {
+            ("Slow down a little", "There were many attempts in a short time, by you or by somebody else.")
+        }
         503 => (
             "Busy just now",
             "We could not get to your request in time. Please try again in a moment; nothing is lost.",
@@ -334,8 +344,9 @@ pub mod tests {
 
     #[test]
     fn the_error_page_renders_with_and_without_a_fault() {
-        for request_id in [None, Some("0190".to_string())] {
-            check(&[ErrorPage { title: "Busy", words: "Try again.", request_id }]);
+        for (request_id, wait) in [(None, None), (Some("0190".to_string()), None), (None, Some(minutes(61)))]
+        {
+            check(&[ErrorPage { title: "Busy", words: "Try again.", request_id, wait }]);
         }
     }
 

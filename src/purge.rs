@@ -45,3 +45,40 @@ pub async fn purge(app: &App) -> Result<u64> {
     }
     Ok(purged)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::TestApp;
+
+    #[tokio::test]
+    async fn what_has_expired_goes_and_what_has_not_stays() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let _old = app.browser_of("ada").await;
+        app.execute("update sessions set created_at = 1 where id = (select max(id) from sessions)").await;
+        let _idle = app.browser_of("ada").await;
+        app.execute("update sessions set seen_at = 1 where id = (select max(id) from sessions)").await;
+        app.execute("update events set created_at = 1 where kind = 'signed_up'").await;
+        app.execute("update devices set seen_at = 1 where id = (select max(id) from devices)").await;
+        assert_eq!(purge(&app.app).await.unwrap(), 4);
+        ada.assert_is("ada").await;
+        assert_eq!(purge(&app.app).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn limits_go_when_they_limit_nothing_any_more() {
+        let app = TestApp::new().await;
+        let key = |name| throttle::Key::new("test", name);
+        let rate = "1/1h".parse().unwrap();
+        let slow = app.app.config.password_slowdown;
+        for name in ["over", "under way"] {
+            app.app.db.write(async |db| throttle::take(db, &key(name), rate).await).await.unwrap();
+        }
+        app.execute("update limits set free_at = 1 where free_at = (select min(free_at) from limits)").await;
+        app.app.db.write(async |db| throttle::attempt(db, &key("tried"), None, slow).await).await.unwrap();
+        assert_eq!(purge(&app.app).await.unwrap(), 1);
+        app.execute("update limits set free_at = 1").await;
+        assert_eq!(purge(&app.app).await.unwrap(), 2);
+    }
+}

@@ -73,12 +73,23 @@ impl TestApp {
         let password = NewPassword::parse(PASSWORD, &self.app.config).unwrap();
         let hash = self.app.gate.hash(password, Vec::new()).await.unwrap().unwrap();
         let door = self.door().await;
-        let begun = self.app.db.write(async |db| {
+        let made = self.app.db.write(async |db| {
             let id = user::create(db, &username, &door.client).await?.expect("nobody has this name yet");
-            password::set(db, &id, &hash).await?;
-            door.log_in(db, &id, false).await
+            password::set(db, &id, &hash).await
         });
-        let cookies = begun.await.unwrap().expect("the user was just made");
+        made.await.unwrap();
+        self.browser_of(name).await
+    }
+
+    /// Another browser in which somebody is logged in.
+    pub async fn browser_of(&self, name: &str) -> Visitor {
+        let username = Username::parse(name).unwrap();
+        let door = self.door().await;
+        let begun = self.app.db.write(async |db| {
+            let user = user::member(&mut *db, &username).await?.expect("there is such a person");
+            door.log_in(db, &user.id, false).await
+        });
+        let cookies = begun.await.unwrap().expect("the user may log in");
         let cookies = cookies.iter().map(|cookie| (cookie.name().to_string(), cookie.value().to_string()));
         Visitor { site: self.site.clone(), cookies: Arc::new(Mutex::new(cookies.collect())) }
     }
@@ -172,6 +183,11 @@ pub struct Visitor {
 impl Visitor {
     pub fn with_cookie(self, name: &str, value: &str) -> Visitor {
         self.cookies.lock().unwrap().insert(name.into(), value.into());
+        self
+    }
+
+    pub fn without_cookie(self, name: &str) -> Visitor {
+        self.cookies.lock().unwrap().remove(name);
         self
     }
 

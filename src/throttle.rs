@@ -186,3 +186,104 @@ fn too_many(wait: i64) -> Error {
 fn milliseconds() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::TestApp;
+    use futures_util::future::join_all;
+
+    fn rate(text: &str) -> Rate {
+        text.parse().unwrap()
+    }
+
+    async fn taken(app: &TestApp, key: &Key, rate: Rate) -> Result<()> {
+        app.app.db.write(async |db| take(db, key, rate).await).await
+    }
+
+    async fn attempted(app: &TestApp, key: &Key, slow: Slowdown) -> Result<i64> {
+        app.app.db.write(async |db| attempt(db, key, None, slow).await).await
+    }
+
+    fn wait<T: std::fmt::Debug>(answer: Result<T>) -> u64 {
+        match answer {
+            Err(Error::TooMany(wait)) => wait.as_millis().div_ceil(1000) as u64,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    /// As if so much time had passed.
+    async fn pass(app: &TestApp, sql: &'static str) {
+        app.execute(sql).await;
+    }
+
+    #[tokio::test]
+    async fn so_many_are_free_at_once_and_then_one_after_the_other() {
+        let app = TestApp::new().await;
+        let (key, ten) = (Key::new("test", "a"), rate("10/3m"));
+        for _ in 0..10 {
+            taken(&app, &key, ten).await.unwrap();
+        }
+        assert_eq!(wait(taken(&app, &key, ten).await), 18);
+        taken(&app, &Key::new("test", "b"), ten).await.unwrap();
+        pass(&app, "update limits set free_at = free_at - 18000").await;
+        taken(&app, &key, ten).await.unwrap();
+        assert_eq!(wait(taken(&app, &key, ten).await), 18);
+        app.app.db.write(async |db| give_back(db, &key, ten).await).await.unwrap();
+        taken(&app, &key, ten).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_many_that_come_at_once_no_more_than_allowed_are_let_through() {
+        let app = TestApp::new().await;
+        let (key, ten) = (Key::new("test", "a"), rate("10/1h"));
+        let answers = join_all((0..50).map(|_| taken(&app, &key, ten))).await;
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 10);
+    }
+
+    #[tokio::test]
+    async fn after_the_free_attempts_each_waits_twice_as_long_as_the_one_before() {
+        let app = TestApp::new().await;
+        let (key, slow) = (Key::new("test", "a"), Slowdown { free: 5, delay: Duration::from_secs(30) });
+        for count in 1..=5 {
+            assert_eq!(attempted(&app, &key, slow).await.unwrap(), count);
+        }
+        for (count, seconds) in (6..).zip([30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]) {
+            assert_eq!(wait(attempted(&app, &key, slow).await), seconds);
+            pass(&app, "update limits set free_at = 0").await;
+            assert_eq!(attempted(&app, &key, slow).await.unwrap(), count);
+        }
+        app.app.db.write(async |db| forget(db, &key).await).await.unwrap();
+        assert_eq!(attempted(&app, &key, slow).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_without_a_verdict_is_taken_back_unless_others_followed() {
+        let app = TestApp::new().await;
+        let (key, slow) = (Key::new("test", "a"), Slowdown { free: 2, delay: Duration::from_secs(30) });
+        let undo = async |count| app.app.db.write(async |db| undo_attempt(db, &key, count).await).await;
+        attempted(&app, &key, slow).await.unwrap();
+        let last = attempted(&app, &key, slow).await.unwrap();
+        undo(last - 1).await.unwrap();
+        assert_eq!(wait(attempted(&app, &key, slow).await), 30);
+        undo(last).await.unwrap();
+        assert_eq!(attempted(&app, &key, slow).await.unwrap(), last);
+    }
+
+    #[test]
+    fn neighbours_in_one_network_of_ipv6_are_one() {
+        let key = |address: &str| Key::address("test", address.parse().unwrap()).0;
+        assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::9"));
+        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
+        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+        assert_eq!(key("192.0.2.1"), key("::ffff:192.0.2.1"));
+    }
+
+    #[test]
+    fn what_was_typed_is_not_to_be_told_without_the_secret() {
+        let key = |secret: &str| Key::hidden(secret.as_bytes(), "typed", "swordfish").0;
+        assert_eq!(key("one"), key("one"));
+        assert_ne!(key("one"), key("another"));
+        assert_ne!(key("one"), Key::new("typed", "swordfish").0);
+    }
+}

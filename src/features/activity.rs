@@ -62,3 +62,62 @@ async fn index(
     let next = events.last().filter(|_| more).map(|last| last.id.clone());
     page.show(&ActivityPage { events: events.into_iter().map(Row::from).collect(), next }).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::tests::check;
+    use crate::test::TestApp;
+
+    #[test]
+    fn its_page_renders() {
+        let row = || Row {
+            words: "Logged in".into(),
+            at: "1 May 2026, 10:00 UTC".into(),
+            device: "<Firefox>".into(),
+            address: "192.0.2.1".into(),
+        };
+        check(&[
+            ActivityPage { events: vec![row(), row()], next: Some("0190".into()) },
+            ActivityPage { events: vec![], next: None },
+        ]);
+    }
+
+    #[tokio::test]
+    async fn one_sees_what_happened_to_oneself_newest_first_and_nothing_of_others() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        app.execute("update events set address = '192.0.2.7'").await;
+        let _bob = app.person("bob").await;
+        let page = ada.get("/account/activity").await;
+        page.assert_status(200).assert_contains("You signed up").assert_contains("192.0.2.7");
+        assert!(page.text().find("Logged in") < page.text().find("You signed up"), "{page}");
+        assert_eq!(page.text().matches("<li>").count(), 2);
+        app.visitor().get("/account/activity").await.assert_redirect("/login?next=%2Faccount%2Factivity");
+    }
+
+    #[tokio::test]
+    async fn wrong_passwords_are_told_and_that_the_next_have_to_wait() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        for _ in 0..5 {
+            let guess = crate::password::check(&app.app, &app.door().await, "ada", "not the password").await;
+            assert!(guess.unwrap().is_none());
+        }
+        let page = ada.get("/account/activity").await.text();
+        assert_eq!(page.matches("A password was wrong").count(), 5);
+        assert_eq!(page.matches("Too many wrong passwords").count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_long_history_is_read_fifty_a_page() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        for _ in 0..49 {
+            app.browser_of("ada").await;
+        }
+        let first = ada.get("/account/activity").await;
+        first.assert_lacks("You signed up");
+        ada.get(&first.link("next")).await.assert_contains("You signed up").assert_lacks("rel=\"next\"");
+    }
+}

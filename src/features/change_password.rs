@@ -78,6 +78,9 @@ async fn change(
         Ok(new) => new,
         Err(mistake) => return Ok(Err(mistake)),
     };
+    if form.password == form.current_password {
+        return Ok(Err(("password", "This is your password already.".into())));
+    }
     let Some(proof) = password::check_own(app, door, user, &form.current_password).await? else {
         return Ok(Err(("current_password", "This is not your current password.".into())));
     };
@@ -96,4 +99,98 @@ async fn change(
         door.credentials_changed(db, session).await
     });
     Ok(Ok(changed.await?.add(CHANGED.cookie(&app.config))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::tests::check;
+    use crate::test::{Answer, PASSWORD, TestApp, Visitor};
+
+    const NEW: &str = "quiet harbour lamp";
+
+    async fn submit(visitor: &Visitor, current: &str, new: &str, again: &str) -> Answer {
+        let fields = [("current_password", current), ("password", new), ("confirm_password", again)];
+        visitor.post(PATH, &fields).await
+    }
+
+    async fn knows(app: &TestApp, password: &str) -> bool {
+        password::check(&app.app, &app.door().await, "ada", password).await.unwrap().is_some()
+    }
+
+    #[test]
+    fn its_page_renders() {
+        let mut errors = Errors::default();
+        for field in ["current_password", "password", "confirm_password"] {
+            errors.add(field, "No.");
+        }
+        check(&[
+            PasswordPage { errors: Errors::default(), min_length: 8 },
+            PasswordPage { errors, min_length: 8 },
+        ]);
+    }
+
+    #[tokio::test]
+    async fn a_new_password_holds_at_once_and_ends_every_other_session() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let (elsewhere, bob) = (app.browser_of("ada").await, app.person("bob").await);
+        let before = ada.copy();
+        let answer = submit(&ada, PASSWORD, NEW, NEW).await;
+        answer.assert_redirect(PATH).assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/");
+        ada.get(PATH).await.assert_contains("Your password was changed.");
+        ada.get(PATH).await.assert_lacks("Your password was changed.");
+        ada.assert_is("ada").await;
+        for gone in [before, elsewhere] {
+            gone.assert_is("nobody").await;
+        }
+        bob.assert_is("bob").await;
+        assert!(knows(&app, NEW).await && !knows(&app, PASSWORD).await);
+        assert_eq!(app.count("select count(*) from events where kind = 'password_changed'").await, 1);
+        assert_eq!(app.count("select count(*) from devices").await, 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_told_beside_its_field_and_changes_nothing() {
+        let app = TestApp::with_env(&[("PASSWORD_FREE_ATTEMPTS", "100")], Routes::new()).await;
+        let ada = app.person("ada").await;
+        let elsewhere = app.browser_of("ada").await;
+        for (current, new, again, sentence) in [
+            ("", NEW, NEW, "not your current password"),
+            ("not the password", NEW, NEW, "not your current password"),
+            (PASSWORD, "short", "short", "at least 8 characters"),
+            (PASSWORD, NEW, "quiet harbour lamb", "differ"),
+            (PASSWORD, "password1", "password1", "most common"),
+            (PASSWORD, "ada+latchkey+2026", "ada+latchkey+2026", "your own name"),
+            (PASSWORD, PASSWORD, PASSWORD, "already"),
+        ] {
+            let answer = submit(&ada, current, new, again).await;
+            answer.assert_status(422).assert_contains(sentence).assert_no_header("set-cookie");
+            answer.assert_lacks("not the password").assert_lacks(NEW);
+        }
+        ada.assert_is("ada").await;
+        elsewhere.assert_is("ada").await;
+        assert!(knows(&app, PASSWORD).await);
+    }
+
+    #[tokio::test]
+    async fn a_log_in_of_some_time_ago_and_a_stranger_change_nothing() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        app.execute("update sessions set confirmed_at = confirmed_at - 600").await;
+        submit(&ada, PASSWORD, NEW, NEW).await.assert_redirect("/confirm?next=%2Faccount");
+        submit(&app.visitor(), PASSWORD, NEW, NEW).await.assert_redirect("/login?next=%2F");
+        assert!(knows(&app, PASSWORD).await);
+    }
+
+    #[tokio::test]
+    async fn guesses_at_the_current_password_are_slowed_down() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        for _ in 0..5 {
+            submit(&ada, "not the password", NEW, NEW).await.assert_status(422);
+        }
+        submit(&ada, PASSWORD, NEW, NEW).await.assert_status(429).assert_header("retry-after", "30");
+        assert!(knows(&app, PASSWORD).await);
+    }
 }

@@ -72,3 +72,77 @@ async fn change(app: &App, user: &User, client: &Client, typed: &str) -> Result<
     let had = app.db.write(async |db| user::rename(db, user, &name, rest, client).await).await?;
     Ok(if had { Ok(()) } else { Err(name.is_taken()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::tests::check;
+    use crate::test::{Answer, TestApp, Visitor};
+
+    async fn rename(visitor: &Visitor, name: &str) -> Answer {
+        visitor.post(PATH, &[("username", name)]).await
+    }
+
+    #[test]
+    fn its_page_renders() {
+        let form = || UsernameForm { username: "a\"b".into() };
+        check(&[
+            UsernamePage { form: UsernameForm::default(), errors: Errors::default() },
+            UsernamePage { form: form(), errors: Errors::from(("username", "No.".to_string())) },
+        ]);
+    }
+
+    #[tokio::test]
+    async fn a_new_name_holds_at_once_and_everywhere() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let elsewhere = app.browser_of("ada").await;
+        rename(&ada, "Lovelace").await.assert_redirect(PATH);
+        ada.get(PATH).await.assert_contains("Your username was changed.");
+        ada.assert_is("lovelace").await;
+        elsewhere.assert_is("lovelace").await;
+        assert_eq!(app.count("select count(*) from events where kind = 'username_changed'").await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_name_given_up_rests_for_its_former_owner_too_until_the_time_is_over() {
+        let app = TestApp::new().await;
+        let (ada, eve) = (app.person("ada").await, app.person("eve").await);
+        rename(&ada, "lovelace").await.assert_redirect(PATH);
+        for who in [&eve, &ada] {
+            rename(who, "ada").await.assert_status(422).assert_contains("The name ada is taken.");
+        }
+        eve.assert_is("eve").await;
+        app.execute("update limits set free_at = free_at - 90 * 86400000").await;
+        rename(&eve, "ada").await.assert_redirect(PATH);
+        eve.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn a_name_that_cannot_be_had_says_why_and_stands_in_the_field() {
+        let app = TestApp::new().await;
+        let (ada, _eve) = (app.person("ada").await, app.person("eve").await);
+        for (name, sentence) in [
+            ("", "choose a username"),
+            ("eve", "is taken"),
+            ("EVE", "is taken"),
+            ("admin", "kept for the people who run this site"),
+            ("a b", "without spaces"),
+            ("ada", "your username already"),
+        ] {
+            let answer = rename(&ada, name).await;
+            answer.assert_status(422).assert_contains(sentence).assert_contains(name);
+        }
+        ada.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn a_log_in_of_some_time_ago_and_a_stranger_rename_nobody() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        app.execute("update sessions set confirmed_at = confirmed_at - 600").await;
+        rename(&ada, "lovelace").await.assert_redirect("/confirm?next=%2Faccount");
+        rename(&app.visitor(), "lovelace").await.assert_redirect("/login?next=%2F");
+        ada.assert_is("ada").await;
+    }
+}

@@ -97,6 +97,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_name_rests_before_anybody_can_have_it() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        ada.post("/delete", &[("password", PASSWORD)]).await.assert_redirect("/");
+        let name = user::Username::parse("ada").unwrap();
+        let client = app.door().await.client;
+        let make =
+            async || app.app.db.write(async |db| user::create(db, &name, &client).await).await.unwrap();
+        assert_eq!(make().await, None);
+        assert_eq!(app.count("select count(*) from users").await, 0);
+        app.execute("update limits set free_at = free_at - 90 * 86400000").await;
+        assert!(make().await.is_some());
+    }
+
+    #[tokio::test]
+    async fn guesses_are_slowed_down() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        for _ in 0..5 {
+            ada.post("/delete", &[("password", "not the password")]).await.assert_status(422);
+        }
+        ada.post("/delete", &[("password", PASSWORD)]).await.assert_status(429);
+        ada.assert_is("ada").await;
+    }
+
+    #[tokio::test]
     async fn without_the_password_nothing_goes() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;

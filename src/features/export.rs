@@ -82,3 +82,51 @@ fn time(seconds: i64) -> Value {
         clock.second()
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::TestApp;
+
+    #[tokio::test]
+    async fn one_gets_everything_of_oneself_as_a_file_and_nothing_that_opens_a_door() {
+        let app = TestApp::new().await;
+        let (ada, _bob) = (app.person("ada").await, app.person("bob").await);
+        let answer = ada.get("/account/export").await;
+        answer.assert_status(200).assert_header("content-type", "application/json");
+        answer.assert_header("content-disposition", "attachment; filename=\"ada.json\"");
+        answer.assert_lacks("bob").assert_lacks("pbkdf2").assert_lacks("token");
+        let export: Value = serde_json::from_slice(&answer.bytes).unwrap();
+        assert_eq!(export["user"][0]["username"], "ada");
+        assert_eq!(export["sessions"][0]["address"], "127.0.0.1");
+        assert_eq!(export["events"][0]["kind"], "signed_up");
+        let made = export["user"][0]["created_at"].as_str().unwrap();
+        assert!(made.starts_with("20") && made.ends_with('Z'), "{made}");
+        assert_eq!(app.count("select count(*) from events where kind = 'exported'").await, 1);
+    }
+
+    /// Whoever adds a table that belongs to a user adds it to an export, or says here why not.
+    #[tokio::test]
+    async fn every_table_that_has_a_user_is_in_the_export() {
+        let app = TestApp::new().await;
+        let schema = include_str!("../../schema.sql");
+        let exported: String =
+            app.app.features.iter().flat_map(|feature| feature.export).map(|(_, sql)| *sql).collect();
+        let secret = ["passwords", "devices", "limits"];
+        for table in schema.split("create table ").skip(1) {
+            let (name, columns) = table.split_once(" (").unwrap();
+            let columns = columns.split(");").next().unwrap();
+            let owned = columns.contains("user_id") && !secret.contains(&name);
+            assert!(!owned || exported.contains(&format!("from {name} ")), "nothing exports {name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_in_of_some_time_ago_exports_nothing() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        app.execute("update sessions set confirmed_at = confirmed_at - 600").await;
+        ada.get("/account/export").await.assert_redirect("/confirm?next=%2Faccount%2Fexport");
+        app.visitor().get("/account/export").await.assert_redirect("/login?next=%2Faccount%2Fexport");
+    }
+}

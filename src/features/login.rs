@@ -202,6 +202,97 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn after_five_wrong_passwords_the_next_waits_for_known_and_unknown_names_alike() {
+        let app = TestApp::new().await;
+        app.person("known").await;
+        for name in ["known", "nobod"] {
+            for _ in 0..5 {
+                log_in(&app.visitor(), name, "not the password").await.assert_status(422);
+            }
+        }
+        let known = log_in(&app.visitor(), "known", PASSWORD).await;
+        let unknown = log_in(&app.visitor(), "NOBOD", "not the password").await;
+        known.assert_status(429).assert_header("retry-after", "30").assert_no_header("set-cookie");
+        known.assert_contains("You can try again in a minute.");
+        assert_eq!((known.status, known.text()), (unknown.status, unknown.text()));
+        assert_eq!(app.count("select count(*) from events where kind = 'log_in_failed'").await, 10);
+        assert_eq!(app.count("select count(*) from events where kind = 'throttled'").await, 2);
+        // Half a minute later.
+        app.execute("update limits set free_at = free_at - 30000").await;
+        log_in(&app.visitor(), "known", PASSWORD).await.assert_redirect("/");
+        for _ in 0..5 {
+            log_in(&app.visitor(), "known", "not the password").await.assert_status(422);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_browser_that_logged_in_before_is_not_kept_out_by_strangers() {
+        let app = TestApp::new().await;
+        let home = app.person("ada").await;
+        let device = home.cookie("device").unwrap();
+        let home = home.without_cookie("session_token");
+        for _ in 0..6 {
+            log_in(&app.visitor(), "ada", "not the password").await;
+        }
+        let answer = log_in(&home, "ada", PASSWORD).await;
+        answer
+            .assert_redirect("/")
+            .assert_cookie("device=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=31536000");
+        assert_ne!(home.cookie("device"), Some(device.clone()));
+        // The strangers' count is as it was, and the cookie that was renewed is worth nothing any more.
+        log_in(&app.visitor(), "ada", PASSWORD).await.assert_status(429);
+        log_in(&app.visitor().with_cookie("device", &device), "ada", PASSWORD).await.assert_status(429);
+        // The device has a budget of its own, for its own user.
+        app.person("bob").await;
+        for _ in 0..5 {
+            log_in(&home, "ada", "not the password").await.assert_status(422);
+            log_in(&home, "bob", "not the password").await.assert_status(422);
+        }
+        log_in(&home, "ada", PASSWORD).await.assert_status(429);
+        log_in(&app.visitor(), "bob", PASSWORD).await.assert_status(429);
+    }
+
+    #[tokio::test]
+    async fn after_too_many_failures_the_password_is_good_only_where_it_was_used_before() {
+        let settings = [("PASSWORD_DISABLE_AFTER", "3"), ("PASSWORD_FREE_ATTEMPTS", "50")];
+        let app = TestApp::with_env(&settings, Routes::new()).await;
+        let home = app.person("ada").await;
+        for _ in 0..3 {
+            log_in(&app.visitor(), "ada", "not the password").await.assert_status(422);
+        }
+        let wrong = log_in(&app.visitor(), "ada", "not the password").await;
+        let right = log_in(&app.visitor(), "ada", PASSWORD).await;
+        assert_eq!((right.status, right.text()), (wrong.status, wrong.text()));
+        log_in(&home, "ada", PASSWORD).await.assert_redirect("/");
+        log_in(&app.visitor(), "ada", PASSWORD).await.assert_status(422);
+    }
+
+    #[tokio::test]
+    async fn so_many_passwords_are_tried_from_one_address_whatever_the_names() {
+        let settings = [("PASSWORD_ATTEMPTS_PER_ADDRESS", "3/1h")];
+        let app = TestApp::with_env(&settings, Routes::new()).await;
+        app.person("ada").await;
+        for _ in 0..5 {
+            log_in(&app.visitor(), "ada", PASSWORD).await.assert_redirect("/");
+        }
+        for name in ["bob", "eve", "mallory"] {
+            log_in(&app.visitor(), name, "not the password").await.assert_status(422);
+        }
+        log_in(&app.visitor(), "ada", PASSWORD).await.assert_status(429).assert_header("retry-after", "1200");
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_costs_nobody_an_attempt() {
+        let app = TestApp::with_env(&[("HASH_JOBS", "1"), ("HASH_QUEUE", "1")], Routes::new()).await;
+        app.person("ada").await;
+        let attempts = (0..30).map(async |_| log_in(&app.visitor(), "ada", "not the password").await);
+        let answers = futures_util::future::join_all(attempts).await;
+        let verdicts = answers.iter().filter(|answer| answer.status == 422).count();
+        assert!(verdicts <= 5 && answers.iter().all(|answer| [422, 429, 503].contains(&answer.status)));
+        assert!(app.count("select count from limits where user_id is not null").await <= 5);
+    }
+
+    #[tokio::test]
     async fn logging_out_ends_the_session_and_needs_none() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;

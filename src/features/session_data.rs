@@ -257,3 +257,167 @@ async fn update(db: &mut Connection, id: &str, data: &str) -> Result<()> {
     sqlx::query(sql).bind(data).bind(now() + KEPT).bind(id).execute(db).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::{Access, Routes};
+    use crate::test::{Answer, TestApp, Visitor};
+    use axum::extract::State;
+    use axum::response::{IntoResponse, Response};
+    use futures_util::future::join_all;
+
+    const COUNTER: Key<u64> = Key::new("counter");
+    const TEXT: Key<String> = Key::new("text");
+
+    async fn count(data: SessionData) -> Result<Response> {
+        Ok((data.change(COUNTER, |counter| *counter += 1).await?, "counted").into_response())
+    }
+
+    async fn counted(data: SessionData) -> Result<String> {
+        Ok(data.get(COUNTER).await?.map_or("nothing".into(), |counter| counter.to_string()))
+    }
+
+    async fn forget(data: SessionData) -> Result<Response> {
+        Ok((data.remove(COUNTER).await?, "forgotten").into_response())
+    }
+
+    async fn fill(data: SessionData) -> Result<Response> {
+        Ok((data.change(TEXT, |text| *text = "x".repeat(64 * 1024)).await?, "filled").into_response())
+    }
+
+    async fn touch(data: SessionData) -> Result<Response> {
+        Ok((data.change(COUNTER, |_| ()).await?, "touched").into_response())
+    }
+
+    /// Logs in whoever was made first.
+    async fn enter(State(app): State<App>, door: Door) -> Result<Response> {
+        let begun = app.db.write(async |db| {
+            let sql = "select id from users order by id limit 1";
+            let (id,): (String,) = sqlx::query_as(sql).fetch_one(&mut *db).await?;
+            door.log_in(db, &id, false).await
+        });
+        Ok((begun.await?, "in").into_response())
+    }
+
+    async fn leave(door: Door) -> Result<Response> {
+        door.log_out().await?;
+        Ok(door.farewell().into_response())
+    }
+
+    async fn app() -> TestApp {
+        let routes =
+            Routes::new().get("/counter", Access::Public, counted).post("/counter", Access::Public, count);
+        let routes = routes.post("/forget", Access::Public, forget).post("/fill", Access::Public, fill);
+        let routes = routes.post("/touch", Access::Public, touch);
+        TestApp::with(routes.post("/enter", Access::Public, enter).post("/leave", Access::Public, leave))
+            .await
+    }
+
+    async fn post(visitor: &Visitor, path: &str) -> Answer {
+        visitor.post(path, &[]).await
+    }
+
+    #[track_caller]
+    fn assert_counter(visitor: &Visitor, value: &str) -> impl Future<Output = ()> {
+        let caller = std::panic::Location::caller();
+        async move { assert_eq!(visitor.get("/counter").await.text(), value, "at {caller}") }
+    }
+
+    #[tokio::test]
+    async fn a_stranger_who_stores_nothing_has_no_row_and_no_cookie() {
+        let app = app().await;
+        let stranger = app.visitor();
+        let before = app.statements();
+        stranger.get("/counter").await.assert_body("nothing").assert_no_header("set-cookie");
+        stranger.get("/whoami").await.assert_no_header("set-cookie");
+        assert_eq!(app.statements() - before, 0);
+        post(&stranger, "/forget").await.assert_status(200).assert_no_header("set-cookie");
+        assert_eq!(app.count("select count(*) from session_data").await, 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_stranger_stores_is_there_at_the_next_request_and_nobody_elses() {
+        let app = app().await;
+        let (one, two) = (app.visitor(), app.visitor());
+        let first = post(&one, "/counter").await;
+        first.assert_cookie("visitor=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
+        post(&one, "/counter").await.assert_no_header("set-cookie");
+        assert_counter(&one, "2").await;
+        assert_counter(&two, "nothing").await;
+        let forged = app.visitor().with_cookie("visitor", &"A".repeat(43));
+        assert_counter(&forged, "nothing").await;
+        post(&forged, "/counter")
+            .await
+            .assert_cookie("visitor=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
+        assert_ne!(forged.cookie("visitor"), Some("A".repeat(43)));
+        post(&one, "/forget").await.assert_status(200);
+        assert_counter(&one, "nothing").await;
+    }
+
+    #[tokio::test]
+    async fn a_log_in_takes_along_what_the_stranger_stored_under_a_new_id() {
+        let app = app().await;
+        app.person("ada").await;
+        let browser = app.visitor();
+        post(&browser, "/counter").await;
+        let before = browser.copy();
+        let answer = post(&browser, "/enter").await;
+        answer.assert_cookie("visitor=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0");
+        assert_counter(&browser, "1").await;
+        assert_counter(&before, "nothing").await;
+        // A log-in over one's own session keeps it too.
+        post(&browser, "/enter").await;
+        assert_counter(&browser, "1").await;
+    }
+
+    #[tokio::test]
+    async fn a_log_in_over_somebody_elses_session_and_a_log_out_drop_it() {
+        let app = app().await;
+        app.person("ada").await;
+        let eve = app.person("eve").await;
+        post(&eve, "/counter").await;
+        post(&eve, "/enter").await;
+        eve.assert_is("ada").await;
+        assert_counter(&eve, "nothing").await;
+        post(&eve, "/counter").await;
+        post(&eve, "/leave").await;
+        assert_counter(&eve, "nothing").await;
+        assert_eq!(app.count("select count(*) from session_data").await, 0);
+    }
+
+    #[tokio::test]
+    async fn of_many_changes_at_once_none_is_lost() {
+        let app = app().await;
+        let (ada, stranger) = (app.person("ada").await, app.visitor());
+        post(&stranger, "/counter").await;
+        join_all((0..20).flat_map(|_| [post(&ada, "/counter"), post(&stranger, "/counter")])).await;
+        assert_counter(&ada, "20").await;
+        assert_counter(&stranger, "21").await;
+    }
+
+    #[tokio::test]
+    async fn more_than_64_kib_and_what_has_not_changed_are_not_saved() {
+        let app = app().await;
+        let ada = app.person("ada").await;
+        post(&ada, "/counter").await;
+        post(&ada, "/fill").await.assert_status(413);
+        app.execute("update session_data set expires_at = 1").await;
+        post(&ada, "/touch").await.assert_status(200);
+        assert_eq!(app.count("select count(*) from session_data where expires_at = 1").await, 1);
+        assert_counter(&ada, "1").await;
+    }
+
+    #[tokio::test]
+    async fn what_a_stranger_left_is_purged_when_its_time_is_over() {
+        let app = app().await;
+        let (ada, stranger) = (app.person("ada").await, app.visitor());
+        post(&ada, "/counter").await;
+        post(&stranger, "/counter").await;
+        app.execute("update session_data set expires_at = 1").await;
+        assert_counter(&stranger, "nothing").await;
+        crate::purge::purge(&app.app).await.unwrap();
+        assert_eq!(app.count("select count(*) from session_data").await, 1);
+        assert_counter(&ada, "1").await;
+    }
+}

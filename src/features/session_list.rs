@@ -86,3 +86,99 @@ async fn revoke_others(State(app): State<App>, own: Session, client: Client) -> 
     end.await?;
     Ok((CookieJar::new().add(OTHERS_ENDED.cookie(&app.config)), see_other(PATH)).into_response())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::tests::check;
+    use crate::test::TestApp;
+
+    const REVOKE_OTHERS: &str = "/account/sessions/revoke-others";
+
+    /// The path that ends the only session beside one's own.
+    async fn path_to_end(ada: &crate::test::Visitor) -> String {
+        let page = ada.get(PATH).await.text();
+        let (_, after) = page.split_once("action=\"/account/sessions/").expect("there is another session");
+        format!("/account/sessions/{}", after.split('"').next().unwrap())
+    }
+
+    #[test]
+    fn its_page_renders() {
+        let row = |this| Row {
+            id: "0190".into(),
+            device: "<Firefox>".into(),
+            address: "192.0.2.1".into(),
+            began: "1 May 2026, 10:00 UTC".into(),
+            seen: "2 May 2026, 10:00 UTC".into(),
+            this,
+        };
+        check(&[
+            SessionsPage { sessions: vec![row(true), row(false)] },
+            SessionsPage { sessions: vec![row(true)] },
+        ]);
+    }
+
+    #[tokio::test]
+    async fn one_sees_where_one_is_logged_in_and_which_of_it_is_here() {
+        let app = TestApp::new().await;
+        let (ada, _bob) = (app.person("ada").await, app.person("bob").await);
+        app.execute("update sessions set device = 'Mozilla/5.0 (X11; Linux x86_64) Firefox/145.0'").await;
+        let page = app.browser_of("ada").await.get(PATH).await;
+        page.assert_status(200).assert_contains("Firefox on Linux").assert_contains("127.0.0.1");
+        assert_eq!(page.text().matches("<li>").count(), 2);
+        assert_eq!(page.text().matches("This browser").count(), 1);
+        page.assert_lacks(&ada.cookie("session_token").unwrap());
+        app.visitor().get(PATH).await.assert_redirect("/login?next=%2Faccount%2Fsessions");
+    }
+
+    #[tokio::test]
+    async fn a_session_that_is_ended_is_dead_and_so_is_what_its_browser_was_trusted_with() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let elsewhere = app.browser_of("ada").await;
+        ada.post(&path_to_end(&ada).await, &[]).await.assert_redirect(PATH);
+        elsewhere.assert_is("nobody").await;
+        ada.get(PATH).await.assert_contains("That session was ended.").assert_lacks("revoke-others");
+        ada.assert_is("ada").await;
+        assert_eq!(app.count("select count(*) from devices").await, 1);
+        assert_eq!(app.count("select count(*) from events where kind = 'session_ended'").await, 1);
+    }
+
+    #[tokio::test]
+    async fn all_others_end_at_once_and_nobody_elses() {
+        let app = TestApp::new().await;
+        let (ada, bob) = (app.person("ada").await, app.person("bob").await);
+        let others = [app.browser_of("ada").await, app.browser_of("ada").await];
+        ada.post(REVOKE_OTHERS, &[]).await.assert_redirect(PATH);
+        for other in others {
+            other.assert_is("nobody").await;
+        }
+        ada.get(PATH).await.assert_contains("You are logged out everywhere else.");
+        bob.assert_is("bob").await;
+        assert_eq!(app.count("select count(*) from devices").await, 2);
+    }
+
+    #[tokio::test]
+    async fn somebody_elses_session_is_as_if_it_were_not_there() {
+        let app = TestApp::new().await;
+        let (ada, eve) = (app.person("ada").await, app.person("eve").await);
+        let _elsewhere = app.browser_of("ada").await;
+        let path = path_to_end(&ada).await;
+        let nowhere = "/account/sessions/01a2008724d87527975f079966d7c97e/revoke";
+        let refused = eve.post(&path, &[]).await;
+        assert_eq!(refused.assert_status(404).text(), eve.post(nowhere, &[]).await.text());
+        assert_eq!(app.count("select count(*) from sessions").await, 3);
+    }
+
+    #[tokio::test]
+    async fn a_log_in_of_some_time_ago_ends_nothing() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let elsewhere = app.browser_of("ada").await;
+        app.execute("update sessions set confirmed_at = confirmed_at - 600").await;
+        for path in [&*path_to_end(&ada).await, REVOKE_OTHERS] {
+            ada.post(path, &[]).await.assert_redirect("/confirm?next=%2Faccount");
+        }
+        elsewhere.assert_is("ada").await;
+    }
+}

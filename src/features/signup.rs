@@ -228,6 +228,70 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_password_that_others_would_think_of_is_refused_and_says_why() {
+        let app = TestApp::with_env(&[("SITE_NAME", "Harbour Books")], Routes::new()).await;
+        for (password, reason) in [
+            ("password1", "most common"),
+            ("trustno1!", "most common"),
+            ("qwertyuiop", "most common"),
+            ("asdfghjkl;'", "side by side"),
+            ("12345678", "most common"),
+            ("aaaaaaaaaaaa", "Repeating"),
+            ("abcdefghij", "Sequences"),
+            ("1984-07-17", "Dates and years"),
+            ("lovelace1815", "your own name"),
+            ("Ada-Lovelace!", "your own name"),
+            ("harbourbooks", "of this site"),
+            ("Harbour Books 2026", "of this site"),
+            ("ada.lovelace@example.com", "your own name"),
+            ("butterfly", "by itself"),
+        ] {
+            let fields = [
+                ("username", "adalovelace"),
+                ("email", "ada.lovelace@example.com"),
+                ("password", password),
+                ("confirm_password", password),
+            ];
+            let answer = app.visitor().post("/signup", &fields).await;
+            answer.assert_status(422).assert_contains(reason).assert_contains("ada.lovelace@example.com");
+            answer.assert_contains("aria-describedby=\"password-error\"");
+        }
+        for good in [GOOD, "ich mag keine igel", "x7#Qp2!mZ", "aaaa bbbb cccc dddd quiet", "ада любит числа"]
+        {
+            let name = format!("u{}", app.count("select count(*) from users").await);
+            sign_up(&app.visitor(), &name, good).await.assert_redirect("/");
+        }
+    }
+
+    #[tokio::test]
+    async fn so_many_sign_up_from_one_address_and_mistakes_do_not_count() {
+        let app = TestApp::with_env(&[("SIGNUPS_PER_ADDRESS", "2/1h")], Routes::new()).await;
+        for _ in 0..5 {
+            sign_up(&app.visitor(), "a b", GOOD).await.assert_status(422);
+            sign_up(&app.visitor(), "ada", "password1").await.assert_status(422);
+        }
+        sign_up(&app.visitor(), "ada", GOOD).await.assert_redirect("/");
+        sign_up(&app.visitor(), "ada", GOOD).await.assert_status(422).assert_contains("is taken");
+        let refused = sign_up(&app.visitor(), "bob", GOOD).await;
+        refused.assert_status(429).assert_header("retry-after", "1800");
+        refused.assert_contains("You can try again in 30 minutes.");
+        assert_eq!(app.count("select count(*) from users").await, 1);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_confirmed_as_somebodys_is_answered_like_a_free_one() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        app.execute("insert into addresses (user_id, email, confirmed_at) select id, 'a@b.de', 1 from users")
+            .await;
+        for (name, email) in [("eve", "a@b.de"), ("bob", "b@b.de")] {
+            let fields =
+                [("username", name), ("email", email), ("password", GOOD), ("confirm_password", GOOD)];
+            app.visitor().post("/signup", &fields).await.assert_redirect("/").assert_body("");
+        }
+    }
+
+    #[tokio::test]
     async fn a_page_shows_what_was_typed_as_text() {
         let app = TestApp::new().await;
         let answer = sign_up(&app.visitor(), "\"><script>alert(1)</script>{{ 7 * 7 }}", GOOD).await;

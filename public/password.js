@@ -1,0 +1,52 @@
+// Improves password fields where there are scripts: a button shows what was typed, and a new password is told how it
+// does while it is typed. The server decides; it knows far more passwords that are easy to guess.
+
+const minimum = (input) => Math.max(input.minLength, 1);
+
+function advice(text, least) {
+  const characters = [...text.normalize("NFC")];
+  const missing = least - characters.length;
+  if (missing > 0) return missing === 1 ? "One more character is needed." : `${missing} more characters are needed.`;
+  if (new Set(characters).size < 5) return "Repeating a few characters is easy to guess.";
+  if (characters.length < 12) return "Long enough, if nobody would think of it. One more word makes it much stronger.";
+  return "That is a good length.";
+}
+
+function addReveal(input) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "reveal";
+  const set = (shown) => {
+    input.type = shown ? "text" : "password";
+    button.textContent = shown ? "Hide" : "Show";
+    button.setAttribute("aria-label", `${button.textContent}: ${input.labels[0].textContent}`);
+  };
+  set(false);
+  button.addEventListener("click", () => set(input.type === "password"));
+  // Browsers offer to remember what stands in a password field, and only that.
+  input.form.addEventListener("submit", () => set(false));
+  input.after(button);
+}
+
+function addAdvice(input) {
+  const line = document.createElement("p");
+  line.className = "hint advice";
+  line.setAttribute("role", "status");
+  input.closest(".field").append(line);
+  input.addEventListener("input", () => {
+    line.textContent = input.value ? advice(input.value, minimum(input)) : "";
+  });
+}
+
+function compare(password, again) {
+  const judge = () => again.setCustomValidity(again.value && again.value !== password.value ? "The two passwords differ." : "");
+  password.addEventListener("input", judge);
+  again.addEventListener("input", judge);
+}
+
+document.querySelectorAll('input[type="password"]').forEach(addReveal);
+for (const password of document.querySelectorAll('input[name="password"][autocomplete="new-password"]')) {
+  addAdvice(password);
+  const again = password.form.elements.confirm_password;
+  if (again) compare(password, again);
+}
