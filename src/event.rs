@@ -85,21 +85,15 @@ pub async fn history(
     after: Option<&str>,
     most: i64,
 ) -> Result<Vec<Told>> {
-    let sql = "select id, kind, created_at, address, device from events \
+    let sql = "select id, kind, created_at, coalesce(address, ''), coalesce(device, '') from events \
                where user_id = $1 and id < $2 order by id desc limit $3";
     let query = sqlx::query_as(sql).bind(user_id).bind(after.unwrap_or(BEHIND_ALL_IDS)).bind(most);
-    let rows: Vec<(String, String, i64, Option<String>, Option<String>)> = query.fetch_all(db).await?;
-    let told = |(id, kind, created_at, address, device): (_, String, _, Option<_>, Option<_>)| {
+    let rows: Vec<(String, String, i64, String, String)> = query.fetch_all(db).await?;
+    let told = |(id, kind, created_at, address, device): (_, String, _, _, _)| {
         // A kind from another version of the app is told by its name.
         let words = WORDS.iter().find(|(_, known, _)| *known == kind);
         let words = words.map_or(kind.replace('_', " "), |(_, _, words)| words.to_string());
-        Told {
-            id,
-            words,
-            created_at,
-            address: address.unwrap_or_default(),
-            device: device.unwrap_or_default(),
-        }
+        Told { id, words, created_at, address, device }
     };
     Ok(rows.into_iter().map(told).collect())
 }

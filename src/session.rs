@@ -256,22 +256,16 @@ pub async fn rows(db: &mut Connection, hashes: &[&TokenHash]) -> Result<Vec<Row>
     let (sql, length) = if hashes.len() == 1 { (ONE, 1) } else { (MANY, MOST_AT_ONCE) };
     let padded = hashes.iter().copied().chain(std::iter::repeat(first)).take(length);
     let query = padded.fold(sqlx::query_as(sql), |query, hash| query.bind(&hash[..]));
-    let found: Vec<(Vec<u8>, String, i64, i64, i64, String, String, String)> = query.fetch_all(db).await?;
-    let row = |(hash, id, created_at, seen_at, confirmed_at, device, user_id, username): (
-        Vec<u8>,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-    )| {
+    let found: Vec<Columns> = query.fetch_all(db).await?;
+    let row = |(hash, id, created_at, seen_at, confirmed_at, device, user_id, username): Columns| {
         let user = User { id: user_id, username };
         Some(Row { token_hash: hash.try_into().ok()?, id, user, created_at, seen_at, confirmed_at, device })
     };
     Ok(found.into_iter().filter_map(row).collect())
 }
+
+/// What [`ONE`] and [`MANY`] select.
+type Columns = (Vec<u8>, String, i64, i64, i64, String, String, String);
 
 /// A session as its user sees it in a list.
 pub struct Listed {

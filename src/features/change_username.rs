@@ -113,7 +113,7 @@ mod tests {
             rename(who, "ada").await.assert_status(422).assert_contains("The name ada is taken.");
         }
         eve.assert_is("eve").await;
-        app.execute("update limits set free_at = free_at - 90 * 86400000").await;
+        app.execute("update limits set free_at = free_at - 7776000000").await;
         rename(&eve, "ada").await.assert_redirect(PATH);
         eve.assert_is("ada").await;
     }

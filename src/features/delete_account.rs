@@ -107,7 +107,7 @@ mod tests {
             async || app.app.db.write(async |db| user::create(db, &name, &client).await).await.unwrap();
         assert_eq!(make().await, None);
         assert_eq!(app.count("select count(*) from users").await, 0);
-        app.execute("update limits set free_at = free_at - 90 * 86400000").await;
+        app.execute("update limits set free_at = free_at - 7776000000").await;
         assert!(make().await.is_some());
     }
 

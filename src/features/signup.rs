@@ -244,7 +244,7 @@ mod tests {
             ("harbourbooks", "of this site"),
             ("Harbour Books 2026", "of this site"),
             ("ada.lovelace@example.com", "your own name"),
-            ("butterfly", "by itself"),
+            ("Tr0ub4dour&3", "too soon"),
         ] {
             let fields = [
                 ("username", "adalovelace"),
