@@ -1,6 +1,7 @@
 //! The command line: one file for each command.
 
 mod doctor;
+mod purge;
 mod routes;
 pub mod serve;
 mod user;
@@ -34,6 +35,8 @@ enum Command {
     Routes,
     /// Check the configuration and the database
     Doctor,
+    /// Delete what has expired, as the running site does by itself
+    Purge,
     /// Look after accounts
     #[command(subcommand)]
     User(user::Command),
@@ -62,6 +65,7 @@ async fn start(command: Command) -> Result<()> {
         Command::Serve => serve::run(&env).await,
         Command::Routes => routes::run(&env),
         Command::Doctor => doctor::run(&env).await,
+        Command::Purge => purge::run(&env).await,
         Command::User(command) => user::run(&env, command).await,
     }
 }

@@ -40,6 +40,7 @@ pub struct Feature {
     /// Statements that each delete some rows that have expired; `$1` is the time in seconds since 1970.
     pub purge: &'static [&'static str],
     /// What it keeps of a user, for whoever wants a copy of their data: a name, and a query for the user with the id `$1`.
+    #[allow(dead_code)] // A feature reads it, which may have been removed.
     pub export: &'static [(&'static str, &'static str)],
     /// Told, in the transaction and before the session that came with the request ends, that one begins: for whom and its
     /// id. It may add cookies.
@@ -89,7 +90,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
 mod tests {
     use super::*;
     use crate::access::Access;
-    use crate::test::TestApp;
+    use crate::test::{PASSWORD, TestApp};
     use axum::http::Method;
 
     #[tokio::test]
@@ -114,5 +115,34 @@ mod tests {
             }
         }
         ada.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn what_asks_for_a_recent_log_in_does_nothing_for_an_older_one() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let elsewhere = app.browser_of("ada").await;
+        app.execute("update sessions set confirmed_at = confirmed_at - 600").await;
+        let statements = app.statements();
+        let mut asked = 0;
+        for route in
+            all(&Env::from_iter::<[(&str, &str); 0]>([])).unwrap().iter().flat_map(|f| f.routes.iter())
+        {
+            if route.access == Access::Recent && route.method == Method::POST {
+                let everything = [
+                    ("current_password", PASSWORD),
+                    ("password", "quiet harbour lamp"),
+                    ("confirm_password", "quiet harbour lamp"),
+                    ("username", "lovelace"),
+                ];
+                let answer = ada.post(&route.path.replace("{id}", "1"), &everything).await;
+                answer.assert_redirect("/confirm?next=%2Faccount").assert_no_header("set-cookie");
+                asked += 1;
+            }
+        }
+        // One each, to know who asks.
+        assert_eq!(app.statements() - statements, asked);
+        ada.assert_is("ada").await;
+        elsewhere.assert_is("ada").await;
     }
 }
