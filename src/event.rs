@@ -19,12 +19,11 @@ pub enum Event {
     OtherSessionsEnded,
     /// A session was used by another browser than the one it began with.
     OtherBrowser,
-    Exported,
     Deleted,
 }
 
 /// Every event: how the table has it, and what it says to the person it happened to.
-const WORDS: [(Event, &str, &str); 13] = [
+const WORDS: [(Event, &str, &str); 12] = [
     (Event::SignedUp, "signed_up", "You signed up"),
     (Event::LoggedIn, "logged_in", "Logged in"),
     (Event::LogInFailed, "log_in_failed", "A password was wrong"),
@@ -36,7 +35,6 @@ const WORDS: [(Event, &str, &str); 13] = [
     (Event::SessionEnded, "session_ended", "A session was ended"),
     (Event::OtherSessionsEnded, "other_sessions_ended", "Logged out everywhere else"),
     (Event::OtherBrowser, "other_browser", "A session was used by another browser"),
-    (Event::Exported, "exported", "Data exported"),
     (Event::Deleted, "deleted", "Account deleted"),
 ];
 

@@ -15,7 +15,7 @@ use crate::event::{self, Event};
 use crate::session::Door;
 use crate::throttle::{self, Key, Slowdown};
 use crate::token::random;
-use crate::user::{Email, Username};
+use crate::user::{self, Email, Username};
 use anyhow::anyhow;
 use argon2::Argon2;
 use base64::Engine;
@@ -248,7 +248,8 @@ impl Proof {
     /// Gives the attempt back. Answers whether the password is still the one that was checked: somebody may have changed
     /// it meanwhile, in order to end what this is about to begin.
     pub async fn redeem(&self, db: &mut Connection) -> Result<bool> {
-        let stands = replace(db, &self.user.id, &self.hash, &self.hash).await?;
+        let stands = user::lock(db, &self.user.id).await?
+            && replace(db, &self.user.id, &self.hash, &self.hash).await?;
         if stands {
             self.budget.settle(db).await?;
         }
@@ -303,16 +304,16 @@ async fn attempt(
     app.db.write(async |db| budget.spend(db, user_id).await).await?;
 
     let hash = account.as_ref().map_or_else(|| unmatchable(app.gate.iterations), |(_, hash)| hash.clone());
-    let matched = match match_in_turn(app, user_id, password, hash).await {
+    let open = !budget.is_exhausted(app.config.password_disable_after);
+    let matched = match match_in_turn(app, user_id.filter(|_| open), password, hash).await {
         Ok(matched) => matched,
         Err(error) => {
             app.db.write(async |db| budget.refund(db).await).await?;
             return Err(error);
         }
     };
-    let open = !budget.is_exhausted(app.config.password_disable_after);
     match (account, matched) {
-        (Some((user, _)), Some(hash)) if open => Ok(Some(Proof { user, hash, budget })),
+        (Some((user, _)), Some(hash)) => Ok(Some(Proof { user, hash, budget })),
         (account, _) => {
             let user_id = account.as_ref().map(|(user, _)| &*user.id);
             app.db.write(async |db| budget.note_failure(db, user_id, door).await).await?;
@@ -321,7 +322,8 @@ async fn attempt(
     }
 }
 
-/// The hash that the user has now, if it is of this password. One that [`is_outdated`] is replaced on the way.
+/// The hash that the user has now, if it is of this password. One that [`is_outdated`] is replaced on the way. Without a
+/// user it is the same work, and for nothing.
 async fn match_in_turn(
     app: &App,
     user_id: Option<&str>,
@@ -334,9 +336,10 @@ async fn match_in_turn(
     loop {
         let (typed, kept, salt, iterations) =
             (typed.to_string(), hash.clone(), random()?, app.gate.iterations);
+        let in_vain = user_id.is_none();
         let judge = move || match verify(&typed, &kept) {
             false => Ok(None),
-            true if !is_outdated(&kept, iterations) => Ok(Some(kept)),
+            true if in_vain || !is_outdated(&kept, iterations) => Ok(Some(kept)),
             true => self::hash(&typed.nfc().collect::<String>(), &salt, iterations).map(Some),
         };
         let (Some(new), Some(user_id)) = (app.gate.run(judge).await??, user_id) else { return Ok(None) };
@@ -377,6 +380,7 @@ impl Budget {
         Budget { key: Key::new("device", &device), slow, address: None, count: 0 }
     }
 
+    // The address comes first in each of these, so that no two transactions wait for each other.
     async fn spend(&mut self, db: &mut Connection, user_id: Option<&str>) -> Result<()> {
         if let Some((key, rate)) = &self.address {
             throttle::take(db, key, *rate).await?;
@@ -400,14 +404,14 @@ impl Budget {
 
     /// After a right password.
     async fn settle(&self, db: &mut Connection) -> Result<()> {
-        throttle::forget(db, &self.key).await?;
-        self.give_back_address(db).await
+        self.give_back_address(db).await?;
+        throttle::forget(db, &self.key).await
     }
 
     /// After no verdict at all.
     async fn refund(&self, db: &mut Connection) -> Result<()> {
-        throttle::undo_attempt(db, &self.key, self.count).await?;
-        self.give_back_address(db).await
+        self.give_back_address(db).await?;
+        throttle::undo_attempt(db, &self.key, self.count).await
     }
 
     async fn give_back_address(&self, db: &mut Connection) -> Result<()> {

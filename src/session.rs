@@ -12,6 +12,7 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::event::{self, Event};
 use crate::guard::{self, Client};
+use crate::throttle::{self, Key, Rate};
 use crate::token::{Token, TokenHash};
 use crate::user;
 use ::cookie::Cookie;
@@ -110,7 +111,9 @@ fn note_seen(app: &App, row: &Row, client: &Client, elsewhere: bool, now: i64) {
                        where id = $4 and device = $5 and seen_at <= $1";
             let query = sqlx::query(sql).bind(now).bind(&*client.device).bind(client.address.to_string());
             let noted = query.bind(&*row.id).bind(&*row.device).execute(&mut *db).await?;
-            if elsewhere && noted.rows_affected() > 0 {
+            // Two browsers that take turns are told of now and then, not at each turn.
+            let key = Key::new("other_browser", &row.id);
+            if elsewhere && noted.rows_affected() > 0 && throttle::take(db, &key, TOLD).await.is_ok() {
                 event::record(db, &*row.user.id, Event::OtherBrowser, &client).await?;
             }
             Ok(())
@@ -124,6 +127,9 @@ fn note_seen(app: &App, row: &Row, client: &Client, elsewhere: bool, now: i64) {
         app.being_seen.end(&row.id);
     });
 }
+
+/// How often somebody is told that a session of theirs is used by another browser.
+const TOLD: Rate = Rate { times: 5, per: Duration::from_secs(60 * 60) };
 
 /// Who stands at the door: an extractor for handlers that begin, renew or end a session.
 pub struct Door {

@@ -88,7 +88,10 @@ async fn change(
     let own = own_words(&app.config, &user.username, email.as_deref());
     let hash = match app.gate.hash(new, own).await? {
         Ok(hash) => hash,
-        Err(sentence) => return Ok(Err(("password", sentence.into()))),
+        Err(sentence) => {
+            app.db.write(async |db| proof.redeem(db).await).await?;
+            return Ok(Err(("password", sentence.into())));
+        }
     };
     let changed = app.db.write(async |db| {
         if !proof.redeem(db).await? {
@@ -152,7 +155,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_wrong_is_told_beside_its_field_and_changes_nothing() {
-        let app = TestApp::with_env(&[("PASSWORD_FREE_ATTEMPTS", "100")], Routes::new()).await;
+        let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let elsewhere = app.browser_of("ada").await;
         for (current, new, again, sentence) in [
@@ -163,6 +166,11 @@ mod tests {
             (PASSWORD, "password1", "password1", "most common"),
             (PASSWORD, "ada+latchkey+2026", "ada+latchkey+2026", "your own name"),
             (PASSWORD, PASSWORD, PASSWORD, "already"),
+            // A right current password uses nothing up.
+            (PASSWORD, "password2", "password2", "most common"),
+            (PASSWORD, "password3", "password3", "most common"),
+            (PASSWORD, "password4", "password4", "most common"),
+            (PASSWORD, "password5", "password5", "most common"),
         ] {
             let answer = submit(&ada, current, new, again).await;
             answer.assert_status(422).assert_contains(sentence).assert_no_header("set-cookie");

@@ -7,17 +7,20 @@ use crate::config::Env;
 use crate::error::{Error, Result};
 use crate::features::Feature;
 use crate::form::{Errors, Form};
-use crate::page::{Page, Template, templates};
+use crate::page::{Flash, Page, Template, templates};
 use crate::session::Door;
 use crate::{password, user};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get("/delete", Access::User, show).post("/delete", Access::User, destroy);
-    Ok(Feature { routes, ..Feature::named("delete_account") })
+    Ok(Feature { routes, flashes: &[DELETED], ..Feature::named("delete_account") })
 }
+
+const DELETED: Flash = Flash { name: "deleted", words: "Your account and everything in it is gone." };
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -57,7 +60,7 @@ async fn destroy(
         user::delete(db, &user.id, rest, &door.client).await
     });
     deleted.await?;
-    Ok((door.farewell(), see_other("/")).into_response())
+    Ok((door.farewell(), CookieJar::new().add(DELETED.cookie(&app.config)), see_other("/")).into_response())
 }
 
 #[cfg(test)]

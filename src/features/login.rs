@@ -74,8 +74,10 @@ async fn create(
 }
 
 async fn enter(db: &mut Connection, door: &Door, proof: &Proof, stay: bool) -> Result<Option<CookieJar>> {
-    let cookies = door.log_in(db, &proof.user.id, stay).await?;
-    Ok(if proof.redeem(db).await? { cookies } else { None })
+    if !proof.redeem(db).await? {
+        return Ok(None);
+    }
+    door.log_in(db, &proof.user.id, stay).await
 }
 
 async fn destroy(door: Door) -> Result<Response> {
