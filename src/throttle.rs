@@ -100,7 +100,8 @@ pub async fn take(db: &mut Connection, key: &Key, rate: Rate) -> Result<()> {
     if query.execute(&mut *db).await?.rows_affected() > 0 {
         return Ok(());
     }
-    Err(too_many(free_at(db, key).await? - rate.ahead() - now))
+    // By the clock as it is now: the row may have been waited for.
+    Err(too_many(free_at(db, key).await? - rate.ahead() - milliseconds()))
 }
 
 /// Gives back what [`take`] took.
@@ -129,7 +130,7 @@ pub async fn attempt(db: &mut Connection, key: &Key, user_id: Option<&str>, slow
         query.bind(first).bind(doublings).bind(longest).fetch_optional(&mut *db).await?;
     match counted {
         Some((count,)) => Ok(count),
-        None => Err(too_many(free_at(db, key).await? - now)),
+        None => Err(too_many(free_at(db, key).await? - milliseconds())),
     }
 }
 
