@@ -468,7 +468,9 @@ async fn of_user(db: &mut Connection, user_id: &str) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Routes;
     use crate::config::Env;
+    use crate::test::TestApp;
     use futures_util::future::join_all;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::time::Instant;
@@ -540,6 +542,103 @@ mod tests {
         };
         for iterations in [1000, 600_000] {
             assert_eq!(shape(&unmatchable(iterations)), shape(&hash("a", &[7; 16], iterations).unwrap()));
+        }
+    }
+
+    const LAMP: &str = "quiet harbour lamp";
+    const CAFE: &str = "cafè noir à deux";
+
+    /// Of [`LAMP`], but for the second: by `make_password` of Django 5.2.19 (twice), `PasswordHasher().hash` of argon2-cffi
+    /// 25.1.0, and `hashpw` of bcrypt 5.0.0 (twice; the last with the prefix that PHP writes).
+    const FOREIGN: [(&str, &str); 5] = [
+        (LAMP, "pbkdf2_sha256$1000000$GtOqGo53l1576SzWDE9jwR$Z0pPODLUP+kpgdtT6fW4QYpuBDOsdX/r5GiUtNuE5Zc="),
+        (CAFE, "pbkdf2_sha256$1000000$1DG8edNE3khRSXySHuZGTA$co/Bo0ydMRqTDQg1n6Ihts5chaPDYX5GKITveQ9nlRQ="),
+        (
+            LAMP,
+            "$argon2id$v=19$m=65536,t=3,p=4$uT0BQwYqzGFThU3Y0Q4yvQ$yyIEdlBDcIhaIyhGMvIjoK7TqNPls1tqTM6PnBwE9i8",
+        ),
+        (LAMP, "$2b$12$/O5Gjak26V18moyasJLY6.LD9EeqgxiQeDZ/ivkyXeseNRTRS3F22"),
+        (LAMP, "$2y$12$eLEqpE/xRkkR7js7la2SOO4IoIJzeZmOzGqLGHpc4DzacoIlJOrOi"),
+    ];
+
+    /// Where hashes have so many rounds, Ada has this one, and nobody meets a limit.
+    async fn with_hash(rounds: &str, hash: &str) -> TestApp {
+        let settings =
+            [("PASSWORD_ITERATIONS", rounds), ("PASSWORD_FREE_ATTEMPTS", "1000"), ("HASH_WAIT", "60s")];
+        let app = TestApp::with_env(&settings, Routes::new()).await;
+        app.person("ada").await;
+        let write = async |db: &mut Connection| {
+            Ok(sqlx::query("update passwords set hash = $1").bind(hash).execute(db).await?)
+        };
+        app.app.db.write(write).await.unwrap();
+        app
+    }
+
+    async fn stored(app: &TestApp) -> String {
+        let read = async |db: &mut Connection| {
+            Ok(sqlx::query_as("select hash from passwords").fetch_one(db).await?)
+        };
+        let (hash,): (String,) = app.app.db.read(read).await.unwrap();
+        hash
+    }
+
+    async fn knows(app: &TestApp, password: &str) -> bool {
+        check(&app.app, &app.door().await, "ada", password).await.unwrap().is_some()
+    }
+
+    #[tokio::test]
+    async fn who_comes_from_another_system_logs_in_as_ever_and_is_then_hashed_as_everybody() {
+        for (password, foreign) in FOREIGN {
+            let app = with_hash("1000", foreign).await;
+            assert!(!knows(&app, "quiet harbour lamb").await && !knows(&app, "").await, "{foreign}");
+            assert_eq!(stored(&app).await, foreign, "a wrong password replaces the hash");
+            assert!(knows(&app, password).await, "{foreign}");
+            let ours = stored(&app).await;
+            assert!(ours.starts_with("$pbkdf2-sha256$i=1000,l=32$"), "{foreign} became {ours}");
+            assert!(knows(&app, password).await && !knows(&app, "quiet harbour lamb").await, "{foreign}");
+            assert_eq!(stored(&app).await, ours, "it is replaced twice");
+        }
+    }
+
+    /// A Mac sends the two parts of an accented letter one by one, which other systems took for another password.
+    #[tokio::test]
+    async fn a_hash_of_ours_is_of_the_password_from_every_keyboard_and_a_foreign_one_of_what_was_typed() {
+        let apart: String = CAFE.nfd().collect();
+        assert_ne!(apart, CAFE);
+        let app = with_hash("1000", FOREIGN[1].1).await;
+        assert!(!knows(&app, &apart).await);
+        assert!(knows(&app, CAFE).await);
+        assert!(knows(&app, &apart).await && knows(&app, CAFE).await);
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_fewer_rounds_is_replaced_and_one_of_more_is_left() {
+        let fewer = hash(LAMP, &[7; 16], 1000).unwrap();
+        let app = with_hash("2000", &fewer).await;
+        assert!(!knows(&app, "quiet harbour lamb").await);
+        assert_eq!(stored(&app).await, fewer);
+        assert!(knows(&app, LAMP).await);
+        let renewed = stored(&app).await;
+        assert!(renewed.starts_with("$pbkdf2-sha256$i=2000,l=32$"), "{renewed}");
+        assert!(knows(&app, LAMP).await && !knows(&app, "quiet harbour lamb").await);
+
+        let more = hash(LAMP, &[7; 16], 2001).unwrap();
+        let app = with_hash("2000", &more).await;
+        assert!(knows(&app, LAMP).await);
+        assert_eq!(stored(&app).await, more);
+    }
+
+    #[tokio::test]
+    async fn of_ten_who_log_in_at_once_with_an_old_hash_all_come_in() {
+        for old in [FOREIGN[3].1, &hash(LAMP, &[7; 16], 1000).unwrap()] {
+            let app = with_hash("2000", old).await;
+            let door = app.door().await;
+            let proofs = join_all((0..10).map(|_| check(&app.app, &door, "ada", LAMP))).await;
+            for proof in proofs {
+                let proof = proof.unwrap().expect("the password is right");
+                assert!(app.app.db.write(async |db| proof.redeem(db).await).await.unwrap(), "{old}");
+            }
+            assert!(stored(&app).await.starts_with("$pbkdf2-sha256$i=2000,"));
         }
     }
 }

@@ -112,16 +112,24 @@ pub struct Browser {
     port: u16,
     connection: Option<Connection>,
     cookies: BTreeMap<String, String>,
+    /// Further headers of every request, as they are sent.
+    headers: String,
 }
 
 impl Browser {
     pub fn at(port: u16) -> Browser {
-        Browser { port, connection: None, cookies: BTreeMap::new() }
+        Browser { port, connection: None, cookies: BTreeMap::new(), headers: String::new() }
+    }
+
+    /// Sends this with every request.
+    pub fn with_header(mut self, name: &str, value: &str) -> Browser {
+        self.headers += &format!("{name}: {value}\r\n");
+        self
     }
 
     /// The same person at another server.
     pub fn also_at(&self, port: u16) -> Browser {
-        Browser { cookies: self.cookies.clone(), ..Browser::at(port) }
+        Browser { cookies: self.cookies.clone(), headers: self.headers.clone(), ..Browser::at(port) }
     }
 
     /// Takes over the cookies of another browser, as one person's two tabs share them.
@@ -144,13 +152,12 @@ impl Browser {
     }
 
     pub fn try_get(&mut self, path: &str) -> io::Result<Answer> {
-        let cookies = self.cookie_header();
-        self.exchange(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{cookies}\r\n"))
+        let headers = self.own_headers();
+        self.exchange(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"))
     }
 
     pub fn try_post(&mut self, path: &str, fields: &[(&str, &str)]) -> io::Result<Answer> {
-        let cookies = self.cookie_header();
-        self.exchange(&form(path, &cookies, fields))
+        self.exchange(&form(path, &self.own_headers(), fields))
     }
 
     /// Asks for an account with this name and [`super::PASSWORD`].
@@ -165,9 +172,10 @@ impl Browser {
         self.post("/login", &[("username", name), ("password", super::PASSWORD)])
     }
 
-    fn cookie_header(&self) -> String {
+    fn own_headers(&self) -> String {
         let pairs: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        if pairs.is_empty() { String::new() } else { format!("Cookie: {}\r\n", pairs.join("; ")) }
+        let headers = &self.headers;
+        if pairs.is_empty() { headers.clone() } else { format!("Cookie: {}\r\n{headers}", pairs.join("; ")) }
     }
 
     fn exchange(&mut self, request: &str) -> io::Result<Answer> {

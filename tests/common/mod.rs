@@ -174,6 +174,38 @@ impl Database {
             count
         })
     }
+
+    /// Every value of every column of every table, each with the place where it stands; bytes are `\x` and hex.
+    pub fn dump(&self) -> Vec<(String, String)> {
+        let columns = if self.server.is_some() {
+            "select cast(table_name as text), cast(column_name as text) from information_schema.columns \
+             where table_schema = 'public'"
+        } else {
+            "select tables.name, columns.name from sqlite_master tables \
+             join pragma_table_info(tables.name) columns where tables.type = 'table'"
+        };
+        block_on(async {
+            let mut connection = sqlx::AnyConnection::connect(&self.url).await.unwrap();
+            let columns: Vec<(String, String)> =
+                sqlx::query_as(columns).fetch_all(&mut connection).await.unwrap();
+            let mut dump = Vec::new();
+            for (table, column) in columns {
+                let text = format!("cast(\"{column}\" as text)");
+                let value = match self.server {
+                    Some(_) => text,
+                    None => format!(
+                        "case typeof(\"{column}\") when 'blob' then '\\x' || lower(hex(\"{column}\")) else {text} end"
+                    ),
+                };
+                let sql = AssertSqlSafe(format!("select {value} from {table}"));
+                let values: Vec<(Option<String>,)> =
+                    sqlx::query_as(sql).fetch_all(&mut connection).await.unwrap();
+                let place = format!("{table}.{column}");
+                dump.extend(values.into_iter().filter_map(|(value,)| Some((place.clone(), value?))));
+            }
+            dump
+        })
+    }
 }
 
 impl Drop for Database {

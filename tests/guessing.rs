@@ -1,0 +1,292 @@
+//! Guessing passwords: how far strangers come, over all processes and restarts, and that the owner still comes in.
+//! needs: home, login, members, signup
+#![cfg(unix)]
+
+mod common;
+
+use common::{
+    Answer, Browser, Connection, Database, Launched, PASSWORD, Server, allow_many_sockets, form, patiently,
+};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+/// Ten guesses in three minutes from one address.
+const TEN: (&str, &str) = ("PASSWORD_ATTEMPTS_PER_ADDRESS", "10/3m");
+
+/// One guess of a browser that has never been here.
+fn stranger(server: &Server, name: &str, password: &str) -> Answer {
+    server.browser().post("/login", &[("username", name), ("password", password)])
+}
+
+/// Somebody with an account, whose browser is logged out and keeps its `device` cookie.
+fn owner(server: &Server, name: &str) -> Browser {
+    let mut browser = server.browser();
+    browser.sign_up(name).assert_redirect("/");
+    browser.post("/logout", &[]).assert_redirect("/");
+    assert!(browser.cookies().contains_key("device") && !browser.cookies().contains_key("session_token"));
+    browser
+}
+
+#[track_caller]
+fn assert_told_to_wait(answer: &Answer, most: u64) {
+    answer.assert_status(429);
+    let wait = answer.header("retry-after").and_then(|seconds| seconds.parse().ok());
+    assert!(wait.is_some_and(|wait: u64| (1..=most).contains(&wait)), "not from 1 to {most} s: {answer}");
+    assert!(answer.header("set-cookie").is_none(), "a cookie is set: {answer}");
+}
+
+/// A stranger's guess: from where, at which name, with which password.
+type Guess = (String, String, String);
+
+/// Sends all of these at the same time, half of them to each process.
+fn at_once(servers: &[Server; 2], guesses: &[Guess]) -> Vec<Answer> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    allow_many_sockets();
+    let mut waiting = Vec::new();
+    for (number, (address, name, password)) in guesses.iter().enumerate() {
+        let header = format!("X-Forwarded-For: {address}\r\n");
+        let request = form("/login", &header, &[("username", name), ("password", password)]);
+        let (last, rest) = request.as_bytes().split_last().unwrap();
+        let mut connection = Connection::open(servers[number % 2].port).unwrap();
+        connection.send(rest).unwrap();
+        waiting.push((connection, *last));
+    }
+    // All are read but for their last byte, which is then all that is on the way.
+    waiting.iter_mut().for_each(|(connection, last)| connection.send([*last]).unwrap());
+    waiting.iter_mut().map(|(connection, _)| connection.answer().unwrap()).collect()
+}
+
+/// How many were told that they were wrong. All others must have been told to wait, so many seconds at most, or that
+/// there are too many at once.
+#[track_caller]
+fn count_judged(answers: &[Answer], most: u64) -> usize {
+    for answer in answers.iter().filter(|answer| ![422, 503].contains(&answer.status)) {
+        assert_told_to_wait(answer, most);
+    }
+    answers.iter().filter(|answer| answer.status == 422).count()
+}
+
+/// Guesses two hundred times at Ada's password from these addresses; the right one is among the later.
+#[track_caller]
+fn assert_five_are_judged(address: impl Fn(usize) -> String) {
+    let database = Database::new();
+    let proxied = [("TRUSTED_PROXIES", "127.0.0.1")];
+    let servers = [0; 2].map(|_| Server::launch(&database, &proxied)).map(Launched::ready);
+    let ada = owner(&servers[0], "ada");
+    let sessions = || database.count("select count(*) from sessions");
+
+    let guess = |number| (address(number), "ada".to_string(), format!("guess number {number}"));
+    let mut guesses: Vec<Guess> = (0..200).map(guess).collect();
+    guesses[150].2 = PASSWORD.to_string();
+    let mut judged = count_judged(&at_once(&servers, &guesses[..100]), 30);
+    // On a busy machine fewer may have been counted.
+    while patiently(|| stranger(&servers[0], "ada", "not the password")).status == 422 {
+        judged += 1;
+    }
+    assert!((1..=5).contains(&judged), "{judged} were judged:\n{}\n{}", *servers[0], *servers[1]);
+    assert_eq!(count_judged(&at_once(&servers, &guesses[100..]), 30), 0);
+    for server in &servers {
+        assert_told_to_wait(&stranger(server, "ada", PASSWORD), 30);
+    }
+    assert_eq!(sessions(), 0, "a right password was accepted");
+
+    let mut ada = ada.also_at(servers[1].port);
+    ada.log_in("ada").assert_redirect("/");
+    ada.get("/me").assert_redirect("/user/ada");
+    for server in &servers {
+        assert_told_to_wait(&stranger(server, "ada", PASSWORD), 30);
+    }
+    assert_eq!(sessions(), 1);
+}
+
+#[test]
+fn of_two_hundred_guesses_at_once_at_two_processes_five_are_judged() {
+    assert_five_are_judged(|_| "192.0.2.1".to_string());
+}
+
+#[test]
+fn of_two_hundred_guesses_from_as_many_addresses_five_are_judged() {
+    // Nothing but the account's own row makes these follow one another, and a slip would not show every time.
+    for _ in 0..3 {
+        assert_five_are_judged(|number| format!("192.0.2.{number}"));
+    }
+}
+
+#[test]
+fn of_two_hundred_guesses_at_once_at_as_many_names_ten_are_judged() {
+    let database = Database::new();
+    let settings = [TEN, ("TRUSTED_PROXIES", "127.0.0.1")];
+    let servers = [0; 2].map(|_| Server::launch(&database, &settings)).map(Launched::ready);
+    let guess = |number| ("192.0.2.1".to_string(), format!("name{number}"), PASSWORD.to_string());
+    let judged = count_judged(&at_once(&servers, &(0..200).map(guess).collect::<Vec<_>>()), 18);
+    assert!((1..=10).contains(&judged), "{judged} were judged:\n{}\n{}", *servers[0], *servers[1]);
+}
+
+#[test]
+fn who_has_to_wait_sees_the_same_whoever_they_asked_for_and_whatever_they_guessed() {
+    let server = Server::start(&[]);
+    owner(&server, "known");
+    for name in ["known", "nobod"] {
+        for _ in 0..5 {
+            stranger(&server, name, "not the password").assert_status(422);
+        }
+    }
+    let right = stranger(&server, "known", PASSWORD);
+    assert_told_to_wait(&right, 30);
+    for (name, password) in [("known", "not the password"), ("nobod", PASSWORD)] {
+        assert_eq!(bytes(&stranger(&server, name, password)), bytes(&right));
+    }
+}
+
+/// All that an answer tells but for the time, which debug builds also tell in `Server-Timing`.
+fn bytes(answer: &Answer) -> (u16, Vec<&(String, String)>, &str) {
+    let timeless = |name: &str| !["date", "retry-after", "server-timing"].contains(&name);
+    let headers = answer.headers.iter().filter(|(name, _)| timeless(name));
+    (answer.status, headers.collect(), &answer.body)
+}
+
+#[test]
+fn one_address_has_ten_guesses_whatever_the_names() {
+    let server = Server::start(&[TEN]);
+    let mut ada = owner(&server, "ada");
+    for number in 0..15 {
+        let answer = stranger(&server, &format!("name{number}"), PASSWORD);
+        if number < 10 {
+            answer.assert_status(422);
+        } else {
+            assert_told_to_wait(&answer, 18);
+        }
+    }
+    let (known, unknown) = (stranger(&server, "ada", PASSWORD), stranger(&server, "bob", PASSWORD));
+    assert_told_to_wait(&known, 18);
+    assert_eq!(bytes(&known), bytes(&unknown));
+    ada.log_in("ada").assert_redirect("/");
+}
+
+#[test]
+fn right_passwords_use_nothing_up() {
+    let server = Server::start(&[TEN]);
+    owner(&server, "ada");
+    for _ in 0..15 {
+        stranger(&server, "ada", PASSWORD).assert_redirect("/");
+    }
+}
+
+/// A double click is not a guess, and two log-ins do not wait for each other for ever.
+#[test]
+fn who_sends_the_right_password_several_times_at_once_comes_in_each_time() {
+    let database = Database::new();
+    let servers = [0; 2].map(|_| Server::launch(&database, &[])).map(Launched::ready);
+    owner(&servers[0], "ada");
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let server = &servers[number % 2];
+            scope.spawn(move || {
+                for _ in 0..25 {
+                    patiently(|| stranger(server, "ada", PASSWORD)).assert_redirect("/");
+                }
+            });
+        }
+    });
+    for server in &servers {
+        assert!(server.lines_with("deadlock").is_empty(), "{}", **server);
+    }
+}
+
+#[test]
+fn whoever_has_one_address_of_a_network_of_ipv6_has_all() {
+    let server = Server::start(&[TEN, ("TRUSTED_PROXIES", "127.0.0.1")]);
+    let from = |address: &str, name: &str| {
+        let mut browser = server.browser().with_header("X-Forwarded-For", address);
+        browser.post("/login", &[("username", name), ("password", PASSWORD)])
+    };
+    for number in 0..10 {
+        let address = format!("2001:db8:0:1:{number}::{number}");
+        from(&address, &format!("name{number}")).assert_status(422);
+    }
+    assert_told_to_wait(&from("2001:db8:0:1:ffff:ffff:ffff:ffff", "another"), 18);
+    // What stands before the last hop is what a stranger claims.
+    assert_told_to_wait(&from("2001:db8:0:2::1, 2001:db8:0:1::1", "another"), 18);
+    from("2001:db8:0:2::1", "another").assert_status(422);
+    from("192.0.2.1", "another").assert_status(422);
+}
+
+#[test]
+fn a_restart_forgets_no_limit() {
+    let database = Database::new();
+    let begin = || Server::on(&database, &[TEN]);
+    let mut server = begin();
+    owner(&server, "ada");
+    for number in 0..10 {
+        if number == 3 {
+            drop(server);
+            server = begin();
+        }
+        let name = if number < 5 { "ada" } else { &format!("name{number}") };
+        stranger(&server, name, "not the password").assert_status(422);
+    }
+    drop(server);
+    let server = begin();
+    assert_told_to_wait(&stranger(&server, "another", PASSWORD), 18);
+    drop(server);
+    // From elsewhere, so that only the account's limit is in the way.
+    let server = Server::on(&database, &[TEN, ("TRUSTED_PROXIES", "127.0.0.1")]);
+    let mut elsewhere = server.browser().with_header("X-Forwarded-For", "192.0.2.1");
+    assert_told_to_wait(&elsewhere.log_in("ada"), 30);
+    elsewhere.log_in("another").assert_status(422);
+}
+
+#[test]
+fn after_too_many_failures_of_strangers_the_password_works_only_where_it_did_before() {
+    let server = Server::start(&[("PASSWORD_DISABLE_AFTER", "3"), ("PASSWORD_FREE_ATTEMPTS", "100")]);
+    let mut ada = owner(&server, "ada");
+    let wrong = [0; 3].map(|_| stranger(&server, "ada", "not the password"));
+    for answer in &wrong {
+        answer.assert_status(422);
+    }
+    let right = stranger(&server, "ada", PASSWORD);
+    right.assert_status(422).assert_contains("do not belong together");
+    assert_eq!(bytes(&right), bytes(&wrong[0]));
+
+    ada.log_in("ada").assert_redirect("/");
+    ada.get("/me").assert_redirect("/user/ada");
+    assert_eq!(bytes(&stranger(&server, "ada", PASSWORD)), bytes(&wrong[0]));
+    // Another's browser is a stranger here, however often they have logged in.
+    let mut bob = owner(&server, "bob");
+    assert_eq!(bytes(&bob.log_in("ada")), bytes(&wrong[0]));
+}
+
+#[test]
+fn what_is_typed_as_a_name_is_kept_nowhere() {
+    let database = Database::new();
+    let mut server = Server::on(&database, &[("RUST_LOG", "trace")]);
+    owner(&server, "ada");
+    let typed =
+        ["hunter2secretword", "Hunter2SecretWord", "hunter2secretword@example.com", "my hunter2secretword!"];
+    for name in typed {
+        for _ in 0..6 {
+            stranger(&server, name, "not the password");
+        }
+    }
+    server.signal(rustix::process::Signal::TERM);
+    server.ends_within(10);
+    let log = (server.stdout() + &server.stderr()).to_lowercase();
+    assert!(log.contains("/login"), "the log is empty");
+    let dump = database.dump();
+    assert!(
+        dump.iter().any(|(place, value)| place == "users.username" && value == "ada"),
+        "the dump is empty"
+    );
+    assert!(dump.iter().any(|(place, _)| place == "limits.key"), "nothing was counted");
+
+    let word = "hunter2secretword";
+    let hex: String = word.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let line = log.lines().find(|line| line.contains(word) || line.contains(&hex));
+    assert_eq!(line, None, "in the log");
+    let found = dump.iter().find(|(_, value)| {
+        let value = value.to_lowercase();
+        value.contains(word) || value.contains(&hex)
+    });
+    assert_eq!(found, None, "in the database");
+}
