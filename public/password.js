@@ -28,13 +28,15 @@ function addReveal(input) {
   input.after(button);
 }
 
+// In place of the hint; beside a mistake there is none.
 function addAdvice(input) {
-  const line = document.createElement("p");
+  const field = input.closest(".field");
+  const line = field.querySelector(".hint") ?? field.appendChild(document.createElement("p"));
+  const hint = line.textContent;
   line.className = "hint advice";
   line.setAttribute("role", "status");
-  input.closest(".field").append(line);
   input.addEventListener("input", () => {
-    line.textContent = input.value ? advice(input.value, minimum(input)) : "";
+    line.textContent = input.value ? advice(input.value, minimum(input)) : hint;
   });
 }
 

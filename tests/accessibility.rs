@@ -1,6 +1,6 @@
 //! Shows what people hear who cannot see the pages, that nothing sticks out on a small screen, and that pages keep
 //! their own security policy.
-//! needs: account, delete_account, home, login, members, notes, signup, theme
+//! needs: account, activity, change_password, change_username, confirm, delete_account, home, login, members, notes, session_list, signup, theme
 
 mod webdriver;
 
@@ -23,6 +23,12 @@ fn each_page(browser: &Browser, site: &Site, mut look: impl FnMut(&str)) {
     browser.visit(&site.page("/login"));
     press_unchecked(browser, "Log in");
     look("/login with a mistake");
+    for _ in 0..4 {
+        site.post("", "/login", &[]);
+    }
+    press_unchecked(browser, "Log in");
+    browser.sees("Slow down a little");
+    look("/login with too many mistakes");
     browser.visit(&site.page("/signup"));
     press_unchecked(browser, "Create account");
     look("/signup with mistakes");
@@ -46,6 +52,35 @@ fn each_page(browser: &Browser, site: &Site, mut look: impl FnMut(&str)) {
     look("/notes with a mistake");
     browser.press("Milk, eggs");
     look("/notes/{id}");
+    account_pages(browser, site, &mut look);
+}
+
+/// For [`each_page`]: somebody is logged in.
+fn account_pages(browser: &Browser, site: &Site, look: &mut impl FnMut(&str)) {
+    let name = [("username", "wwwwwwwwwwwwwwwwwwww"), ("password", PASSWORD)];
+    assert_eq!(site.post(&"x".repeat(200), "/login", &name), 303);
+    for table in ["sessions", "events"] {
+        let address = "2001:db8:1234:5678:9abc:def0:1234:5678";
+        site.execute(&format!("update {table} set address = '{address}'"));
+    }
+    for path in ["/account/activity", "/account/sessions", "/account/username", "/account/password"] {
+        browser.visit(&site.page(path));
+        look(path);
+    }
+    press_unchecked(browser, "Change password");
+    look("/account/password with a mistake");
+    browser.visit(&site.page("/account/username"));
+    press_unchecked(browser, "Change username");
+    look("/account/username with a mistake");
+    browser.visit(&site.page("/account/sessions"));
+    browser.press("Log out everywhere else");
+    browser.sees("You are logged out everywhere else.");
+    look("/account/sessions with a flash");
+    site.age_log_ins();
+    browser.visit(&site.page("/account/password"));
+    look("/confirm");
+    press_unchecked(browser, "Go on");
+    look("/confirm with a mistake");
 }
 
 #[test]
@@ -114,6 +149,15 @@ fn password_managers_know_every_field() {
     site.sign_up(&browser, "ada");
     browser.visit(&site.page("/delete"));
     expect(&[("password", "current-password")]);
+    browser.visit(&site.page("/account/username"));
+    expect(&[("username", "username")]);
+    browser.visit(&site.page("/account/password"));
+    expect(&[("current_password", "current-password")]);
+    expect(&[("password", "new-password"), ("confirm_password", "new-password")]);
+    browser.visit(&site.page("/confirm"));
+    expect(&[("password", "current-password")]);
+    // Whose password it is stands in a field that nobody sees.
+    assert_eq!(browser.run("return document.querySelector('[autocomplete=username][hidden]').value"), "ada");
 }
 
 #[test]

@@ -1,17 +1,10 @@
 //! Shows in a real browser that people can use the site, and that other sites cannot use it in their name.
-//! needs: account, delete_account, home, login, notes, signup, theme
+//! needs: account, change_username, delete_account, home, login, notes, session_list, signup, theme
 
 mod webdriver;
 
 use webdriver::Browser;
-use webdriver::site::{PASSWORD, Site, elsewhere, free_port};
-
-/// The form at /login.
-fn log_in(browser: &Browser, name: &str, password: &str) {
-    browser.fill("Username or e-mail", name);
-    browser.fill("Password", password);
-    browser.press("Log in");
-}
+use webdriver::site::{PASSWORD, Site, elsewhere, free_port, log_in};
 
 fn write_note(browser: &Browser, site: &Site, text: &str) {
     browser.visit(&site.page("/notes"));
@@ -85,7 +78,7 @@ fn forms_to(site: &Site, head: &str) -> String {
     let form = |(path, fields): (&str, &[(&str, &str)])| {
         let input = |(name, value): &(&str, &str)| format!("<input type=hidden name={name} value='{value}'>");
         let inputs: String = fields.iter().map(input).collect();
-        let name = &path[1..];
+        let name = path[1..].replace('/', "-");
         format!(
             "<form name={name} method=post action='{}'>{inputs}<button id={name} formtarget=_blank></button></form>",
             site.page(path)
@@ -96,12 +89,13 @@ fn forms_to(site: &Site, head: &str) -> String {
     format!("<!doctype html>{head}{forms}{script}")
 }
 
-const TARGETS: [(&str, &[(&str, &str)]); 5] = [
+const TARGETS: [(&str, &[(&str, &str)]); 6] = [
     ("/logout", &[]),
     ("/notes", &[("text", "written by somebody else")]),
     ("/login", &[("username", "mallory"), ("password", PASSWORD)]),
     ("/delete", &[("password", PASSWORD)]),
     ("/theme", &[("theme", "dark")]),
+    ("/account/username", &[("username", "mallorysdupe")]),
 ];
 
 /// Ada is logged in. Whatever the page at this host posts in her browser is refused, and leaves everything as it was.
@@ -124,7 +118,7 @@ fn forms_from_are_refused(host: &str, browser: &Browser, site: &Site) {
     for head in ["", "<meta name=referrer content=no-referrer>"] {
         let page = format!("http://{host}:{}/", elsewhere(forms_to(site, head)));
         for (path, _) in TARGETS {
-            let name = &path[1..];
+            let name = path[1..].replace('/', "-");
             let how = format!("{head} {page} posts to {path}");
             browser.visit(&format!("{page}#{name}"));
             refused(&how);
@@ -195,6 +189,8 @@ fn opening_an_address_changes_nothing() {
         (&*format!("{note}?text=Less"), 200),
         (&*format!("{note}/delete"), 405),
         (&*format!("/delete?password={}", PASSWORD.replace(' ', "+")), 200),
+        ("/account/username?username=mallory", 200),
+        ("/account/sessions/revoke-others", 405),
         ("/signup?username=mallory", 303),
         ("/login?username=mallory", 303),
     ] {
@@ -222,7 +218,8 @@ fn after_log_out_the_back_button_shows_nothing_private() {
     let note = browser.path();
     browser.press("Log out");
     browser.is_at("/");
-    assert!(browser.cookies().is_empty(), "{:?}\n{browser}", browser.cookies());
+    // What is left only shows, at the next log-in, that it is no stranger's browser.
+    assert_eq!(browser.cookies(), ["device"], "{browser}");
     for page in [&*note, "/notes"] {
         browser.back();
         browser.is_at(&format!("/login?next={}", page.replace('/', "%2F")));

@@ -1,16 +1,20 @@
 //! Photographs every page, for a designer's eye: narrow and wide, light and dark, into target/screenshots.
-//! needs: account, delete_account, home, login, members, notes, signup, theme
+//! needs: account, activity, change_password, change_username, confirm, delete_account, home, login, members, notes, session_list, signup, theme
 
 mod webdriver;
 
 use std::path::Path;
 use webdriver::Browser;
-use webdriver::site::Site;
+use webdriver::site::{PASSWORD, Site};
 
 #[test]
 #[ignore = "needs chromium and chromedriver; .ci/run runs them"]
 fn pages_are_photographed() {
-    let site = Site::open();
+    let site = Site::open_with(&[
+        ("PORT", "0"),
+        ("PASSWORD_ITERATIONS", "1"),
+        ("PASSWORD_ATTEMPTS_PER_ADDRESS", "100/3m"),
+    ]);
     let browser = Browser::open();
     let album = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/screenshots");
     let photograph = |name: &str| {
@@ -36,6 +40,13 @@ fn pages_are_photographed() {
     browser.fill("Password", "not the password");
     browser.press("Log in");
     photograph("login-mistake");
+    for _ in 0..4 {
+        site.post(PHONE, "/login", &[("username", "ada"), ("password", "not the password")]);
+    }
+    browser.fill("Password", "not the password");
+    browser.press("Log in");
+    browser.sees("Slow down a little");
+    photograph("too-many");
 
     browser.visit(&site.page("/signup"));
     browser.run("document.querySelector('main form').noValidate = true");
@@ -44,6 +55,21 @@ fn pages_are_photographed() {
     browser.fill("Password", "short");
     browser.press("Create account");
     photograph("signup-mistakes");
+    browser.visit(&site.page("/signup"));
+    browser.fill("Username", "ada");
+    for (words, name) in [("violet", "signup-advice"), ("violet lan", "signup-advice-long")] {
+        browser.fill("Password", words);
+        photograph(name);
+    }
+    browser.click(".reveal");
+    photograph("signup-shown");
+    browser.fill("Password", "password1");
+    browser.fill("Password, once more", "password1");
+    browser.press("Create account");
+    browser.sees("most common passwords");
+    photograph("signup-policy");
+    browser.fill("Password", "violet");
+    photograph("signup-policy-advice");
 
     site.sign_up(&browser, "ada");
     photograph("home-user");
@@ -67,6 +93,7 @@ fn pages_are_photographed() {
     browser.press_at(".rows li:nth-child(3) a");
     photograph("note");
     visit("/account", "account");
+    account_pages(&site, &browser, &photograph);
     visit("/delete", "delete");
     browser.fill("Your password", "not the password");
     browser.press("Delete my account");
@@ -79,4 +106,66 @@ fn pages_are_photographed() {
     }
     visit("/users", "members");
     visit("/me", "member");
+}
+
+const PHONE: &str =
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Safari/604.1";
+const WINDOWS: &str = "Mozilla/5.0 (Windows NT 10.0; rv:145.0) Gecko/20100101 Firefox/145.0";
+
+/// Ada is logged in.
+fn account_pages(site: &Site, browser: &Browser, photograph: &impl Fn(&str)) {
+    let visit = |path: &str, name: &str| {
+        browser.visit(&site.page(path));
+        photograph(name);
+    };
+    let (right, wrong) = ([("username", "ada"), ("password", PASSWORD)], "not the password");
+    for device in [PHONE, WINDOWS] {
+        site.post(device, "/login", &right);
+    }
+    for _ in 0..5 {
+        site.post(
+            "Some program of our own, which tells a long story about itself",
+            "/login",
+            &[("username", "ada"), ("password", wrong)],
+        );
+    }
+    for table in ["sessions", "events"] {
+        site.execute(&format!("update {table} set address = '192.0.2.7' where device like '%iPhone%'"));
+        let address = "2001:db8:1234:5678:9abc:def0:1234:5678";
+        site.execute(&format!("update {table} set address = '{address}' where device like '%Windows%'"));
+    }
+    site.execute("update sessions set created_at = created_at - 1000000 where device like '%iPhone%'");
+
+    visit("/account/activity", "activity");
+    visit("/account/sessions", "sessions");
+    browser.press_at("//li[contains(., 'Safari on iPhone')]//button");
+    browser.sees("That session was ended.");
+    photograph("sessions-flash");
+    visit("/account/username", "username");
+    browser.fill("New username", "admin");
+    browser.press("Change username");
+    browser.sees("kept for the people");
+    photograph("username-mistake");
+    visit("/account/password", "password");
+    for (current, new) in
+        [(wrong, "quiet harbour lamp"), (PASSWORD, "Pa55word1234"), (PASSWORD, "quiet harbour lamp")]
+    {
+        browser.fill("Current password", current);
+        browser.fill("New password", new);
+        browser.fill("New password, once more", new);
+        browser.press("Change password");
+        photograph(if current == wrong {
+            "password-mistake"
+        } else if new.starts_with('P') {
+            "password-policy"
+        } else {
+            "password-flash"
+        });
+    }
+    site.age_log_ins();
+    visit("/account/password", "confirm");
+    browser.fill("Your password", wrong);
+    browser.press("Go on");
+    browser.sees("This is not your password.");
+    photograph("confirm-mistake");
 }

@@ -50,13 +50,7 @@ impl Browser {
     /// A browser started with more arguments than the usual.
     pub fn open_with(more: &[&str]) -> Browser {
         let profile = tempfile::tempdir().unwrap();
-        // What Chromium leaves lying about goes with the profile.
-        let mut driver = Command::new("chromedriver");
-        driver.arg("--port=0").env("TMPDIR", profile.path()).stdout(Stdio::piped());
-        let mut driver = driver
-            .spawn()
-            .expect("chromedriver starts once the packages chromium and chromium-driver are installed");
-        let line = site::line_with(&mut driver, "started successfully on port ");
+        let (driver, port) = (0..5).find_map(|_| start_driver(profile.path())).expect("chromedriver starts");
         let folder = format!("--user-data-dir={}", profile.path().display());
         let arguments: Vec<&str> = ARGUMENTS.iter().chain(more).copied().chain([&*folder]).collect();
         let capabilities = json!({"capabilities": {"alwaysMatch": {
@@ -67,7 +61,7 @@ impl Browser {
         let mut browser = Browser {
             driver,
             agent: config.timeout_global(Some(6 * PATIENCE)).build().new_agent(),
-            session: format!("http://127.0.0.1:{}/session", line.trim_end_matches('.')),
+            session: format!("http://127.0.0.1:{port}/session"),
             _profile: profile,
         };
         let begun = browser.post("", capabilities).unwrap_or_else(|error| panic!("no browser: {error}"));
@@ -95,6 +89,10 @@ impl Browser {
 
     pub fn back(&self) {
         self.post("/back", json!({})).unwrap();
+    }
+
+    pub fn reload(&self) {
+        self.post("/refresh", json!({})).unwrap();
     }
 
     /// Path and query of the page.
@@ -214,7 +212,7 @@ impl Browser {
         text.is_ok_and(|text| text.as_str().is_some_and(|text| text.contains(words)))
     }
 
-    fn soon<T>(&self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    pub fn soon<T>(&self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
         let end = Instant::now() + PATIENCE;
         loop {
             let found = look();
@@ -262,6 +260,12 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", features);
     }
 
+    /// Where files go that pages send.
+    pub fn downloads(&self, folder: &Path) {
+        let place = json!({"behavior": "allow", "downloadPath": folder});
+        self.devtools("Page.setDownloadBehavior", place);
+    }
+
     /// Keeps a picture of the whole page, as PNG.
     pub fn photograph(&self, file: &Path) {
         use base64::{Engine, prelude::BASE64_STANDARD};
@@ -287,6 +291,18 @@ impl Drop for Browser {
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
+}
+
+/// chromedriver and its port. It chooses one on IPv4, and ends if somebody has the same on IPv6.
+fn start_driver(folder: &Path) -> Option<(Child, String)> {
+    let mut driver = Command::new("chromedriver");
+    // What Chromium leaves lying about goes with the profile.
+    driver.arg("--port=0").env("TMPDIR", folder).stdout(Stdio::piped());
+    let mut driver = driver
+        .spawn()
+        .expect("chromedriver starts once the packages chromium and chromium-driver are installed");
+    let line = site::line_with(&mut driver, "started successfully on port ")?;
+    Some((driver, line.trim_end_matches('.').to_string()))
 }
 
 fn value(answer: Result<Response<Body>, ureq::Error>) -> Result<Value, String> {

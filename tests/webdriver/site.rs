@@ -6,16 +6,17 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
+use ureq::Agent;
 
 /// The password of whoever signs up here.
 pub const PASSWORD: &str = "correct horse battery";
 
-/// Waits for a line of a program's output that has `words`, and answers the rest of it.
-pub fn line_with(program: &mut Child, words: &str) -> String {
+/// Waits for a line of a program's output that has `words`, and answers the rest of it; `None` if it ends without one.
+pub fn line_with(program: &mut Child, words: &str) -> Option<String> {
     let lines = BufReader::new(program.stdout.as_mut().unwrap()).lines();
     let rest =
         |line: std::io::Result<String>| line.unwrap().split_once(words).map(|(_, rest)| rest.to_string());
-    lines.filter_map(rest).next().unwrap_or_else(|| panic!("the program ended before it said {words:?}"))
+    lines.filter_map(rest).next()
 }
 
 /// The app as a process of its own, with a database of its own.
@@ -55,7 +56,7 @@ impl Site {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let url = line_with(&mut process, " is at ");
+        let url = line_with(&mut process, " is at ").expect("the site starts");
         Site { process, url, database, server, _folder: folder }
     }
 
@@ -72,6 +73,18 @@ impl Site {
         browser.fill("Password, once more", PASSWORD);
         browser.press("Create account");
         browser.sees(&format!("Logged in: {name}"));
+    }
+
+    /// Posts a form as somebody without cookies whose `User-Agent` is `device`, and answers the status.
+    pub fn post(&self, device: &str, path: &str, fields: &[(&str, &str)]) -> u16 {
+        let config = Agent::config_builder().http_status_as_error(false).max_redirects(0).proxy(None);
+        let request = config.build().new_agent().post(self.page(path)).header("user-agent", device);
+        request.send_form(fields.iter().copied()).unwrap().status().as_u16()
+    }
+
+    /// As if the last log-in had been too long ago for what could lock somebody out.
+    pub fn age_log_ins(&self) {
+        self.execute("update sessions set confirmed_at = confirmed_at - 600");
     }
 
     /// Changes rows as no page would.
@@ -105,6 +118,14 @@ fn on(database: &str, sql: &str) -> Vec<sqlx::any::AnyRow> {
         let mut connection = options.connect().await.unwrap();
         connection.fetch_all(sqlx::raw_sql(AssertSqlSafe(sql.to_string()))).await.unwrap()
     })
+}
+
+/// Fills in the form at /login, where the browser is.
+#[track_caller]
+pub fn log_in(browser: &Browser, name: &str, password: &str) {
+    browser.fill("Username or e-mail", name);
+    browser.fill("Password", password);
+    browser.press("Log in");
 }
 
 /// Serves a page at an address that is not the site's, and answers its port.
