@@ -107,7 +107,8 @@ pub fn words(user_agent: &str) -> String {
         (Some(browser), None) => browser.to_string(),
         (None, Some(system)) => format!("A browser on {system}"),
         (None, None) if user_agent.is_empty() => "Something without a name".to_string(),
-        (None, None) => user_agent.chars().take(60).collect(),
+        (None, None) if user_agent.chars().count() > 60 => user_agent.chars().take(59).chain(['…']).collect(),
+        (None, None) => user_agent.to_string(),
     }
 }
 
@@ -128,6 +129,6 @@ mod tests {
         assert_eq!(words(phone), "Safari on iPhone");
         assert_eq!(words("curl/8.5.0"), "curl");
         assert_eq!(words(""), "Something without a name");
-        assert_eq!(words(&"x".repeat(200)), "x".repeat(60));
+        assert_eq!(words(&"x".repeat(200)), "x".repeat(59) + "…");
     }
 }
