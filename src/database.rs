@@ -56,6 +56,8 @@ pub struct Database {
     pool: sqlx::Pool<Db>,
     /// SQLite has one writer at a time. Waiting here is first come, first served; its own lock is not.
     writer: Option<Arc<Semaphore>>,
+    /// Of the notes only one waits there, so that a crowd of them does not stand before a write.
+    notes: Arc<Semaphore>,
     statements: Arc<AtomicU64>,
 }
 
@@ -85,6 +87,7 @@ impl Database {
         Ok(Database {
             pool,
             writer: is_sqlite(&config.database_url).then(|| Arc::new(Semaphore::new(1))),
+            notes: Arc::new(Semaphore::new(1)),
             statements: Arc::default(),
         })
     }
@@ -103,26 +106,46 @@ impl Database {
         .await
     }
 
-    /// Runs `work` in a transaction: committed when it answers `Ok`, rolled back when it answers `Err`.
+    /// Runs `work` in a transaction that outlives a power cut: committed when it answers `Ok`, rolled back when it answers `Err`.
     ///
     /// # Errors
     /// As [`Database::read`]. After a deadline that struck during the commit nobody knows the outcome.
     pub async fn write<T>(&self, work: impl AsyncFnOnce(&mut Connection) -> Result<T>) -> Result<T> {
+        let begin = if self.writer.is_some() { SQLITE_WRITE } else { "begin" };
+        within_deadline(self.transaction(begin, work)).await
+    }
+
+    /// As [`Database::write`], without waiting for the disk: for what may be forgotten in a power cut, though not by a
+    /// process that is killed.
+    ///
+    /// # Errors
+    /// As [`Database::write`].
+    pub async fn note<T>(&self, work: impl AsyncFnOnce(&mut Connection) -> Result<T>) -> Result<T> {
+        if self.writer.is_none() {
+            return within_deadline(self.transaction(POSTGRES_NOTE, work)).await;
+        }
         within_deadline(async {
-            let _turn = match &self.writer {
-                Some(writer) => Some(writer.acquire().await.expect("the semaphore is never closed")),
-                None => None,
-            };
-            let mut connection = self.connection().await?;
-            let begin = if self.writer.is_some() { "begin immediate" } else { "begin" };
-            connection.inner().execute(begin).await?;
-            let answer = work(&mut connection).await;
-            let end = if answer.is_ok() { "commit" } else { "rollback" };
-            connection.inner().execute(end).await?;
-            connection.release();
-            answer
+            let _turn = self.notes.acquire().await.expect("the semaphore is never closed");
+            self.transaction(SQLITE_NOTE, work).await
         })
         .await
+    }
+
+    async fn transaction<T>(
+        &self,
+        begin: &'static str,
+        work: impl AsyncFnOnce(&mut Connection) -> Result<T>,
+    ) -> Result<T> {
+        let _turn = match &self.writer {
+            Some(writer) => Some(writer.acquire().await.expect("the semaphore is never closed")),
+            None => None,
+        };
+        let mut connection = self.connection().await?;
+        connection.inner().execute(begin).await?;
+        let answer = work(&mut connection).await;
+        connection.inner().execute(if answer.is_ok() { "commit" } else { "rollback" }).await?;
+        connection.release();
+        answer
     }
 
     /// One connection, for work that sets its own deadline.
@@ -259,9 +282,13 @@ async fn connect(url: &str, most: u32) -> anyhow::Result<sqlx::Pool<Db>> {
 
 const UNREACHABLE: &str = "the database that DATABASE_URL names cannot be reached";
 
-/// `synchronous=full`: an account that was acknowledged outlives a power cut.
 const PRAGMAS: &str = "pragma busy_timeout = 5000; pragma journal_mode = wal; \
-                       pragma synchronous = full; pragma foreign_keys = on;";
+                       pragma foreign_keys = on;";
+
+/// How a transaction begins that waits for the disk when it is committed, and how one that does not.
+const SQLITE_WRITE: &str = "pragma synchronous = full; begin immediate";
+const SQLITE_NOTE: &str = "pragma synchronous = normal; begin immediate";
+const POSTGRES_NOTE: &str = "begin; set local synchronous_commit = off";
 
 /// A server that still works for somebody who has stopped waiting would end up working for nobody else.
 const TIMEOUT: &str = "set statement_timeout = '3s'";

@@ -301,14 +301,14 @@ async fn attempt(
         None => None,
     };
     let mut budget = Budget::new(app, door, key, device);
-    app.db.write(async |db| budget.spend(db, user_id).await).await?;
+    app.db.note(async |db| budget.spend(db, user_id).await).await?;
 
     let hash = account.as_ref().map_or_else(|| unmatchable(app.gate.iterations), |(_, hash)| hash.clone());
     let open = !budget.is_exhausted(app.config.password_disable_after);
     let matched = match match_in_turn(app, user_id.filter(|_| open), password, hash).await {
         Ok(matched) => matched,
         Err(error) => {
-            app.db.write(async |db| budget.refund(db).await).await?;
+            app.db.note(async |db| budget.refund(db).await).await?;
             return Err(error);
         }
     };

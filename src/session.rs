@@ -106,7 +106,7 @@ fn note_seen(app: &App, row: &Row, client: &Client, elsewhere: bool, now: i64) {
     }
     let (app, row, client) = (app.clone(), row.clone(), client.clone());
     tokio::spawn(async move {
-        let noted = app.db.write(async |db| {
+        let noted = app.db.note(async |db| {
             let sql = "update sessions set seen_at = $1, device = $2, address = $3 \
                        where id = $4 and device = $5 and seen_at <= $1";
             let query = sqlx::query(sql).bind(now).bind(&*client.device).bind(client.address.to_string());

@@ -90,12 +90,12 @@ async fn create(
         Err(errors) => return page.refuse(&SignupPage::new(&app, form, errors)).await,
     };
     let (address, rate) = (Key::address("signup", door.client.address), app.config.signups_per_address);
-    app.db.write(async |db| throttle::take(db, &address, rate).await).await?;
+    app.db.note(async |db| throttle::take(db, &address, rate).await).await?;
     let own = own_words(&app.config, username.as_str(), email.as_ref().map(Email::as_str));
     let hash = match app.gate.hash(password, own).await? {
         Ok(hash) => hash,
         Err(sentence) => {
-            app.db.write(async |db| throttle::give_back(db, &address, rate).await).await?;
+            app.db.note(async |db| throttle::give_back(db, &address, rate).await).await?;
             return page
                 .refuse(&SignupPage::new(&app, form, Errors::from(("password", sentence.into()))))
                 .await;
