@@ -75,7 +75,7 @@ mod tests {
         for name in ["over", "under way"] {
             app.app.db.write(async |db| throttle::take(db, &key(name), rate).await).await.unwrap();
         }
-        app.execute("update limits set free_at = 1 where key = (select min(key) from limits)").await;
+        app.execute("update limits set free_at = 1 where key = (select key from limits limit 1)").await;
         app.app.db.write(async |db| throttle::attempt(db, &key("tried"), None, slow).await).await.unwrap();
         assert_eq!(purge(&app.app).await.unwrap(), 1);
         app.execute("update limits set free_at = 1").await;
