@@ -52,10 +52,11 @@ create table events (
 create index events_by_user on events (user_id, id);
 
 -- 4 limits
--- A row is a key that is counted, times in milliseconds here; what is counted for somebody goes with them.
+-- A row is a key that is counted, times in milliseconds here. It does not refer to its user, because a count must not
+-- wait for whoever changes them.
 create table limits (
     key bytea primary key,
-    user_id text references users (id) on delete cascade,
+    user_id text,
     count bigint not null,
     free_at bigint not null
 );

@@ -3,7 +3,7 @@
 //! Whoever may not enter is turned away here, before the body is read; handlers never check by hand.
 
 use crate::app::App;
-use crate::auth::AuthState;
+use crate::auth::{self, AuthState};
 use crate::error::{self, Error, Result};
 use crate::form::{query_parameter, query_value};
 use crate::guard::{LocalPath, own_referer};
@@ -143,8 +143,17 @@ async fn admit(app: &App, access: Access, request: Request) -> Result<Admission>
     if let Some(elsewhere) = turn_away(app, access, &parts).await? {
         return Ok(Admission::Elsewhere(elsewhere));
     }
-    let body = if body.is_end_stream() { body } else { Body::from(whole(app, body).await?) };
-    Ok(Admission::Granted(Request::from_parts(parts, body)))
+    if body.is_end_stream() {
+        return Ok(Admission::Granted(Request::from_parts(parts, body)));
+    }
+    let mut request = Request::from_parts(parts, Body::from(whole(app, body).await?));
+    // Asked anew: while a body came slowly the session may have ended.
+    auth::attach(app, &mut request);
+    let (parts, body) = request.into_parts();
+    Ok(match turn_away(app, access, &parts).await? {
+        Some(elsewhere) => Admission::Elsewhere(elsewhere),
+        None => Admission::Granted(Request::from_parts(parts, body)),
+    })
 }
 
 fn declared_size(headers: &HeaderMap) -> u64 {
@@ -197,7 +206,10 @@ mod tests {
     use super::*;
     use crate::form::Form;
     use crate::test::TestApp;
+    use futures_util::StreamExt;
+    use futures_util::stream::once;
     use serde::Deserialize;
+    use std::convert::Infallible;
     use std::time::Duration;
 
     #[derive(Deserialize, Default)]
@@ -366,6 +378,31 @@ mod tests {
         let app = TestApp::with_env(&[("BODY_TIMEOUT", "1s")], routes).await;
         let never = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
         app.visitor().send(Method::POST, "/guest", &[], never).await.assert_status(408);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ends_while_its_body_comes_does_nothing_any_more() {
+        let app = app().await;
+        let ada = app.person("ada").await;
+        let (finish, wait) = tokio::sync::oneshot::channel::<()>();
+        let begin = once(async { Ok::<_, Infallible>(Bytes::from_static(b"next=he")) });
+        let body = begin.chain(once(async {
+            wait.await.unwrap();
+            Ok(Bytes::from_static(b"re"))
+        }));
+        let slow = ada.send(
+            Method::POST,
+            "/user",
+            &[("content-type", "application/x-www-form-urlencoded")],
+            Body::from_stream(body),
+        );
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            app.execute("delete from sessions").await;
+            finish.send(()).unwrap();
+        };
+        let (answer, ()) = tokio::join!(slow, end);
+        answer.assert_redirect("/login?next=%2F");
     }
 
     #[tokio::test]

@@ -69,7 +69,7 @@ pub async fn forget(db: &mut Connection, id: &str) -> Result<()> {
 }
 
 /// Devices whose cookie has expired; `$1` is the time.
-pub const PURGE: &str = "delete from devices where id in \
+pub const PURGE: &str = "delete from devices where seen_at <= $1 - 365 * 86400 and id in \
      (select id from devices where seen_at <= $1 - 365 * 86400 limit 1000)";
 
 /// What browsers put into `User-Agent`, the more telling first: most name others beside themselves.
@@ -106,9 +106,14 @@ pub fn words(user_agent: &str) -> String {
         (Some(browser), Some(system)) => format!("{browser} on {system}"),
         (Some(browser), None) => browser.to_string(),
         (None, Some(system)) => format!("A browser on {system}"),
-        (None, None) if user_agent.is_empty() => "Something without a name".to_string(),
-        (None, None) if user_agent.chars().count() > 60 => user_agent.chars().take(59).chain(['…']).collect(),
-        (None, None) => user_agent.to_string(),
+        // No more than a name: whoever guesses at an account could write its owner a letter here.
+        (None, None) => {
+            let name = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+            match user_agent.chars().take_while(name).take(20).collect::<String>() {
+                name if name.is_empty() => "Something without a name".to_string(),
+                name => format!("A program named {name}"),
+            }
+        }
     }
 }
 
@@ -129,6 +134,8 @@ mod tests {
         assert_eq!(words(phone), "Safari on iPhone");
         assert_eq!(words("curl/8.5.0"), "curl");
         assert_eq!(words(""), "Something without a name");
-        assert_eq!(words(&"x".repeat(200)), "x".repeat(59) + "…");
+        assert_eq!(words("python-requests/2.32"), "A program named python-requests");
+        assert_eq!(words("Your account is at risk: call +1 555 0100"), "A program named Your");
+        assert_eq!(words("\u{202e}evil"), "Something without a name");
     }
 }

@@ -12,8 +12,8 @@ use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -38,6 +38,10 @@ impl<T: DeserializeOwned> FromRequest<App> for Form<T> {
         Ok(Form(T::deserialize(Value::Object(present)).map_err(|_| MALFORMED)?))
     }
 }
+
+/// A form that is nothing but its button: read all the same, so that what is no form is refused.
+#[derive(Deserialize)]
+pub struct NoFields {}
 
 const MALFORMED: Error = Error::Refused(StatusCode::BAD_REQUEST);
 
@@ -141,7 +145,6 @@ mod tests {
     use super::*;
     use crate::access::{Access, Routes};
     use crate::test::TestApp;
-    use serde::Deserialize;
 
     #[derive(Deserialize, Default)]
     #[serde(default)]

@@ -271,7 +271,7 @@ pub async fn check(app: &App, door: &Door, name: &str, password: &str) -> Result
     };
     let key = match &account {
         Some((user, _)) => account_key(&user.id),
-        None => Key::hidden(&app.typed_names, "typed", &name.to_lowercase()),
+        None => Key::hidden(&app.typed_names, "typed", &name.to_ascii_lowercase()),
     };
     attempt(app, door, account, key, password).await
 }
@@ -395,6 +395,9 @@ impl Budget {
     }
 
     async fn note_failure(&self, db: &mut Connection, user_id: Option<&str>, door: &Door) -> Result<()> {
+        // Of somebody who has been deleted meanwhile nothing is noted any more.
+        let exists = user::lock(db, user_id.unwrap_or_default()).await?;
+        let user_id = user_id.filter(|_| exists);
         event::record(db, user_id, Event::LogInFailed, &door.client).await?;
         if self.count == self.slow.free {
             event::record(db, user_id, Event::Throttled, &door.client).await?;

@@ -315,8 +315,16 @@ pub async fn end(db: &mut Connection, user_id: &str, id: &str) -> Result<()> {
 }
 
 /// Ends all of the user's sessions but this one, and what other browsers were trusted with.
+///
+/// # Errors
+/// [`Error::NOT_FOUND`] when this one has ended meanwhile: it may have been ended by another.
 pub async fn end_others(db: &mut Connection, session: &Session) -> Result<()> {
-    user::lock(db, &session.user.id).await?;
+    let sql = "select 1 from sessions where id = $1";
+    let lives = user::lock(db, &session.user.id).await?
+        && sqlx::query(sql).bind(&*session.id).fetch_optional(&mut *db).await?.is_some();
+    if !lives {
+        return Err(Error::NOT_FOUND);
+    }
     let sql = "delete from sessions where user_id = $1 and id <> $2";
     sqlx::query(sql).bind(&*session.user.id).bind(&*session.id).execute(&mut *db).await?;
     device::forget_others(db, &session.user.id).await
@@ -325,8 +333,7 @@ pub async fn end_others(db: &mut Connection, session: &Session) -> Result<()> {
 /// Sessions that began at `$1` or before, and those that were last seen at `$1` or before.
 pub const PURGE_OLD: &str =
     "delete from sessions where id in (select id from sessions where created_at <= $1 limit 1000)";
-pub const PURGE_IDLE: &str =
-    "delete from sessions where id in (select id from sessions where seen_at <= $1 limit 1000)";
+pub const PURGE_IDLE: &str = "delete from sessions where seen_at <= $1 and id in (select id from sessions where seen_at <= $1 limit 1000)";
 
 /// Answers the id of the new session.
 async fn insert(

@@ -124,7 +124,7 @@ pub async fn attempt(db: &mut Connection, key: &Key, user_id: Option<&str>, slow
                when limits.count + 1 < $4 then 0 \
                when limits.count + 1 >= $4 + $6 then $7 \
                else $5 << cast(limits.count + 1 - $4 as integer) end \
-               where limits.free_at <= $3 returning count";
+               where limits.count < $4 or limits.free_at <= $3 returning count";
     let query = sqlx::query_as(sql).bind(key.0.to_vec()).bind(user_id).bind(now).bind(slow.free);
     let counted: Option<(i64,)> =
         query.bind(first).bind(doublings).bind(longest).fetch_optional(&mut *db).await?;
@@ -144,6 +144,12 @@ pub async fn undo_attempt(db: &mut Connection, key: &Key, count: i64) -> Result<
 /// The attempts under this key are as if they had never been.
 pub async fn forget(db: &mut Connection, key: &Key) -> Result<()> {
     sqlx::query("delete from limits where key = $1").bind(key.0.to_vec()).execute(db).await?;
+    Ok(())
+}
+
+/// Nothing is counted for this user any more.
+pub async fn forget_user(db: &mut Connection, user_id: &str) -> Result<()> {
+    sqlx::query("delete from limits where user_id = $1").bind(user_id).execute(db).await?;
     Ok(())
 }
 
@@ -169,10 +175,12 @@ pub async fn salt(db: &mut Connection) -> Result<Vec<u8>> {
     Ok(salt)
 }
 
-/// Rows that limit nothing any more; `$1` is the time. What strangers tried on a name that nobody has is kept half a year, as if
-/// it were an account's.
-pub const PURGE: &str = "delete from limits where key in (select key from limits where user_id is null and \
-     (count = 0 and free_at <= $1 * 1000 or free_at <= ($1 - 180 * 86400) * 1000) limit 1000)";
+/// Rows that limit nothing any more; `$1` is the time. What strangers tried on a name that nobody has is kept half a year, as
+/// if it were an account's. The condition stands outside too, for a row that comes alive at this moment.
+pub const PURGE: &str = "delete from limits where \
+     (count = 0 and free_at <= $1 * 1000 or free_at <= ($1 - 180 * 86400) * 1000) and key in \
+     (select key from limits where (count = 0 and free_at <= $1 * 1000 or free_at <= ($1 - 180 * 86400) * 1000) \
+     and not exists (select 1 from users where users.id = limits.user_id) limit 1000)";
 
 async fn free_at(db: &mut Connection, key: &Key) -> Result<i64> {
     let sql = "select free_at from limits where key = $1";

@@ -146,18 +146,27 @@ pub async fn rename(
     rest: Duration,
     client: &Client,
 ) -> Result<bool> {
-    let sql = "update users set username = $1 where id = $2";
-    let rename =
-        async |db: &mut Connection, name: &str| sqlx::query(sql).bind(name).bind(&*user.id).execute(db).await;
-    match rename(&mut *db, name.as_str()).await {
+    if !lock(db, &user.id).await? {
+        return Err(Error::NOT_FOUND);
+    }
+    // As it is now: another request may have changed it since this one was let in.
+    let sql = "select username from users where id = $1";
+    let (old,): (String,) = sqlx::query_as(sql).bind(&*user.id).fetch_one(&mut *db).await?;
+    // A name that somebody has is not waited for: two who want each other's would wait for ever.
+    let sql = "update users set username = $1 where id = $2 \
+               and not exists (select 1 from users u where u.username = $1)";
+    let renamed = sqlx::query(sql).bind(name.as_str()).bind(&*user.id).execute(&mut *db).await;
+    match renamed {
+        Ok(renamed) if renamed.rows_affected() > 0 => {}
+        Ok(_) => return Ok(false),
         Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(false),
-        renamed => renamed?,
-    };
+        Err(error) => return Err(error.into()),
+    }
     if rests(db, name.as_str()).await? {
-        rename(db, &user.username).await?;
+        sqlx::query(sql).bind(&*old).bind(&*user.id).execute(db).await?;
         return Ok(false);
     }
-    throttle::block(db, &resting(&user.username), rest).await?;
+    throttle::block(db, &resting(&old), rest).await?;
     event::record(db, &*user.id, Event::UsernameChanged, client).await?;
     Ok(true)
 }
@@ -192,6 +201,7 @@ pub async fn delete(db: &mut Connection, user_id: &str, rest: Duration, client: 
     let sql = "delete from users where id = $1 returning username";
     let gone: Option<(String,)> = sqlx::query_as(sql).bind(user_id).fetch_optional(&mut *db).await?;
     let (username,) = gone.ok_or(Error::NOT_FOUND)?;
+    throttle::forget_user(db, user_id).await?;
     throttle::block(db, &resting(&username), rest).await?;
     event::record(db, user_id, Event::Deleted, client).await?;
     event::forget_details(db, user_id).await

@@ -119,6 +119,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_name_rests_also_when_two_requests_change_it_at_once() {
+        let app = TestApp::new().await;
+        let (ada, eve) = (app.person("ada").await, app.person("eve").await);
+        let (one, two) = tokio::join!(rename(&ada, "lovelace"), rename(&ada, "countess"));
+        one.assert_redirect(PATH);
+        two.assert_redirect(PATH);
+        let mut free = 0;
+        for name in ["ada", "lovelace", "countess"] {
+            free += i32::from(rename(&eve, name).await.status != 422);
+        }
+        assert_eq!(free, 0);
+    }
+
+    #[tokio::test]
     async fn a_name_that_cannot_be_had_says_why_and_stands_in_the_field() {
         let app = TestApp::new().await;
         let (ada, _eve) = (app.person("ada").await, app.person("eve").await);

@@ -13,6 +13,7 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 use sqlx::{Column, Row};
+use tokio::sync::Semaphore;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get("/account/export", Access::Recent, show);
@@ -30,7 +31,11 @@ const CORE: [(&str, &str); 4] = [
     ("events", "select id, kind, created_at, address, device from events where user_id = $1 order by id"),
 ];
 
+/// An export is held in memory whole, so there is one at a time.
+static ONE: Semaphore = Semaphore::const_new(1);
+
 async fn show(State(app): State<App>, user: User) -> Result<Response> {
+    let _turn = ONE.acquire().await.map_err(anyhow::Error::from)?;
     let export = app.db.read(async |db| {
         let mut export = Map::new();
         for (name, sql) in app.features.iter().flat_map(|feature| feature.export) {

@@ -8,7 +8,7 @@ use crate::config::Env;
 use crate::database::Connection;
 use crate::error::Result;
 use crate::features::Feature;
-use crate::form::{Errors, Form, query_parameter};
+use crate::form::{Errors, Form, NoFields, query_parameter};
 use crate::guard::LocalPath;
 use crate::page::{Page, Template, templates};
 use crate::password::{self, Proof};
@@ -80,7 +80,7 @@ async fn enter(db: &mut Connection, door: &Door, proof: &Proof, stay: bool) -> R
     door.log_in(db, &proof.user.id, stay).await
 }
 
-async fn destroy(door: Door) -> Result<Response> {
+async fn destroy(door: Door, _: Form<NoFields>) -> Result<Response> {
     door.log_out().await?;
     Ok((door.farewell(), see_other("/")).into_response())
 }

@@ -10,7 +10,7 @@ use crate::config::Env;
 use crate::database::{BEHIND_ALL_IDS, Connection, new_id, now};
 use crate::error::{Error, Result};
 use crate::features::Feature;
-use crate::form::{Errors, Form, query_parameter};
+use crate::form::{Errors, Form, NoFields, query_parameter};
 use crate::page::{Page, Template, date, templates};
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
@@ -137,7 +137,12 @@ async fn update(
     }
 }
 
-async fn destroy(State(app): State<App>, user: User, Path(id): Path<String>) -> Result<Response> {
+async fn destroy(
+    State(app): State<App>,
+    user: User,
+    Path(id): Path<String>,
+    _: Form<NoFields>,
+) -> Result<Response> {
     app.db.write(async |db| delete(db, &user, &id).await).await?;
     Ok(see_other("/notes"))
 }

@@ -47,7 +47,7 @@ const MOST: usize = 64 * 1024;
 /// How long a stranger's values are kept after the last change, in seconds.
 const KEPT: i64 = 30 * 24 * 60 * 60;
 
-const PURGE: &str = "delete from session_data where id in \
+const PURGE: &str = "delete from session_data where expires_at <= $1 and id in \
      (select id from session_data where session_id is null and expires_at <= $1 limit 1000)";
 
 const COOKIE: &str = "visitor";
@@ -187,6 +187,9 @@ fn move_in<'a>(
 ) -> BoxFuture<'a, Result<CookieJar>> {
     async move {
         if let Some(token) = door.token() {
+            // The session's row comes first here as in every change.
+            let sql = "update sessions set id = id where token_hash = $1";
+            sqlx::query(sql).bind(token.hash().to_vec()).execute(&mut *db).await?;
             let sql = "update session_data set session_id = $1 where session_id = \
                        (select id from sessions where token_hash = $2 and user_id = $3)";
             let query = sqlx::query(sql).bind(session_id).bind(token.hash().to_vec()).bind(user_id);

@@ -7,6 +7,7 @@ use crate::device;
 use crate::error::Result;
 use crate::event::{self, Event};
 use crate::features::Feature;
+use crate::form::{Form, NoFields};
 use crate::guard::Client;
 use crate::page::{Flash, Page, Template, date_time, templates};
 use crate::session::{self, Listed, Session};
@@ -69,6 +70,7 @@ async fn revoke(
     own: Session,
     client: Client,
     Path(id): Path<String>,
+    _: Form<NoFields>,
 ) -> Result<Response> {
     let end = app.db.write(async |db| {
         session::end(db, &own.user.id, &id).await?;
@@ -78,7 +80,12 @@ async fn revoke(
     Ok((CookieJar::new().add(ENDED.cookie(&app.config)), see_other(PATH)).into_response())
 }
 
-async fn revoke_others(State(app): State<App>, own: Session, client: Client) -> Result<Response> {
+async fn revoke_others(
+    State(app): State<App>,
+    own: Session,
+    client: Client,
+    _: Form<NoFields>,
+) -> Result<Response> {
     let end = app.db.write(async |db| {
         session::end_others(db, &own).await?;
         event::record(db, &*own.user.id, Event::OtherSessionsEnded, &client).await
@@ -168,6 +175,19 @@ mod tests {
         let refused = eve.post(&path, &[]).await;
         assert_eq!(refused.assert_status(404).text(), eve.post(nowhere, &[]).await.text());
         assert_eq!(app.count("select count(*) from sessions").await, 3);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_form_ends_nothing() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let elsewhere = app.browser_of("ada").await;
+        for path in [&*path_to_end(&ada).await, REVOKE_OTHERS] {
+            ada.post_body(path, Some("application/json"), b"{}").await.assert_status(415);
+            let twice = Some("application/x-www-form-urlencoded");
+            ada.post_body(path, twice, b"a=1&a=2").await.assert_status(400);
+        }
+        elsewhere.assert_is("ada").await;
     }
 
     #[tokio::test]
