@@ -55,7 +55,7 @@ pub async fn record(
     let sql =
         "insert into events (id, user_id, kind, created_at, address, device) values ($1, $2, $3, $4, $5, $6)";
     let query = sqlx::query(sql).bind(new_id()).bind(user_id.into()).bind(event.kind()).bind(now());
-    query.bind(client.address.to_string()).bind(&*client.device).execute(db).await?;
+    query.bind(client.address.to_string()).bind(client.device()).execute(db).await?;
     Ok(())
 }
 

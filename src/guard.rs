@@ -199,20 +199,37 @@ pub fn clear_cookie(config: &Config, name: &str) -> Cookie<'static> {
 #[derive(Clone, Debug)]
 pub struct Client {
     pub address: IpAddr,
-    /// The `User-Agent`, cut to [`DEVICE_LENGTH`].
-    pub device: String,
+    user_agent: HeaderValue,
 }
 
+/// The most characters of a `User-Agent` that are kept.
 const DEVICE_LENGTH: usize = 200;
 
 impl Client {
     pub fn of(config: &Config, extensions: &Extensions, headers: &HeaderMap) -> Client {
         let peer = extensions.get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ConnectInfo(peer)| peer.ip());
-        let device = headers.get(USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
-        let device =
-            String::from_utf8_lossy(device).chars().filter(|c| !c.is_control()).take(DEVICE_LENGTH).collect();
-        Client { address: address(config, peer, headers), device }
+        let user_agent = headers.get(USER_AGENT).cloned();
+        Client {
+            address: address(config, peer, headers),
+            user_agent: user_agent.unwrap_or(HeaderValue::from_static("")),
+        }
+    }
+
+    /// Somebody at this machine.
+    pub fn local(user_agent: &'static str) -> Client {
+        Client { address: IpAddr::V4(Ipv4Addr::LOCALHOST), user_agent: HeaderValue::from_static(user_agent) }
+    }
+
+    /// What the browser calls itself, as it is kept.
+    pub fn device(&self) -> String {
+        let text = String::from_utf8_lossy(self.user_agent.as_bytes());
+        text.chars().filter(|c| !c.is_control()).take(DEVICE_LENGTH).collect()
+    }
+
+    /// Whether it calls itself what was kept of it.
+    pub fn is(&self, device: &str) -> bool {
+        self.user_agent.as_bytes() == device.as_bytes() || self.device() == device
     }
 }
 

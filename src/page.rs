@@ -16,6 +16,7 @@ use ::cookie::time::{self, OffsetDateTime};
 use anyhow::Context as _;
 use axum::body::Bytes;
 use axum::extract::FromRequestParts;
+use axum::http::header::COOKIE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
@@ -130,6 +131,9 @@ pub struct Look {
 
 impl Look {
     pub fn of(app: &App, headers: &HeaderMap) -> Look {
+        if !headers.contains_key(COOKIE) {
+            return Look { theme: "system", flash: None };
+        }
         let theme = match cookie(&app.config, headers, "theme").as_deref() {
             Some("light") => "light",
             Some("dark") => "dark",

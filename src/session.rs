@@ -70,8 +70,7 @@ pub async fn find(app: &App, token: &Token, client: &Client) -> Result<Option<Se
     if !fresh(row.created_at, app.config.session_lifetime) || !fresh(row.seen_at, app.config.session_idle) {
         return Ok(None);
     }
-    let elsewhere =
-        row.device != client.device && device::words(&row.device) != device::words(&client.device);
+    let elsewhere = !client.is(&row.device) && device::words(&row.device) != device::words(&client.device());
     if elsewhere || !fresh(row.seen_at, seen_every(&app.config)) {
         note_seen(app, &row, client, elsewhere, now);
     }
@@ -109,7 +108,7 @@ fn note_seen(app: &App, row: &Row, client: &Client, elsewhere: bool, now: i64) {
         let noted = app.db.note(async |db| {
             let sql = "update sessions set seen_at = $1, device = $2, address = $3 \
                        where id = $4 and device = $5 and seen_at <= $1";
-            let query = sqlx::query(sql).bind(now).bind(&*client.device).bind(client.address.to_string());
+            let query = sqlx::query(sql).bind(now).bind(client.device()).bind(client.address.to_string());
             let noted = query.bind(&*row.id).bind(&*row.device).execute(&mut *db).await?;
             // Two browsers that take turns are told of now and then, not at each turn.
             let key = Key::new("other_browser", &row.id);
@@ -349,7 +348,7 @@ async fn insert(
                (id, token_hash, user_id, created_at, seen_at, confirmed_at, stay, address, device, device_id) \
                values ($1, $2, $3, $4, $4, $4, $5, $6, $7, $8)";
     let query = sqlx::query(sql).bind(&*id).bind(token.hash().to_vec()).bind(user_id).bind(now);
-    let query = query.bind(i64::from(stay)).bind(client.address.to_string()).bind(&*client.device);
+    let query = query.bind(i64::from(stay)).bind(client.address.to_string()).bind(client.device());
     query.bind(device_id).execute(db).await?;
     Ok(id)
 }

@@ -9,7 +9,6 @@ use crate::password::{self, Gate, NewPassword, own_words};
 use crate::user::{self, Email, Username};
 use anyhow::{Context, Result, anyhow, bail};
 use std::io::{BufRead, IsTerminal, stdin};
-use std::net::{IpAddr, Ipv4Addr};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -39,7 +38,7 @@ async fn add(config: &Config, name: &str, email: Option<&str>) -> Result<()> {
     let password = NewPassword::parse(&ask_password()?, config).map_err(|sentence| anyhow!(sentence))?;
     let own = own_words(config, username.as_str(), email.as_ref().map(Email::as_str));
     let hash = Gate::new(config).hash(password, own).await?.map_err(|sentence| anyhow!(sentence))?;
-    let here = Client { address: IpAddr::V4(Ipv4Addr::LOCALHOST), device: "command line".into() };
+    let here = Client::local("command line");
     let db = Database::open(config).await?;
     let made = db.write(async |db| {
         let Some(id) = user::create(db, &username, &here).await? else { return Ok(false) };
