@@ -14,6 +14,7 @@ use crate::throttle::{self, Key};
 use crate::user::{self, Email, Username};
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
+use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
@@ -85,20 +86,31 @@ async fn create(
     page: Page,
     Form(form): Form<SignupForm>,
 ) -> Result<Response> {
-    let NewAccount { username, email, password } = match form.judge(&app.config) {
-        Ok(account) => account,
-        Err(errors) => return page.refuse(&SignupPage::new(&app, form, errors)).await,
+    let mistakes = match form.judge(&app.config) {
+        Ok(account) => match sign_up(&app, &door, account).await? {
+            Ok(cookies) => return Ok((cookies, see_other(&form.next)).into_response()),
+            Err(mistake) => Errors::from(mistake),
+        },
+        Err(mistakes) => mistakes,
     };
+    page.refuse(&SignupPage::new(&app, form, mistakes)).await
+}
+
+/// Answers the cookies of the session that begins, or the field with a mistake and its sentence.
+async fn sign_up(
+    app: &App,
+    door: &Door,
+    NewAccount { username, email, password }: NewAccount,
+) -> Result<Result<CookieJar, (&'static str, String)>> {
     let (address, rate) = (Key::address("signup", door.client.address), app.config.signups_per_address);
     app.db.note(async |db| throttle::take(db, &address, rate).await).await?;
     let own = own_words(&app.config, username.as_str(), email.as_ref().map(Email::as_str));
     let hash = match app.gate.hash(password, own).await? {
         Ok(hash) => hash,
         Err(sentence) => {
+            // A mistake does not count.
             app.db.note(async |db| throttle::give_back(db, &address, rate).await).await?;
-            return page
-                .refuse(&SignupPage::new(&app, form, Errors::from(("password", sentence.into()))))
-                .await;
+            return Ok(Err(("password", sentence.into())));
         }
     };
     let begun = app.db.write(async |db| {
@@ -109,11 +121,7 @@ async fn create(
         }
         door.log_in(db, &user_id, false).await
     });
-    let Some(cookies) = begun.await? else {
-        let errors = Errors::from(("username", username.is_taken()));
-        return page.refuse(&SignupPage::new(&app, form, errors)).await;
-    };
-    Ok((cookies, see_other(&form.next)).into_response())
+    Ok(begun.await?.ok_or_else(|| ("username", username.is_taken())))
 }
 
 #[cfg(test)]
