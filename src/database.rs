@@ -6,12 +6,12 @@
 
 use crate::config::Config;
 use crate::error::{self, Error, Result};
+use crate::migrate;
 use anyhow::{Context, anyhow, bail, ensure};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::pool::{PoolConnection, PoolOptions};
-use sqlx::{ConnectOptions, Either, Execute, Executor, SqlSafeStr, SqlStr};
+use sqlx::{ConnectOptions, Either, Execute, Executor, SqlStr};
 #[cfg(feature = "sqlite")]
 use std::fs::{DirBuilder, OpenOptions};
 use std::ops::AsyncFnOnce;
@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 /// that has chosen all the types of its engine.
 pub type Db = sqlx::Any;
 
-type DbConnection = <Db as sqlx::Database>::Connection;
+pub type DbConnection = <Db as sqlx::Database>::Connection;
 type DbOptions = <DbConnection as sqlx::Connection>::Options;
 
 /// How long a request waits for the database, all in all.
@@ -81,7 +81,8 @@ impl Database {
             }
         }
         // Kept until the pool stands: when the last connection to a SQLite file closes, opening it can fail.
-        let direct = migrate(&config.database_direct_url, SCHEMA).await?;
+        let mut direct = connect_directly(&config.database_direct_url).await?;
+        migrate::apply(&mut direct, is_sqlite(&config.database_direct_url), SCHEMA).await?;
         let pool = connect(&config.database_url, config.database_pool).await?;
         sqlx::Connection::close(direct).await?;
         Ok(Database {
@@ -324,70 +325,22 @@ fn create_file(file: &Path, production: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Applies the sections of `schema` that this database has not seen, and answers the connection it used. Replicas may
-/// start together: on Postgres the migrator holds an advisory lock, on SQLite the transaction around it is the lock.
-async fn migrate(url: &str, schema: &'static str) -> anyhow::Result<DbConnection> {
-    let mut migrator = Migrator::with_migrations(sections(schema)?);
-    migrator.set_ignore_missing(true);
+/// A connection for the migrations, which may lead around a pooler.
+pub async fn connect_directly(url: &str) -> anyhow::Result<DbConnection> {
     let connecting = tokio::time::timeout(PATIENCE, options(url)?.connect()).await;
     let mut connection = connecting.context(UNREACHABLE)?.context(UNREACHABLE)?;
-    let applied = if is_sqlite(url) {
-        // Of several that switch a new file to WAL at once, all but one are told "locked" without being made to wait.
-        let begun = Instant::now();
-        while let Err(error) = connection.execute(PRAGMAS).await {
-            if !error::is_away(&error) || begun.elapsed() > PATIENCE {
-                return Err(error.into());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let mut transaction = sqlx::Connection::begin_with(&mut connection, "begin immediate").await?;
-        let applied = migrator.run_direct(None, &mut *transaction, false).await;
-        if applied.is_ok() {
-            transaction.commit().await?;
-        } else {
-            transaction.rollback().await?;
-        }
-        applied
-    } else {
-        migrator.run_direct(None, &mut connection, false).await
-    };
-    match applied {
-        Err(MigrateError::VersionMismatch(number)) => bail!(
-            "section {number} of schema.sql is not what this database applied under that number: put it back \
-             as it was, and give what is new a number that was never used"
-        ),
-        applied => applied.context("schema.sql could not be applied").map(|()| connection),
+    if !is_sqlite(url) {
+        return Ok(connection);
     }
-}
-
-/// Splits the schema at its `-- NUMBER name` headings.
-fn sections(schema: &'static str) -> anyhow::Result<Vec<Migration>> {
-    let mut sections: Vec<Migration> = Vec::new();
-    let mut rest = schema;
-    while let Some(start) = heading_start(rest) {
-        rest = &rest[start..];
-        let (heading, after) = rest.split_once('\n').unwrap_or((rest, ""));
-        let (number, name) = heading[3..].split_once(' ').context("a heading of schema.sql needs a name")?;
-        let number = number.parse().with_context(|| format!("{heading:?} in schema.sql"))?;
-        let text = after[..heading_start(after).unwrap_or(after.len())].trim();
-        if sections.iter().any(|section| section.version == number) {
-            bail!(
-                "schema.sql has two sections numbered {number}: give the newer one a number that was never used"
-            );
+    // Of several that switch a new file to WAL at once, all but one are told "locked" without being made to wait.
+    let begun = Instant::now();
+    while let Err(error) = connection.execute(PRAGMAS).await {
+        if !error::is_away(&error) || begun.elapsed() > PATIENCE {
+            return Err(error.into());
         }
-        let kind = MigrationType::Simple;
-        sections.push(Migration::new(number, name.trim().into(), kind, text.into_sql_str(), false));
-        rest = after;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Ok(sections)
-}
-
-/// Where the first line that begins with `-- ` and a digit begins.
-fn heading_start(text: &str) -> Option<usize> {
-    let digit = |at: usize| text.as_bytes().get(at + 3).is_some_and(u8::is_ascii_digit);
-    text.match_indices("-- ")
-        .map(|(at, _)| at)
-        .find(|&at| (at == 0 || text[..at].ends_with('\n')) && digit(at))
+    Ok(connection)
 }
 
 /// Seconds since 1970. The one clock of the app.
@@ -408,37 +361,6 @@ mod tests {
     use super::*;
     use crate::config::Env;
     use crate::test::{TestApp, TestDatabase};
-
-    async fn run(connection: &mut DbConnection, sql: &'static str) {
-        sqlx::query(sql).execute(connection).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_new_section_is_applied_and_a_removed_one_leaves_its_table_alone() {
-        let TestDatabase { url, .. } = &TestDatabase::new().await;
-        let before = "-- 1 a\ncreate table a (id text);\n-- 10 b\ncreate table b (id text);";
-        run(&mut migrate(url, before).await.unwrap(), "insert into b (id) values ('kept')").await;
-        let after = "-- 1 a\ncreate table a (id text);\n\n-- 5 c\ncreate table c (id text);";
-        run(&mut migrate(url, after).await.unwrap(), "insert into c (id) select id from b").await;
-    }
-
-    #[tokio::test]
-    async fn a_section_that_was_edited_after_it_was_applied_does_not_start() {
-        let TestDatabase { url, .. } = &TestDatabase::new().await;
-        migrate(url, "-- 1 a\ncreate table a (id text);").await.unwrap();
-        let edited =
-            migrate(url, "-- 1 a\ncreate table a (id text, more text);").await.err().unwrap().to_string();
-        assert!(edited.starts_with("section 1 of schema.sql is not what this database applied"), "{edited}");
-        let twice = migrate(url, "-- 1 a\n\n-- 1 b\n").await.err().unwrap().to_string();
-        assert!(twice.contains("two sections numbered 1"), "{twice}");
-    }
-
-    #[tokio::test]
-    async fn a_section_that_fails_leaves_nothing_behind() {
-        let TestDatabase { url, .. } = &TestDatabase::new().await;
-        assert!(migrate(url, "-- 1 a\ncreate table a (id text);\ncreate nonsense;").await.is_err());
-        migrate(url, "-- 1 a\ncreate table a (id text);").await.unwrap();
-    }
 
     #[tokio::test]
     async fn replicas_may_start_together() {

@@ -17,8 +17,10 @@ mod features;
 mod form;
 mod guard;
 mod lookup;
+mod migrate;
 mod page;
 mod password;
+mod policy;
 mod purge;
 mod session;
 #[cfg(test)]

@@ -182,6 +182,17 @@ impl FromRequestParts<App> for Page {
     }
 }
 
+/// How many rows of a list a page shows; one more is asked for, to know whether there is a next page.
+pub const PER_PAGE: usize = 50;
+pub const ONE_MORE: i64 = PER_PAGE as i64 + 1;
+
+/// Takes the one row too many away, if it is there, and answers the id after which the next page begins.
+pub fn next_page<T>(rows: &mut Vec<T>, id: impl Fn(&T) -> &String) -> Option<String> {
+    let more = rows.len() > PER_PAGE;
+    rows.truncate(PER_PAGE);
+    rows.last().filter(|_| more).map(|last| id(last).clone())
+}
+
 /// A time in words, such as 21 November 2026, 18:05 UTC, from seconds since 1970.
 pub fn date_time(seconds: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);

@@ -1,4 +1,4 @@
-//! Passwords: the table, what makes one acceptable, and the gate that keeps hashing from taking all cores.
+//! Passwords: the table, the check, and the gate that keeps hashing from taking all cores.
 //!
 //! Hashing is slow on purpose. As many jobs run at once as there are cores, a bounded number wait for a bounded
 //! time, and the rest are told to come back; the place at the core belongs to the job, not to the request, so a client
@@ -12,6 +12,7 @@ use crate::database::Connection;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::event::{self, Event};
+use crate::policy::{MAX_BYTES, NewPassword};
 use crate::session::Door;
 use crate::throttle::{self, Key, Slowdown};
 use crate::token::random;
@@ -27,118 +28,6 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use unicode_normalization::UnicodeNormalization;
-use zxcvbn::feedback::Warning;
-use zxcvbn::{Score, zxcvbn};
-
-/// The most bytes a password may have: more is refused before anything is computed.
-pub const MAX_BYTES: usize = 1024;
-
-/// A new password of acceptable length, in Unicode's form NFC, so that it is the same from every keyboard
-/// (NIST SP 800-63B-4, 3.1.1.2).
-pub struct NewPassword(String);
-
-impl NewPassword {
-    /// Judges length only: rules about digits and capitals make passwords worse (NIST SP 800-63B-4, 3.1.1.2), and whether
-    /// it can be guessed is judged where it is hashed.
-    ///
-    /// # Errors
-    /// The sentence to show beside the field.
-    pub fn parse(text: &str, config: &Config) -> Result<NewPassword, String> {
-        if text.is_empty() {
-            return Err("Please choose a password.".into());
-        }
-        if text.len() > MAX_BYTES {
-            return Err(format!("A password has at most {MAX_BYTES} bytes."));
-        }
-        let text: String = text.nfc().collect();
-        if text.chars().count() < config.password_min_length {
-            return Err(format!("A password needs at least {} characters.", config.password_min_length));
-        }
-        Ok(NewPassword(text))
-    }
-
-    /// [`NewPassword::parse`] and the second field that guards against slips.
-    ///
-    /// # Errors
-    /// The field and the sentence to show beside it.
-    pub fn parse_twice(
-        text: &str,
-        again: &str,
-        config: &Config,
-    ) -> Result<NewPassword, (&'static str, String)> {
-        let password = NewPassword::parse(text, config).map_err(|sentence| ("password", sentence))?;
-        if text != again {
-            return Err(("confirm_password", "The two passwords differ. Please type them again.".into()));
-        }
-        Ok(password)
-    }
-
-    /// Why it would be guessed soon, if it would. `own` are words that belong to the person or the site.
-    fn weakness(&self, own: &[String]) -> Option<&'static str> {
-        if is_made_of(&self.0, own) {
-            return Some("This is made of your own name or of this site's, which is what others try first.");
-        }
-        // The cost of judging grows much faster than the length, and nothing weak begins with 32 strong characters.
-        let beginning: String = self.0.chars().take(32).collect();
-        let own: Vec<&str> = own.iter().map(String::as_str).collect();
-        let judged = zxcvbn(&beginning, &own);
-        if judged.score() >= Score::Three {
-            return None;
-        }
-        use Warning::*;
-        Some(match judged.feedback().and_then(|feedback| feedback.warning()) {
-            Some(ThisIsATop10Password | ThisIsATop100Password | ThisIsACommonPassword) => {
-                "This is one of the most common passwords. Please choose one that only you would think of."
-            }
-            Some(ThisIsSimilarToACommonlyUsedPassword) => {
-                "This is much like one of the most common passwords. Please choose one that only you would think of."
-            }
-            Some(StraightRowsOfKeysAreEasyToGuess | ShortKeyboardPatternsAreEasyToGuess) => {
-                "Keys that lie side by side are easy to guess. A few unusual words are better."
-            }
-            Some(RepeatsLikeAaaAreEasyToGuess | RepeatsLikeAbcAbcAreOnlySlightlyHarderToGuess) => {
-                "Repeating something makes it hardly harder to guess. A few unusual words are better."
-            }
-            Some(SequencesLikeAbcAreEasyToGuess) => {
-                "Sequences like abc or 6543 are easy to guess. A few unusual words are better."
-            }
-            Some(RecentYearsAreEasyToGuess | DatesAreOftenEasyToGuess) => {
-                "Dates and years are easy to guess. A few unusual words are better."
-            }
-            Some(
-                AWordByItselfIsEasyToGuess
-                | NamesAndSurnamesByThemselvesAreEasyToGuess
-                | CommonNamesAndSurnamesAreEasyToGuess,
-            ) => "A word or name by itself is easy to guess. Please add a few unusual words.",
-            _ => "This can be guessed too soon. Please make it longer: a few unusual words are best.",
-        })
-    }
-}
-
-/// Whether a password is nothing but these words, signs and digits.
-fn is_made_of(password: &str, own: &[String]) -> bool {
-    let mut rest = password.to_lowercase();
-    if own.contains(&rest) {
-        return true;
-    }
-    let whole = rest.len();
-    let mut own: Vec<&String> = own.iter().filter(|word| word.chars().any(char::is_alphabetic)).collect();
-    own.sort_by_key(|word| std::cmp::Reverse(word.len()));
-    for word in own {
-        rest = rest.replace(word.as_str(), "");
-    }
-    rest.len() < whole && !rest.chars().any(char::is_alphabetic)
-}
-
-/// The words that a person's password must not be made of: their names and the site's.
-pub fn own_words(config: &Config, username: &str, email: Option<&str>) -> Vec<String> {
-    let host = config.base_url.host_str().unwrap_or_default();
-    let parts = email.into_iter().flat_map(|email| email.split(['@', '.']).chain([email]));
-    let site = config.site_name.split_whitespace().chain([&*config.site_name, host]);
-    let words = parts.chain(site).chain([username]).map(str::to_lowercase);
-    // Two letters are in every other password by chance.
-    words.filter(|word| word.chars().count() > 2).collect()
-}
 
 /// Where hashing waits its turn.
 #[derive(Clone)]
@@ -160,7 +49,7 @@ impl Gate {
     }
 
     /// A PHC string to keep in place of the password; or, if it could be guessed soon, the sentence to show beside the
-    /// field. `own` are the person's [`own_words`].
+    /// field. `own` are the person's [`crate::policy::own_words`].
     ///
     /// # Errors
     /// [`Error::Unavailable`] when too many are waiting or it took too long.
@@ -173,7 +62,7 @@ impl Gate {
         let iterations = self.iterations;
         let judge_and_hash = move || match password.weakness(&own) {
             Some(sentence) => Ok(Err(sentence)),
-            None => hash(&password.0, &salt, iterations).map(Ok),
+            None => hash(password.as_str(), &salt, iterations).map(Ok),
         };
         self.run(judge_and_hash).await?
     }
@@ -518,6 +407,25 @@ mod tests {
         let hung_up = gate.run(|| std::thread::sleep(Duration::from_millis(1500)));
         assert!(timeout(Duration::from_millis(100), hung_up).await.is_err());
         assert!(unavailable(&gate.run(|| ()).await));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_costs_nobody_an_attempt() {
+        let settings = [("HASH_JOBS", "1"), ("HASH_QUEUE", "1"), ("HASH_WAIT", "10s")];
+        let app = TestApp::with_env(&settings, Routes::new()).await;
+        app.person("ada").await;
+        let door = app.door().await;
+        let slow = || std::thread::sleep(Duration::from_millis(2000));
+        let full = async { tokio::join!(app.app.gate.run(slow), app.app.gate.run(slow)) };
+        let refused = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            for _ in 0..9 {
+                assert!(unavailable(&check(&app.app, &door, "ada", "not the password").await));
+            }
+            assert_eq!(app.count("select count(*) from limits where count > 0").await, 0);
+        };
+        let ((first, second), ()) = tokio::join!(full, refused);
+        assert!(first.is_ok() && second.is_ok());
     }
 
     #[tokio::test]

@@ -500,6 +500,23 @@ mod tests {
         until_noted(&app).await;
     }
 
+    #[tokio::test]
+    async fn two_browsers_that_take_turns_are_told_of_now_and_then() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let browsers = [
+            ("curl/8", "select count(*) from sessions where device = 'curl/8'"),
+            ("Firefox/145", "select count(*) from sessions where device = 'Firefox/145'"),
+        ];
+        for (browser, noted) in browsers.iter().cycle().take(12) {
+            // It is written after the answer.
+            while app.count(noted).await == 0 {
+                ada.get_with("/whoami", &[("user-agent", browser)]).await.assert_body("ada");
+            }
+        }
+        assert_eq!(app.count("select count(*) from events where kind = 'other_browser'").await, 5);
+    }
+
     /// `seen_at` is written after the answer.
     async fn until_noted(app: &TestApp) {
         let begun = Instant::now();

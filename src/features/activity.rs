@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::event::{self, Told};
 use crate::features::Feature;
 use crate::form::query_parameter;
-use crate::page::{Page, Template, date_time, templates};
+use crate::page::{ONE_MORE, Page, Template, date_time, next_page, templates};
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use serde::Serialize;
@@ -18,8 +18,6 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get("/account/activity", Access::User, index);
     Ok(Feature { routes, ..Feature::named("activity") })
 }
-
-const PER_PAGE: usize = 50;
 
 #[derive(Serialize)]
 struct Row {
@@ -54,12 +52,9 @@ async fn index(
     RawQuery(query): RawQuery,
 ) -> Result<Response> {
     let after = query_parameter(query.as_deref(), "after");
-    let one_more = PER_PAGE as i64 + 1;
-    let read = app.db.read(async |db| event::history(db, &user.id, after.as_deref(), one_more).await);
+    let read = app.db.read(async |db| event::history(db, &user.id, after.as_deref(), ONE_MORE).await);
     let mut events = read.await?;
-    let more = events.len() > PER_PAGE;
-    events.truncate(PER_PAGE);
-    let next = events.last().filter(|_| more).map(|last| last.id.clone());
+    let next = next_page(&mut events, |event| &event.id);
     page.show(&ActivityPage { events: events.into_iter().map(Row::from).collect(), next }).await
 }
 

@@ -284,17 +284,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_costs_nobody_an_attempt() {
-        let app = TestApp::with_env(&[("HASH_JOBS", "1"), ("HASH_QUEUE", "1")], Routes::new()).await;
-        app.person("ada").await;
-        let attempts = (0..30).map(async |_| log_in(&app.visitor(), "ada", "not the password").await);
-        let answers = futures_util::future::join_all(attempts).await;
-        let verdicts = answers.iter().filter(|answer| answer.status == 422).count();
-        assert!(verdicts <= 5 && answers.iter().all(|answer| [422, 429, 503].contains(&answer.status)));
-        assert!(app.count("select count from limits where user_id is not null").await <= 5);
-    }
-
-    #[tokio::test]
     async fn logging_out_ends_the_session_and_needs_none() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;

@@ -7,7 +7,7 @@ use crate::config::Env;
 use crate::error::{Error, Result};
 use crate::features::Feature;
 use crate::form::query_parameter;
-use crate::page::{Page, Template, date, templates};
+use crate::page::{ONE_MORE, Page, Template, date, next_page, templates};
 use crate::user::{self, Username};
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
@@ -21,8 +21,6 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     );
     Ok(Feature { routes, ..Feature::named("members") })
 }
-
-const PER_PAGE: usize = 50;
 
 #[derive(Serialize)]
 struct Member {
@@ -63,11 +61,8 @@ async fn me(user: User) -> Response {
 
 async fn index(State(app): State<App>, page: Page, RawQuery(query): RawQuery) -> Result<Response> {
     let after = query_parameter(query.as_deref(), "after");
-    let one_more = PER_PAGE as i64 + 1;
-    let mut members = app.db.read(async |db| user::members(db, after.as_deref(), one_more).await).await?;
-    let more = members.len() > PER_PAGE;
-    members.truncate(PER_PAGE);
-    let next = members.last().filter(|_| more).map(|last| last.id.clone());
+    let mut members = app.db.read(async |db| user::members(db, after.as_deref(), ONE_MORE).await).await?;
+    let next = next_page(&mut members, |member| &member.id);
     page.show(&MembersPage { members: members.into_iter().map(Member::from).collect(), next }).await
 }
 

@@ -11,7 +11,7 @@ use crate::database::{BEHIND_ALL_IDS, Connection, new_id, now};
 use crate::error::{Error, Result};
 use crate::features::Feature;
 use crate::form::{Errors, Form, NoFields, query_parameter};
-use crate::page::{Page, Template, date, templates};
+use crate::page::{ONE_MORE, Page, Template, date, next_page, templates};
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,6 @@ const EXPORT: (&str, &str) =
     ("notes", "select id, text, created_at, updated_at from notes where user_id = $1 order by id");
 
 const MAX_LENGTH: usize = 10_000;
-const PER_PAGE: usize = 50;
 
 #[derive(Deserialize, Serialize, Default)]
 #[serde(default)]
@@ -155,9 +154,7 @@ async fn list(
     errors: Errors,
 ) -> Result<NotesPage> {
     let mut notes = app.db.read(async |db| newest(db, user, after.as_deref()).await).await?;
-    let more = notes.len() > PER_PAGE;
-    notes.truncate(PER_PAGE);
-    let next = notes.last().filter(|_| more).map(|last| last.id.clone());
+    let next = next_page(&mut notes, |note| &note.id);
     Ok(NotesPage { form, errors, notes, next })
 }
 
@@ -165,8 +162,7 @@ async fn list(
 async fn newest(db: &mut Connection, user: &User, after: Option<&str>) -> Result<Vec<Note>> {
     let sql =
         "select id, text, created_at from notes where user_id = $1 and id < $2 order by id desc limit $3";
-    let query =
-        sqlx::query_as(sql).bind(&*user.id).bind(after.unwrap_or(BEHIND_ALL_IDS)).bind(PER_PAGE as i64 + 1);
+    let query = sqlx::query_as(sql).bind(&*user.id).bind(after.unwrap_or(BEHIND_ALL_IDS)).bind(ONE_MORE);
     let rows: Vec<(String, String, i64)> = query.fetch_all(db).await?;
     Ok(rows.into_iter().map(|(id, text, at)| Note { id, text, written: date(at) }).collect())
 }

@@ -8,7 +8,8 @@ use crate::features::Feature;
 use crate::form::{Errors, Form, query_parameter};
 use crate::guard::LocalPath;
 use crate::page::{Page, Template, templates};
-use crate::password::{self, NewPassword, own_words};
+use crate::password;
+use crate::policy::{NewPassword, own_words};
 use crate::session::Door;
 use crate::throttle::{self, Key};
 use crate::user::{self, Email, Username};
@@ -157,7 +158,7 @@ mod tests {
     #[tokio::test]
     async fn the_page_and_the_server_have_the_same_limits() {
         let page = TestApp::new().await.visitor().get("/signup").await;
-        for most in [Username::MAX_LENGTH, Email::MAX_LENGTH, password::MAX_BYTES] {
+        for most in [Username::MAX_LENGTH, Email::MAX_LENGTH, crate::policy::MAX_BYTES] {
             page.assert_contains(&format!("maxlength=\"{most}\""));
         }
         page.assert_contains("minlength=\"8\"");
