@@ -250,7 +250,7 @@ pub fn date_time(seconds: i64) -> String {
 pub fn lasting(time: Duration) -> String {
     let seconds = time.as_secs();
     let units = [(86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds")];
-    let whole = |&(length, _): &(u64, _)| seconds % length == 0 && seconds / length > 1;
+    let whole = |&(length, _): &(u64, _)| seconds.is_multiple_of(length) && seconds / length > 1;
     let (length, unit) = units.into_iter().find(whole).unwrap_or((1, "seconds"));
     format!("{} {unit}", seconds / length)
 }
