@@ -394,7 +394,7 @@ mod tests {
     use super::*;
     use crate::access::Routes;
     use crate::config::Env;
-    use crate::test::TestApp;
+    use crate::test::{PASSWORD, TestApp};
     use futures_util::future::join_all;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::time::Instant;
@@ -458,6 +458,45 @@ mod tests {
         };
         let ((first, second), ()) = tokio::join!(full, refused);
         assert!(first.is_ok() && second.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_name_has_waited_long_enough_at_the_moment_its_account_has() {
+        let app = TestApp::with_env(&[("PASSWORD_FREE_ATTEMPTS", "1")], Routes::new()).await;
+        app.person("ada").await;
+        let door = app.door().await;
+        for _ in 0..50 {
+            assert!(check(&app.app, &door, "ada", "not the password").await.unwrap().is_none());
+            let waiting = "select count(*) from limits where count > 0";
+            assert_eq!(app.count(waiting).await, 2);
+            let moments = "select count(distinct free_at) from limits where count > 0";
+            assert_eq!(app.count(moments).await, 1);
+            app.execute("update limits set free_at = free_at - 3600000").await;
+        }
+    }
+
+    /// Both take the rows of the name and of the account, which on Postgres may be a deadlock.
+    #[tokio::test]
+    async fn who_goes_while_strangers_guess_does_not_wait_for_them_for_ever() {
+        let app = TestApp::with_env(&[("PASSWORD_FREE_ATTEMPTS", "1000")], Routes::new()).await;
+        let door = app.door().await;
+        for name in (0..12).map(|number| format!("ada{number}")) {
+            app.person(&name).await;
+            app.execute(
+                "insert into addresses (user_id, email, confirmed_at) \
+                 select id, username || '@example.com', 1 from users",
+            )
+            .await;
+            let address = format!("{name}@example.com");
+            let proof = check(&app.app, &door, &address, PASSWORD).await.unwrap();
+            let user = proof.expect("the password is right").user;
+            let guesses = join_all((0..40).map(|_| check(&app.app, &door, &name, "not the password")));
+            let goes =
+                app.app.db.write(async |db| user::delete(db, &user.id, Duration::ZERO, &door.client).await);
+            let (guesses, gone) = tokio::join!(guesses, goes);
+            assert!(gone.is_ok(), "{gone:?}");
+            assert!(guesses.iter().all(|guess| matches!(guess, Ok(None))));
+        }
     }
 
     #[tokio::test]
