@@ -367,6 +367,15 @@ pub async fn set(db: &mut Connection, user_id: &str, hash: &str) -> Result<()> {
     Ok(())
 }
 
+/// The kind of the mail that leads to choosing a new password.
+pub const RESET: &str = "password_reset";
+
+/// No password is the user's any more.
+pub async fn disable(db: &mut Connection, user_id: &str) -> Result<()> {
+    sqlx::query("delete from passwords where user_id = $1").bind(user_id).execute(db).await?;
+    Ok(())
+}
+
 async fn by_username(db: &mut Connection, username: &Username) -> Result<Option<(User, String)>> {
     let sql = "select u.id, u.username, p.hash from users u join passwords p on p.user_id = u.id \
                where u.username = $1 and u.disabled_at is null";

@@ -18,6 +18,7 @@ mod login;
 mod mailbox;
 mod members;
 mod notes;
+mod notices;
 mod security_txt;
 mod session_data;
 mod session_list;
@@ -87,6 +88,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         mailbox::feature(env)?,
         members::feature(env)?,
         notes::feature(env)?,
+        notices::feature(env)?,
         security_txt::feature(env)?,
         session_data::feature(env)?,
         session_list::feature(env)?,
