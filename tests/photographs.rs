@@ -1,5 +1,5 @@
 //! Photographs every page, for a designer's eye: narrow and wide, light and dark, into target/screenshots.
-//! needs: account, activity, change_password, change_username, confirm, delete_account, home, login, members, notes, session_list, signup, theme
+//! needs: account, activity, change_password, change_username, confirm, delete_account, email, home, login, mailbox, members, notes, session_list, signup, theme
 
 mod webdriver;
 
@@ -36,12 +36,12 @@ fn pages_are_photographed() {
     visit("/login", "login");
     visit("/nowhere", "not-found");
     browser.visit(&site.page("/login"));
-    browser.fill("Username or e-mail", "ada");
+    browser.fill("Username or e-mail", "byron");
     browser.fill("Password", "not the password");
     browser.press("Log in");
     photograph("login-mistake");
     for _ in 0..4 {
-        site.post(PHONE, "/login", &[("username", "ada"), ("password", "not the password")]);
+        site.post(PHONE, "/login", &[("username", "byron"), ("password", "not the password")]);
     }
     browser.fill("Password", "not the password");
     browser.press("Log in");
@@ -141,6 +141,7 @@ fn account_pages(site: &Site, browser: &Browser, photograph: &impl Fn(&str)) {
     browser.press_at("//li[contains(., 'Safari on iPhone')]//button");
     browser.sees("That session was ended.");
     photograph("sessions-flash");
+    email_pages(site, browser, photograph);
     visit("/account/username", "username");
     browser.fill("New username", "admin");
     browser.press("Change username");
@@ -168,4 +169,38 @@ fn account_pages(site: &Site, browser: &Browser, photograph: &impl Fn(&str)) {
     browser.press("Go on");
     browser.sees("This is not your password.");
     photograph("confirm-mistake");
+}
+
+/// Ada is logged in, and has no address.
+fn email_pages(site: &Site, browser: &Browser, photograph: &impl Fn(&str)) {
+    let give = |label: &str, address: &str| {
+        browser.visit(&site.page("/account/email"));
+        browser.fill(label, address);
+        browser.press("Send the link");
+        browser.sees("is on its way");
+    };
+    let follow = || {
+        browser.visit(&site.page("/dev/mailbox"));
+        browser.press_at("//a[contains(., '/email/')]");
+        browser.sees("Is this your address?");
+    };
+    browser.visit(&site.page("/account/email"));
+    photograph("email");
+    give("Your address", "ada@example.com");
+    photograph("email-pending");
+    follow();
+    photograph("email-link");
+    let link = browser.path();
+    browser.press("Yes, confirm it");
+    browser.sees("Your address is confirmed.");
+    photograph("email-confirmed");
+    browser.visit(&site.page(&link));
+    browser.sees("does not work any more");
+    photograph("link-stale");
+    give("Another address", "lovelace.the.countess@analytical-engines.example");
+    browser.visit(&site.page("/account/email"));
+    photograph("email-both");
+    browser.visit(&site.page("/dev/mailbox"));
+    browser.run("document.querySelectorAll('details').forEach(mail => mail.open = true)");
+    photograph("mailbox");
 }
