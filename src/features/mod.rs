@@ -19,6 +19,7 @@ mod mailbox;
 mod members;
 mod notes;
 mod password_reset;
+mod recovery_codes;
 mod session_data;
 mod session_list;
 mod signup;
@@ -88,6 +89,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         members::feature(env)?,
         notes::feature(env)?,
         password_reset::feature(env)?,
+        recovery_codes::feature(env)?,
         session_data::feature(env)?,
         session_list::feature(env)?,
         signup::feature(env)?,
