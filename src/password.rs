@@ -358,7 +358,7 @@ pub const RESET: &str = "password_reset";
 
 /// What strangers have tried on this user is as if it had never been.
 pub async fn forgive(db: &mut Connection, user_id: &str) -> Result<()> {
-    throttle::forget(db, &account_key(user_id)).await
+    throttle::forget_user(db, user_id).await
 }
 
 /// Answers whether the user still had the old hash.

@@ -90,16 +90,10 @@ fn hash(code: &str) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::test::TestApp;
-    use crate::user;
     use futures_util::future::join_all;
 
-    async fn id_of(app: &TestApp, name: &str) -> String {
-        let username = Username::parse(name).unwrap();
-        app.app.db.read(async |db| user::member(db, &username).await).await.unwrap().unwrap().id
-    }
-
     async fn made(app: &TestApp, name: &str) -> Vec<String> {
-        let id = id_of(app, name).await;
+        let id = app.user(name).await;
         app.app.db.write(async |db| make(db, &id).await).await.unwrap()
     }
 
@@ -167,7 +161,7 @@ mod tests {
             app.person(name).await;
         }
         let (codes, eves) = (made(&app, "ada").await, made(&app, "eve").await);
-        let ada = id_of(&app, "ada").await;
+        let ada = app.user("ada").await;
         for (name, code) in
             [("eve", &codes[0]), ("ada", &eves[0]), ("nobody", &codes[0]), ("ada", &"a".repeat(26))]
         {
@@ -220,7 +214,7 @@ mod tests {
     async fn a_confirmed_address_or_a_code_is_a_way_back_and_an_address_that_waits_is_none() {
         let app = TestApp::new().await;
         app.person("ada").await;
-        let id = id_of(&app, "ada").await;
+        let id = app.user("ada").await;
         let has = async || app.app.db.read(async |db| has_way_back(db, &id).await).await.unwrap();
         assert!(!has().await);
         app.execute("insert into addresses (user_id, email) select id, 'ada@example.com' from users").await;

@@ -67,9 +67,12 @@ mod tests {
     use super::*;
     use crate::page::tests::check;
     use crate::test::{TestApp, Visitor};
-    use crate::user::Username;
+    use crate::user::{self, Username};
     use axum::http::Method;
     use std::collections::BTreeSet;
+    use std::time::Duration;
+    use tokio::sync::Notify;
+    use tokio::time::sleep;
 
     /// Makes new codes and reads them off the page.
     async fn make(visitor: &Visitor) -> BTreeSet<String> {
@@ -97,9 +100,14 @@ mod tests {
         let codes = make(&ada).await;
         assert_eq!(codes.len(), 10);
         assert_eq!(app.count("select count(*) from events where kind = 'recovery_codes_made'").await, 1);
-        for code in &codes {
+        for (left, code) in codes.iter().enumerate().rev() {
             assert!(code.len() == 32 && works(&app, "ada", code).await, "{code}");
-            ada.get(PATH).await.assert_lacks(code);
+            let words = if left > 0 {
+                format!("You have <strong>{left}</strong> left.")
+            } else {
+                "You have none".into()
+            };
+            ada.get(PATH).await.assert_contains(&words).assert_lacks(code);
         }
         assert_eq!(make(&ada).await.len(), 10);
         ada.get(PATH).await.assert_contains("You have <strong>10</strong> left.");
@@ -133,21 +141,20 @@ mod tests {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let thief = app.browser_of("ada").await;
-        let username = Username::parse("ada").unwrap();
-        let (reached, end) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
+        let id = app.user("ada").await;
+        let (reached, end) = (Notify::new(), Notify::new());
         // The owner is at it, and has the user's row, when the thief's request is let in.
         let owner = app.app.db.write(async |db| {
-            let user = crate::user::member(db, &username).await?.expect("there is such a person");
-            assert!(crate::user::lock(db, &user.id).await?);
+            assert!(user::lock(db, &id).await?);
             reached.notify_one();
             end.notified().await;
-            session::end_all(db, &user.id).await
+            session::end_all(db, &id).await
         });
         let stolen = async {
             reached.notified().await;
             let attempt = thief.post(PATH, &[]);
             let go_on = async {
-                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+                sleep(Duration::from_millis(300)).await;
                 end.notify_one();
             };
             tokio::join!(attempt, go_on).0

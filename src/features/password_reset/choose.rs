@@ -100,20 +100,15 @@ mod tests {
     use crate::page::tests::check;
     use crate::session::{Door, Session};
     use crate::test::{Answer, PASSWORD, TestApp};
-    use crate::user::{self, Username};
     use axum::http::Method;
     use futures_util::future::join_all;
-    use std::time::Duration;
 
     const NEW: &str = "quiet harbour lamp";
 
     /// A link of this user's, mailed to nobody.
     async fn link_of(app: &TestApp, name: &str) -> String {
-        let username = Username::parse(name).unwrap();
-        let issue = async |db: &mut Connection| {
-            let user = user::member(db, &username).await?.expect("there is such a person");
-            token::issue(db, Purpose::Reset, &user.id, "", "", Duration::from_secs(900)).await
-        };
+        let (id, lifetime) = (app.user(name).await, app.app.config.reset_lifetime);
+        let issue = async |db: &mut Connection| token::issue(db, Purpose::Reset, &id, "", "", lifetime).await;
         path(&app.app.db.write(issue).await.unwrap())
     }
 
@@ -273,6 +268,7 @@ mod tests {
         app.execute("update limits set free_at = 0").await;
         assert!(!knows(&app, "ada", PASSWORD).await);
         submit(&app, &link_of(&app, "ada").await, NEW).await.assert_redirect("/login");
+        assert!(knows(&app, "ada", NEW).await);
         for _ in 0..3 {
             assert!(!knows(&app, "ada", PASSWORD).await);
         }

@@ -8,7 +8,7 @@ mod recover;
 mod request;
 
 use crate::access::{Access, Routes};
-use crate::config::{Config, Env};
+use crate::config::Env;
 use crate::features::Feature;
 use crate::password;
 
@@ -22,7 +22,7 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
         .post(CHOOSE, Access::Public, choose::create)
         .get(RECOVER, Access::Guest, recover::new)
         .post(RECOVER, Access::Guest, recover::create);
-    if Config::from_env(env)?.sends_mail() {
+    if env.sends_mail() {
         routes =
             routes.get(REQUEST, Access::Guest, request::new).post(REQUEST, Access::Guest, request::create);
     }

@@ -77,18 +77,13 @@ mod tests {
     use crate::page::tests::check;
     use crate::password;
     use crate::test::{Answer, PASSWORD, TestApp};
-    use crate::user;
     use futures_util::future::join_all;
 
     const NEW: &str = "quiet harbour lamp";
 
     async fn codes_of(app: &TestApp, name: &str) -> Vec<String> {
-        let username = Username::parse(name).unwrap();
-        let make = async |db: &mut Connection| {
-            let user = user::member(db, &username).await?.expect("there is such a person");
-            recovery::make(db, &user.id).await
-        };
-        app.app.db.write(make).await.unwrap()
+        let id = app.user(name).await;
+        app.app.db.write(async |db| recovery::make(db, &id).await).await.unwrap()
     }
 
     async fn submit(app: &TestApp, name: &str, code: &str) -> Answer {
