@@ -162,12 +162,6 @@ pub async fn delete(db: &mut Connection, user_id: &str, rest: Duration, client: 
     event::forget_details(db, user_id).await
 }
 
-/// The recovery codes that were made for a user do not work any more.
-pub async fn end_recovery_codes(db: &mut Connection, user_id: &str) -> Result<()> {
-    sqlx::query("delete from recovery_codes where user_id = $1").bind(user_id).execute(db).await?;
-    Ok(())
-}
-
 /// Somebody as other people see them.
 #[derive(Debug, serde::Serialize)]
 pub struct Member {

@@ -19,6 +19,8 @@ mod mailbox;
 mod members;
 mod notes;
 mod notices;
+mod password_reset;
+mod recovery_codes;
 mod security_txt;
 mod session_data;
 mod session_list;
@@ -89,6 +91,8 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         members::feature(env)?,
         notes::feature(env)?,
         notices::feature(env)?,
+        password_reset::feature(env)?,
+        recovery_codes::feature(env)?,
         security_txt::feature(env)?,
         session_data::feature(env)?,
         session_list::feature(env)?,

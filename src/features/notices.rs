@@ -18,7 +18,7 @@ use crate::mail::{self, Mail};
 use crate::page::{Flash, Letter, LetterTemplate, Page, Template, date_time, lasting, templates};
 use crate::throttle::{self, Key, Rate};
 use crate::token::{self, Purpose};
-use crate::{address, device, password, session, user};
+use crate::{address, device, password, recovery, session, user};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
@@ -202,9 +202,9 @@ async fn take_back(db: &mut Connection, token: &str, client: &Client) -> Result<
     // When it has become somebody else's, the account is left without an address rather than with a thief's.
     address::make_own(db, user_id, &link.email).await?;
     password::disable(db, user_id).await?;
-    user::end_recovery_codes(db, user_id).await?;
+    recovery::end(db, user_id).await?;
     session::end_all(db, user_id).await?;
-    throttle::forget_user(db, user_id).await?;
+    password::forgive(db, user_id).await?;
     event::record(db, user_id, Event::Undone, client).await?;
     mail::queue(db, password::RESET, Some(user_id), &link.email).await
 }
