@@ -30,6 +30,12 @@ pub async fn make(db: &mut Connection, user_id: &str) -> Result<Vec<String>> {
     Ok(codes)
 }
 
+/// The user's codes do not work any more.
+pub async fn end(db: &mut Connection, user_id: &str) -> Result<()> {
+    sqlx::query("delete from recovery_codes where user_id = $1").bind(user_id).execute(db).await?;
+    Ok(())
+}
+
 /// Takes the row of the user who has this name and this code, and answers their id; the code is no more. For any other
 /// name and any other code it is the same one statement, and changes nothing.
 pub async fn spend(db: &mut Connection, username: &Username, code: &str) -> Result<Option<String>> {
