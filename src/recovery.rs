@@ -51,12 +51,6 @@ pub async fn spend(db: &mut Connection, username: &Username, code: &str) -> Resu
     Ok((spent.rows_affected() > 0).then_some(user_id))
 }
 
-/// The user's codes do not work any more.
-pub async fn end(db: &mut Connection, user_id: &str) -> Result<()> {
-    sqlx::query("delete from recovery_codes where user_id = $1").bind(user_id).execute(db).await?;
-    Ok(())
-}
-
 /// How many codes the user has left.
 pub async fn left(db: &mut Connection, user_id: &str) -> Result<i64> {
     let sql = "select count(*) from recovery_codes where user_id = $1";

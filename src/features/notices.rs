@@ -204,7 +204,7 @@ async fn take_back(db: &mut Connection, token: &str, client: &Client) -> Result<
     password::disable(db, user_id).await?;
     recovery::end(db, user_id).await?;
     session::end_all(db, user_id).await?;
-    password::forgive(db, user_id).await?;
+    throttle::forget_user(db, user_id).await?;
     event::record(db, user_id, Event::Undone, client).await?;
     mail::queue(db, password::RESET, Some(user_id), &link.email).await
 }
