@@ -498,9 +498,9 @@ mod tests {
         queued(&app, "test").await;
         for pause in [5, 10, 20, 40, 80, 160, 320, 640, 900, 900] {
             send_all(&app.app).await;
-            let waits = app.count("select due_at - created_at from mails").await;
-            let since = app.count("select created_at from mails").await;
-            assert!((pause..pause + 5).contains(&(waits + since - now())), "{pause}: {waits}");
+            let wait = app.count("select due_at from mails").await - now();
+            // Some of it has passed already.
+            assert!((pause - 4..=pause).contains(&wait), "{pause}: {wait}");
             app.execute("update mails set due_at = 0").await;
         }
         assert_eq!(app.count("select count(*) from mails where failed_at is null").await, 1);
