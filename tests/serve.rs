@@ -4,22 +4,16 @@
 
 mod common;
 
-use common::{Browser, Connection, Process, Server, allow_many_sockets, form, latchkey, wait_until};
+use common::{Browser, Connection, Process, Server, allow_many_sockets, alone, form, latchkey, wait_until};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::net::{AddressFamily, SocketType, connect, socket};
 use rustix::process::Signal;
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// For a test that measures time, or that keeps all cores busy.
-fn alone() -> MutexGuard<'static, ()> {
-    static CORES: Mutex<()> = Mutex::new(());
-    CORES.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 const HOME: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 

@@ -11,7 +11,7 @@ mod http;
 mod process;
 mod proxy;
 
-pub use http::{Answer, Browser, Connection, form, patiently};
+pub use http::{Answer, Browser, Connection, at_once, form, patiently};
 pub use process::{Process, latchkey};
 pub use proxy::Proxy;
 
@@ -19,18 +19,26 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::{AssertSqlSafe, Connection as _};
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The password of everybody who signs up by [`Browser::sign_up`].
 pub const PASSWORD: &str = "correct horse battery";
 
+/// The e-mail address of somebody with this name.
+pub fn address_of(name: &str) -> String {
+    format!("{name}@example.com")
+}
+
 /// Hashing takes no time and nobody meets a limit, unless a test asks for it.
-const EASY: [(&str, &str); 4] = [
+const EASY: [(&str, &str); 6] = [
     ("PORT", "0"),
     ("PASSWORD_ITERATIONS", "1"),
     ("PASSWORD_ATTEMPTS_PER_ADDRESS", "1000000/1h"),
     ("SIGNUPS_PER_ADDRESS", "1000000/1h"),
+    ("MAILS_PER_ACCOUNT", "1000000/1h"),
+    ("MAILS_PER_ADDRESS", "1000000/1h"),
 ];
 
 /// The running program. It is killed when the test lets go of it.
@@ -132,6 +140,12 @@ pub fn wait_until(seconds: u64, mut condition: impl FnMut() -> bool) -> bool {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// For a test that measures time, or that keeps all cores busy.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static CORES: Mutex<()> = Mutex::new(());
+    CORES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Lets this process and those it starts have as many sockets open as the system permits at all.
