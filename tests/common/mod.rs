@@ -8,12 +8,16 @@
 #![allow(dead_code, unused_imports)]
 
 mod http;
+mod mail;
 mod process;
 mod proxy;
+mod smtp;
 
 pub use http::{Answer, Browser, Connection, at_once, form, patiently};
+pub use mail::Mail;
 pub use process::{Process, latchkey};
 pub use proxy::Proxy;
+pub use smtp::{Manner, Smtp};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::{AssertSqlSafe, Connection as _};
