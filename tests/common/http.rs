@@ -185,9 +185,13 @@ impl Browser {
     /// The same with the address NAME@example.com.
     #[track_caller]
     pub fn sign_up_with_address(&mut self, name: &str) -> Answer {
+        self.try_sign_up_with_address(name).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    pub fn try_sign_up_with_address(&mut self, name: &str) -> io::Result<Answer> {
         let (password, email) = (super::PASSWORD, super::address_of(name));
-        let passwords = [("password", password), ("confirm_password", password)];
-        self.post("/signup", &[&[("username", name), ("email", &*email)], &passwords[..]].concat())
+        let fields = [("username", name), ("email", &email), ("password", password)];
+        self.try_post("/signup", &[&fields[..], &[("confirm_password", password)]].concat())
     }
 
     #[track_caller]
