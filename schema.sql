@@ -82,6 +82,56 @@ alter table sessions add column confirmed_at bigint not null default 0;
 alter table sessions add column device_id text;
 create index events_by_time on events (created_at);
 
+-- 6 mail
+-- Of a user one address may be confirmed while another waits for it.
+create table new_addresses (
+    user_id text not null references users (id) on delete cascade,
+    email text not null,
+    confirmed_at bigint
+);
+insert into new_addresses select user_id, email, confirmed_at from addresses;
+drop table addresses;
+alter table new_addresses rename to addresses;
+create index addresses_by_email on addresses (email);
+create unique index addresses_confirmed on addresses (email) where confirmed_at is not null;
+create unique index addresses_own on addresses (user_id) where confirmed_at is not null;
+create unique index addresses_pending on addresses (user_id) where confirmed_at is null;
+
+-- What the links in mails are good for.
+create table tokens (
+    token_hash bytea primary key,
+    purpose text not null,
+    user_id text not null references users (id) on delete cascade,
+    email text not null,
+    event_id text not null,
+    expires_at bigint not null
+);
+create index tokens_by_user on tokens (user_id);
+create index tokens_by_time on tokens (expires_at);
+
+-- The outbox. What a mail says is decided when it is sent, so no link waits here.
+create table mails (
+    id text primary key,
+    kind text not null,
+    user_id text references users (id) on delete cascade,
+    email text not null,
+    subject text not null,
+    created_at bigint not null,
+    due_at bigint not null,
+    attempts bigint not null,
+    failed_at bigint,
+    error text
+);
+create index mails_by_user on mails (user_id);
+create index mails_due on mails (due_at) where failed_at is null;
+
+-- 7 recovery_codes
+create table recovery_codes (
+    code_hash bytea primary key,
+    user_id text not null references users (id) on delete cascade
+);
+create index recovery_codes_by_user on recovery_codes (user_id);
+
 -- 10 notes
 create table notes (
     id text primary key,

@@ -6,6 +6,7 @@ use crate::database::Database;
 use crate::error::About;
 use crate::features::Feature;
 use crate::lookup::Lookup;
+use crate::mail::DevMailbox;
 use crate::page::Pages;
 use crate::password::Gate;
 use crate::session::BeingSeen;
@@ -43,6 +44,7 @@ pub struct Parts {
     pub lookup: Lookup,
     pub being_seen: BeingSeen,
     pub gate: Gate,
+    pub mailbox: DevMailbox,
     /// What the features offer besides their routes.
     pub features: Vec<Feature>,
     /// What keeps typed names secret in the table of limits.
@@ -75,10 +77,11 @@ impl Site {
         let db = Database::open(&config).await?;
         let salt = db.write(async |db| throttle::salt(db).await).await?;
         let app = App(Arc::new(Parts {
-            pages: Pages::load(&config.site_name)?,
+            pages: Pages::load(&config)?,
             lookup: Lookup::start(&db),
             being_seen: BeingSeen::default(),
             gate: Gate::new(&config),
+            mailbox: DevMailbox::default(),
             typed_names: [salt, config.secret_key.clone().into_bytes()].concat(),
             features,
             config,

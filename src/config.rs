@@ -5,9 +5,11 @@
 //! file names only what core needs.
 
 use crate::database::is_sqlite;
+use crate::mail::Delivery;
 use crate::throttle::{Rate, Slowdown};
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
+use lettre::message::Mailbox;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
@@ -97,6 +99,14 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     pub insecure_http: bool,
     pub log_json: bool,
+    pub mail: Delivery,
+    pub mail_from: Mailbox,
+    pub mails_per_account: Rate,
+    pub mails_per_address: Rate,
+    /// How long the links in mails work.
+    pub reset_lifetime: Duration,
+    pub verify_lifetime: Duration,
+    pub undo_lifetime: Duration,
     /// The newest of the keys in `SECRET_KEY`, or nothing.
     pub secret_key: String,
     pub session_lifetime: Duration,
@@ -129,12 +139,13 @@ impl Config {
         let port = env.parse("PORT", 8000)?;
         let base_url = env.text("BASE_URL");
         let database_url = env.text("DATABASE_URL").unwrap_or(DEFAULT_DATABASE).to_string();
+        let site = parse_base_url(base_url.unwrap_or(&format!("http://localhost:{port}")))?;
+        let site_name = env.text("SITE_NAME").unwrap_or("Latchkey");
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let config = Config {
-            site_name: env.text("SITE_NAME").unwrap_or("Latchkey").to_string(),
+            site_name: site_name.to_string(),
             host: env.parse("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST))?,
             port,
-            base_url: parse_base_url(base_url.unwrap_or(&format!("http://localhost:{port}")))?,
             base_url_given: base_url.is_some(),
             database_direct_url: env.text("DATABASE_DIRECT_URL").unwrap_or(&database_url).to_string(),
             database_url,
@@ -146,6 +157,14 @@ impl Config {
                 Some("json") => true,
                 Some(other) => bail!("LOG_FORMAT={other}: write text or json"),
             },
+            mail: parse_delivery(env.text("SMTP_URL"))?,
+            mail_from: parse_sender(env.text("MAIL_FROM"), site_name, &site)?,
+            mails_per_account: env.rate("MAILS_PER_ACCOUNT", "3/1h")?,
+            mails_per_address: env.rate("MAILS_PER_ADDRESS", "10/1h")?,
+            reset_lifetime: env.duration("RESET_LIFETIME", "15m")?,
+            verify_lifetime: env.duration("VERIFY_LIFETIME", "24h")?,
+            undo_lifetime: env.duration("UNDO_LIFETIME", "7d")?,
+            base_url: site,
             secret_key: env
                 .text("SECRET_KEY")
                 .and_then(|keys| keys.split(',').next())
@@ -245,6 +264,11 @@ impl Config {
              such as 10.0.0.0/8, or none"
         );
         ensure!(
+            env.text("SMTP_URL").is_some(),
+            "SMTP_URL must be set in production: the server that sends mail, such as smtps://name:password@host, \
+             or none to do without everything that needs mail"
+        );
+        ensure!(
             self.password_iterations >= PASSWORD_ITERATIONS,
             "PASSWORD_ITERATIONS={} is too weak for production: the least is {PASSWORD_ITERATIONS}",
             self.password_iterations
@@ -281,6 +305,30 @@ fn parse_base_url(text: &str) -> Result<Url> {
         "BASE_URL={text}: write only scheme, host and port, such as https://example.com"
     );
     Ok(url)
+}
+
+fn parse_delivery(smtp_url: Option<&str>) -> Result<Delivery> {
+    match smtp_url {
+        None => Ok(Delivery::Mailbox),
+        Some("none") => Ok(Delivery::Nowhere),
+        Some(text) => {
+            // It is not repeated: it holds a password.
+            let url =
+                Url::parse(text).context("SMTP_URL is no address such as smtps://name:password@host")?;
+            let near = url.host_str().is_some_and(is_near);
+            Delivery::by_smtp(&url, near)
+        }
+    }
+}
+
+fn parse_sender(text: Option<&str>, site_name: &str, site: &Url) -> Result<Mailbox> {
+    if let Some(text) = text {
+        let sender = text.parse();
+        return sender.with_context(|| format!("MAIL_FROM={text}: write Name <address@example.com>"));
+    }
+    // A site at an address in numbers has no name to write from.
+    let host = site.domain().unwrap_or("localhost");
+    Ok(Mailbox::new(Some(site_name.to_string()), format!("no-reply@{host}").parse()?))
 }
 
 fn parse_proxies(text: &str) -> Result<Vec<IpNet>> {
@@ -365,7 +413,8 @@ mod tests {
 
     #[test]
     fn every_dangerous_combination_says_what_to_set() {
-        let production = [("BASE_URL", "https://example.com"), ("TRUSTED_PROXIES", "none")];
+        let production =
+            [("BASE_URL", "https://example.com"), ("TRUSTED_PROXIES", "none"), ("SMTP_URL", "none")];
         assert!(Config::from_env(&production.into_iter().collect()).is_ok());
         let with = |more: &[(&'static str, &'static str)]| {
             sentence(&production.iter().chain(more).copied().collect::<Vec<_>>())
@@ -390,6 +439,10 @@ mod tests {
             (sentence(&[("HASH_JOBS", "18446744073709551615")]), "HASH_JOBS"),
             (sentence(&[("HASH_QUEUE", "0")]), "HASH_QUEUE"),
             (sentence(&[("BASE_URL", "https://:pw@example.com")]), "only scheme, host and port"),
+            (sentence(&production[..2]), "SMTP_URL must be set in production"),
+            (sentence(&[("SMTP_URL", "mail.example.com")]), "smtps://name:password@host"),
+            (sentence(&[("SMTP_URL", "https://ada:tiger@example.com")]), "smtps:// or smtp://"),
+            (sentence(&[("MAIL_FROM", "the site")]), "MAIL_FROM"),
             (with(&[("PASSWORD_ITERATIONS", "1000")]), "600000"),
             (with(&[("PASSWORD_MIN_LENGTH", "4")]), "the least is 8"),
         ] {

@@ -21,7 +21,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 /// The engine. `sqlx::Any` decides by `DATABASE_URL`; `sqlx::Postgres` or `sqlx::Sqlite` here gives an app
 /// that has chosen all the types of its engine.
@@ -58,6 +58,8 @@ pub struct Database {
     writer: Option<Arc<Semaphore>>,
     /// Of the notes only one waits there, so that a crowd of them does not stand before a write.
     notes: Arc<Semaphore>,
+    /// Told when a transaction that has put a mail into the outbox is committed.
+    outbox: Arc<Notify>,
     statements: Arc<AtomicU64>,
 }
 
@@ -89,6 +91,7 @@ impl Database {
             pool,
             writer: is_sqlite(&config.database_url).then(|| Arc::new(Semaphore::new(1))),
             notes: Arc::new(Semaphore::new(1)),
+            outbox: Arc::default(),
             statements: Arc::default(),
         })
     }
@@ -145,13 +148,22 @@ impl Database {
         connection.inner().execute(begin).await?;
         let answer = work(&mut connection).await;
         connection.inner().execute(if answer.is_ok() { "commit" } else { "rollback" }).await?;
+        if connection.wakes_outbox && answer.is_ok() {
+            self.outbox.notify_one();
+        }
         connection.release();
         answer
     }
 
     /// One connection, for work that sets its own deadline.
     pub async fn connection(&self) -> Result<Connection> {
-        Ok(Connection { inner: Some(self.pool.acquire().await?), statements: self.statements.clone() })
+        let inner = Some(self.pool.acquire().await?);
+        Ok(Connection { inner, wakes_outbox: false, statements: self.statements.clone() })
+    }
+
+    /// Ends when this process has put something into the outbox.
+    pub async fn outbox_woken(&self) {
+        self.outbox.notified().await;
     }
 
     /// How many statements have been run on this database by this process.
@@ -178,12 +190,18 @@ pub async fn within_deadline<T>(work: impl Future<Output = Result<T>>) -> Result
 /// and is closed instead.
 pub struct Connection {
     inner: Option<PoolConnection<Db>>,
+    wakes_outbox: bool,
     statements: Arc<AtomicU64>,
 }
 
 impl Connection {
     fn inner(&mut self) -> &mut DbConnection {
         self.inner.as_mut().expect("only release and drop take it")
+    }
+
+    /// Once the transaction is committed, what it has put into the outbox is looked for.
+    pub fn wake_outbox(&mut self) {
+        self.wakes_outbox = true;
     }
 
     pub fn release(mut self) {

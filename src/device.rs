@@ -32,6 +32,14 @@ pub async fn find(db: &mut Connection, token: &Token, user_id: &str) -> Result<O
     Ok(found.map(|(id,)| id))
 }
 
+/// Whether the user has logged in before, and never with this browser.
+pub async fn is_new(db: &mut Connection, token: Option<&Token>, user_id: &str) -> Result<bool> {
+    let sql = "select token_hash from devices where user_id = $1";
+    let known: Vec<(Vec<u8>,)> = sqlx::query_as(sql).bind(user_id).fetch_all(db).await?;
+    let hash = token.map(Token::hash);
+    Ok(!known.is_empty() && !known.iter().any(|(known,)| hash.is_some_and(|hash| hash[..] == known[..])))
+}
+
 /// Notes that a user has logged in with a device, and gives it a new token in place of `old`, so that nobody can plant
 /// one in another's browser. Answers the id of the device. Of a user's devices the `most` last used are kept.
 pub async fn remember(

@@ -8,6 +8,7 @@ use crate::app::App;
 use crate::page;
 use crate::token::random;
 use anyhow::anyhow;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -28,6 +29,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The request was wrong: the status says how, and the page says what to do.
     Refused(StatusCode),
+    /// The link does not work any more, or never did: 404, with a page of its own.
+    StaleLink,
     /// It came too soon after many like it: 429, and when to come back.
     TooMany(Duration),
     /// Too busy, or the database is away: worth trying again.
@@ -40,6 +43,10 @@ impl Error {
     pub const NOT_FOUND: Error = Error::Refused(StatusCode::NOT_FOUND);
 }
 
+/// That the answer is about a link, for the page.
+#[derive(Clone)]
+struct Stale;
+
 /// What went wrong, on its way from the answer to the log.
 #[derive(Clone)]
 struct Cause(Arc<anyhow::Error>);
@@ -48,6 +55,7 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let (status, cause) = match self {
             Error::Refused(status) => (status, None),
+            Error::StaleLink => return (Extension(Stale), StatusCode::NOT_FOUND).into_response(),
             Error::TooMany(wait) => {
                 let seconds = wait.as_millis().div_ceil(1000).to_string();
                 return (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, seconds)]).into_response();
@@ -85,6 +93,7 @@ impl From<Error> for anyhow::Error {
     fn from(error: Error) -> anyhow::Error {
         match error {
             Error::Refused(status) => anyhow::anyhow!("refused: {status}"),
+            Error::StaleLink => anyhow::anyhow!("the link does not work any more"),
             Error::TooMany(wait) => anyhow::anyhow!("too many attempts; the next is free in {wait:?}"),
             Error::Unavailable(cause) | Error::Fault(cause) => cause,
         }
@@ -216,8 +225,12 @@ fn put_page(app: &App, about: About, response: &mut Response) {
     }
     let wait = headers.get(RETRY_AFTER).filter(|_| status == StatusCode::TOO_MANY_REQUESTS);
     let wait = wait.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
+    let words = match response.extensions_mut().remove() {
+        Some(Stale) => page::STALE_LINK,
+        None => page::words(status),
+    };
     let (kind, text) =
-        if about.api { problem(status) } else { page::error(&app.pages, about.look, status, id, wait) };
+        if about.api { problem(status) } else { page::error(&app.pages, about.look, words, id, wait) };
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     *response.body_mut() = if about.method == Method::HEAD { Body::empty() } else { text.into() };
 }

@@ -3,6 +3,7 @@
 use crate::database::{BEHIND_ALL_IDS, Connection, new_id, now};
 use crate::error::Result;
 use crate::guard::Client;
+use crate::mail;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -19,11 +20,22 @@ pub enum Event {
     OtherSessionsEnded,
     /// A session was used by another browser than the one it began with.
     OtherBrowser,
+    /// A log-in with a browser that the user had not logged in with before.
+    NewBrowser,
+    /// A new password was chosen by a link, without the old one.
+    PasswordReset,
+    AddressConfirmed,
+    AddressChanged,
+    AddressRemoved,
+    RecoveryCodesMade,
+    RecoveryCodeUsed,
+    /// By the owner of an address that the account had had.
+    Undone,
     Deleted,
 }
 
 /// Every event: how the table has it, and what it says to the person it happened to.
-const WORDS: [(Event, &str, &str); 12] = [
+const WORDS: [(Event, &str, &str); 20] = [
     (Event::SignedUp, "signed_up", "You signed up"),
     (Event::LoggedIn, "logged_in", "Logged in"),
     (Event::LogInFailed, "log_in_failed", "A password was wrong"),
@@ -35,7 +47,28 @@ const WORDS: [(Event, &str, &str); 12] = [
     (Event::SessionEnded, "session_ended", "A session was ended"),
     (Event::OtherSessionsEnded, "other_sessions_ended", "Logged out everywhere else"),
     (Event::OtherBrowser, "other_browser", "A session was used by another browser"),
+    (Event::NewBrowser, "new_browser", "Logged in with a new browser"),
+    (Event::PasswordReset, "password_reset", "A new password was chosen by a link"),
+    (Event::AddressConfirmed, "address_confirmed", "E-mail address confirmed"),
+    (Event::AddressChanged, "address_changed", "E-mail address changed"),
+    (Event::AddressRemoved, "address_removed", "E-mail address removed"),
+    (Event::RecoveryCodesMade, "recovery_codes_made", "New recovery codes were made"),
+    (Event::RecoveryCodeUsed, "recovery_code_used", "A recovery code was used"),
+    (Event::Undone, "undone", "Changes were undone by a link in a mail"),
     (Event::Deleted, "deleted", "Account deleted"),
+];
+
+/// What people are told by mail, because somebody else may have done it.
+const TOLD: [Event; 9] = [
+    Event::Throttled,
+    Event::NewBrowser,
+    Event::PasswordChanged,
+    Event::PasswordReset,
+    Event::UsernameChanged,
+    Event::AddressChanged,
+    Event::AddressRemoved,
+    Event::RecoveryCodesMade,
+    Event::RecoveryCodeUsed,
 ];
 
 impl Event {
@@ -52,11 +85,12 @@ pub async fn record(
     event: Event,
     client: &Client,
 ) -> Result<()> {
+    let (id, user_id) = (new_id(), user_id.into());
     let sql =
         "insert into events (id, user_id, kind, created_at, address, device) values ($1, $2, $3, $4, $5, $6)";
-    let query = sqlx::query(sql).bind(new_id()).bind(user_id.into()).bind(event.kind()).bind(now());
-    query.bind(client.address.to_string()).bind(client.device()).execute(db).await?;
-    Ok(())
+    let query = sqlx::query(sql).bind(&*id).bind(user_id).bind(event.kind()).bind(now());
+    query.bind(client.address.to_string()).bind(client.device()).execute(&mut *db).await?;
+    if TOLD.contains(&event) { mail::tell(db, user_id, &id).await } else { Ok(()) }
 }
 
 /// Takes from a user's events all that could tell who they were.

@@ -44,7 +44,7 @@ pub fn protect(config: &Config, response: &mut Response) {
     headers.reserve(HEADERS.len() + 2);
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     for (name, value) in HEADERS {
-        headers.insert(name, HeaderValue::from_static(value));
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     if config.https() {
         headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(TWO_YEARS));
@@ -268,8 +268,12 @@ mod tests {
         Routes::new().get("/act", Access::Public, act).post("/act", Access::Public, act)
     }
 
-    const PRODUCTION: [(&str, &str); 3] =
-        [("BASE_URL", "https://example.com"), ("TRUSTED_PROXIES", "none"), ("PASSWORD_ITERATIONS", "600000")];
+    const PRODUCTION: [(&str, &str); 4] = [
+        ("BASE_URL", "https://example.com"),
+        ("TRUSTED_PROXIES", "none"),
+        ("SMTP_URL", "none"),
+        ("PASSWORD_ITERATIONS", "600000"),
+    ];
 
     async fn post(visitor: &Visitor, headers: &[(&str, &str)]) -> u16 {
         visitor.send(Method::POST, "/act", headers, "").await.status

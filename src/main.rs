@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 mod access;
+mod address;
 mod app;
 mod asset;
 mod auth;
@@ -17,6 +18,7 @@ mod features;
 mod form;
 mod guard;
 mod lookup;
+mod mail;
 mod migrate;
 mod page;
 mod password;

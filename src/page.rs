@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::form::query_value;
 use crate::guard::{clear_cookie, cookie, set_cookie};
+use crate::mail::Delivery;
 use ::cookie::Cookie;
 use ::cookie::time::{self, OffsetDateTime};
 use anyhow::Context as _;
@@ -39,11 +40,27 @@ pub trait Template: Serialize {
     const FILE: &'static str;
 }
 
+/// The data of a mail: two templates, of which the one for text has the subject as its first line.
+pub trait LetterTemplate: Serialize {
+    const TEXT: &'static str;
+    const HTML: &'static str;
+}
+
+/// A mail that is written.
+#[derive(Clone)]
+pub struct Letter {
+    pub subject: String,
+    pub text: String,
+    pub html: String,
+    /// Where whoever did not ask for it says so (RFC 8058).
+    pub unsubscribe: Option<String>,
+}
+
 /// All templates, parsed once; in debug builds parsed anew from disk for every page, so that a change shows
 /// at the next reload.
 pub struct Pages {
     tera: Tera,
-    site_name: String,
+    around: Around,
     /// By template and theme: the pages that [`Pages::same`] has rendered.
     same: Mutex<HashMap<(&'static str, &'static str), Bytes>>,
 }
@@ -51,8 +68,13 @@ pub struct Pages {
 impl Pages {
     /// # Errors
     /// A template that Tera cannot parse, or that names another that does not exist.
-    pub fn load(site_name: &str) -> anyhow::Result<Pages> {
-        Ok(Pages { tera: load(site_name)?, site_name: site_name.into(), same: Mutex::default() })
+    pub fn load(config: &Config) -> anyhow::Result<Pages> {
+        let around = Around {
+            site_name: config.site_name.clone(),
+            mail: !matches!(config.mail, Delivery::Nowhere),
+            mailbox: matches!(config.mail, Delivery::Mailbox),
+        };
+        Ok(Pages { tera: load(&around)?, around, same: Mutex::default() })
     }
 
     /// A page without data is the same for every stranger, so it is rendered once for each theme.
@@ -72,24 +94,48 @@ impl Pages {
         context.insert("user", &user);
         context.insert("theme", look.theme);
         context.insert("flash", &look.flash);
+        self.fill(T::FILE, &context)
+    }
+
+    /// Writes a mail. The first line of its text is the subject.
+    pub fn letter<T: LetterTemplate>(&self, template: &T) -> anyhow::Result<Letter> {
+        let mut context = Context::from_serialize(template)?;
+        let text = self.fill(T::TEXT, &context)?;
+        let (subject, text) = text.split_once('\n').with_context(|| format!("{} has no body", T::TEXT))?;
+        context.insert("subject", subject);
+        let html = self.fill(T::HTML, &context)?;
+        Ok(Letter { subject: subject.into(), text: text.trim_start().into(), html, unsubscribe: None })
+    }
+
+    fn fill(&self, file: &'static str, context: &Context) -> anyhow::Result<String> {
         let fresh;
         let tera = if cfg!(debug_assertions) {
-            fresh = load(&self.site_name)?;
+            fresh = load(&self.around)?;
             &fresh
         } else {
             &self.tera
         };
-        tera.render(T::FILE, &context).with_context(|| format!("templates/{} cannot be rendered", T::FILE))
+        tera.render(file, context).with_context(|| format!("templates/{file} cannot be rendered"))
     }
 }
 
-fn load(site_name: &str) -> anyhow::Result<Tera> {
+/// What every template may read besides its own data.
+#[derive(Serialize)]
+struct Around {
+    site_name: String,
+    /// Whether the site sends mail.
+    mail: bool,
+    /// Whether mails stay in the development mailbox.
+    mailbox: bool,
+}
+
+fn load(around: &Around) -> anyhow::Result<Tera> {
     let mut tera = Tera::new();
     tera.register_filter("urlencode", |text: &str, _: Kwargs, _: &State| query_value(text));
     tera.add_raw_templates(templates::ALL.iter().map(|&(name, text)| (name, source(name, text))))?;
     let assets: BTreeMap<_, _> = asset::ALL.iter().map(|asset| (variable(asset.path), asset.url)).collect();
     tera.global_context().insert("asset", &assets);
-    tera.global_context().insert("site_name", site_name);
+    tera.global_context().extend(Context::from_serialize(around)?);
     Ok(tera)
 }
 
@@ -224,11 +270,10 @@ impl Template for ErrorPage {
 pub fn error(
     pages: &Pages,
     look: Look,
-    status: StatusCode,
+    (title, words): (&'static str, &'static str),
     request_id: Option<String>,
     wait: Option<u64>,
 ) -> (&'static str, String) {
-    let (title, words) = words(status);
     // A flash waits for the next page that is no error.
     let look = Look { flash: None, ..look };
     let html = pages.render(&ErrorPage { title, words, request_id, wait: wait.map(minutes) }, None, look);
@@ -247,7 +292,14 @@ fn minutes(seconds: u64) -> String {
     }
 }
 
-fn words(status: StatusCode) -> (&'static str, &'static str) {
+/// For a link that was used, replaced by a newer one, or is too old; nobody learns which.
+pub const STALE_LINK: (&str, &str) = (
+    "This link does not work any more",
+    "It was used already, or replaced by a newer one, or it is too old. Please ask for a new one.",
+);
+
+/// The title and the sentence of an error page.
+pub fn words(status: StatusCode) -> (&'static str, &'static str) {
     match status.as_u16() {
         400 => (
             "We could not read that",
@@ -295,13 +347,17 @@ pub mod tests {
     use std::collections::BTreeSet;
 
     /// What [`Pages::render`] gives every template.
-    const AROUND: [&str; 5] = ["asset", "flash", "site_name", "theme", "user"];
+    const AROUND: [&str; 7] = ["asset", "flash", "mail", "mailbox", "site_name", "theme", "user"];
+
+    fn config() -> Config {
+        Config::from_env(&[("SITE_NAME", "Latchkey")].into_iter().collect()).unwrap()
+    }
 
     /// Renders every example, to a stranger and to a user, and compares the struct's fields with the variables
     /// that its template reads. Give an example for every branch of the template.
     #[track_caller]
     pub fn check<T: Template>(examples: &[T]) {
-        let pages = Pages::load("Latchkey").unwrap();
+        let pages = Pages::load(&config()).unwrap();
         let fields: BTreeSet<String> = examples
             .iter()
             .flat_map(|example| match serde_json::to_value(example).unwrap() {
@@ -316,12 +372,34 @@ pub mod tests {
             for user in [None, Some("ada")] {
                 let look = Look { theme: "dark", flash: user.map(|_| "It was done.") };
                 let html = pages.render(example, user, look).unwrap();
-                let again = Pages::load("Latchkey").unwrap().render(example, user, look).unwrap();
+                let again = Pages::load(&config()).unwrap().render(example, user, look).unwrap();
                 assert_eq!(
                     html, again,
                     "answers are compared byte for byte, so order must not be left to chance"
                 );
                 assert_well_formed(&html);
+            }
+        }
+    }
+
+    /// As [`check`], for mails.
+    #[track_caller]
+    pub fn check_letters<T: LetterTemplate>(examples: &[T]) {
+        let pages = Pages::load(&config()).unwrap();
+        for example in examples {
+            let letter = pages.letter(example).unwrap();
+            assert!((10..=70).contains(&letter.subject.chars().count()), "{}", letter.subject);
+            assert_well_formed(&letter.html);
+            let fields = serde_json::to_value(example).unwrap();
+            let fields: BTreeSet<&str> = fields.as_object().unwrap().keys().map(String::as_str).collect();
+            for file in [T::TEXT, T::HTML] {
+                let read = pages.tera.get_template_variables(file).unwrap();
+                let unknown: Vec<_> = read.into_iter().filter(|name| !fields.contains(name)).collect();
+                let known = ["mail", "mailbox", "site_name", "subject"];
+                assert!(
+                    unknown.iter().all(|name| known.contains(name)),
+                    "templates/{file} reads {unknown:?}"
+                );
             }
         }
     }
@@ -382,7 +460,7 @@ pub mod tests {
         for (name, _) in templates::ALL {
             let part = name.contains("/_")
                 || name.starts_with("slots/")
-                || ["base.html", "field.html"].contains(name);
+                || ["base.html", "field.html", "letter.html"].contains(name);
             let constant = name.trim_end_matches(".html").to_uppercase().replace(['/', '-', '.'], "_");
             assert!(
                 part || code.contains(&format!("templates::{constant};")),

@@ -5,6 +5,7 @@
 //! that hangs up does not make room for another. Who guesses is slowed down by `throttle.rs`: an attempt is counted before
 //! its hash is looked at, for a name that nobody has as for any other.
 
+use crate::address::Email;
 use crate::app::App;
 use crate::auth::User;
 use crate::config::Config;
@@ -16,7 +17,7 @@ use crate::policy::{MAX_BYTES, NewPassword};
 use crate::session::Door;
 use crate::throttle::{self, Key, Slowdown};
 use crate::token::random;
-use crate::user::{self, Email, Username};
+use crate::user::{self, Username};
 use anyhow::anyhow;
 use argon2::Argon2;
 use base64::Engine;

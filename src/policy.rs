@@ -110,9 +110,13 @@ fn is_made_of(password: &str, own: &[String]) -> bool {
 }
 
 /// The words that a person's password must not be made of: their names and the site's.
-pub fn own_words(config: &Config, username: &str, email: Option<&str>) -> Vec<String> {
+pub fn own_words<'a>(
+    config: &Config,
+    username: &str,
+    emails: impl IntoIterator<Item = &'a str>,
+) -> Vec<String> {
     let host = config.base_url.host_str().unwrap_or_default();
-    let parts = email.into_iter().flat_map(|email| email.split(['@', '.']).chain([email]));
+    let parts = emails.into_iter().flat_map(|email| email.split(['@', '.']).chain([email]));
     let site = config.site_name.split_whitespace().chain([&*config.site_name, host]);
     let words = parts.chain(site).chain([username]).map(str::to_lowercase);
     // Two letters are in every other password by chance.

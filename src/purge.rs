@@ -4,7 +4,7 @@
 use crate::app::App;
 use crate::database::{Connection, now};
 use crate::error::Result;
-use crate::{device, event, session, throttle};
+use crate::{device, event, mail, session, throttle, token};
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -28,6 +28,8 @@ pub async fn purge(app: &App) -> Result<u64> {
         (event::PURGE, ago(app.config.events_kept)),
         (throttle::PURGE, now()),
         (device::PURGE, now()),
+        (token::PURGE, now()),
+        (mail::PURGE, now()),
     ];
     let features = app.features.iter().flat_map(|feature| feature.purge).map(|&sql| (sql, now()));
     let mut purged = 0;

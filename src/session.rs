@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::event::{self, Event};
 use crate::guard::{self, Client};
 use crate::throttle::{self, Key, Rate};
-use crate::token::{Token, TokenHash};
+use crate::token::{self, Token, TokenHash};
 use crate::user;
 use ::cookie::Cookie;
 use axum::extract::FromRequestParts;
@@ -156,7 +156,9 @@ impl Door {
         }
         let (token, device) = (Token::random()?, Token::random()?);
         let most = self.app.config.sessions_per_user;
-        let device_id = device::remember(db, self.device().as_ref(), &device, user_id, most).await?;
+        let old = self.device();
+        let is_new = device::is_new(db, old.as_ref(), user_id).await?;
+        let device_id = device::remember(db, old.as_ref(), &device, user_id, most).await?;
         let id = insert(db, &token, user_id, stay, &self.client, &device_id).await?;
         let mut cookies = CookieJar::new();
         for begins in self.app.features.iter().filter_map(|feature| feature.session_begins) {
@@ -167,6 +169,9 @@ impl Door {
         }
         delete_all_but_newest(db, user_id, most).await?;
         event::record(db, user_id, Event::LoggedIn, &self.client).await?;
+        if is_new {
+            event::record(db, user_id, Event::NewBrowser, &self.client).await?;
+        }
         let device = device::cookie(&self.app.config, &device);
         Ok(Some(cookies.add(device).add(self.cookie(&token, stay))))
     }
@@ -185,13 +190,14 @@ impl Door {
         Ok(CookieJar::new().add(self.cookie(&token, stay != 0)))
     }
 
-    /// What a changed credential ends: the user's other sessions, and what other browsers were trusted with. This
-    /// session goes on under a new token.
+    /// What a changed credential ends: the user's other sessions, what other browsers were trusted with, and links to reset
+    /// and confirm that are on their way. This session goes on under a new token.
     ///
     /// # Errors
     /// As [`Door::renew`].
     pub async fn credentials_changed(&self, db: &mut Connection, session: &Session) -> Result<CookieJar> {
         end_others(db, session).await?;
+        token::end_begun(db, &session.user.id).await?;
         self.renew(db).await
     }
 
@@ -313,6 +319,13 @@ pub async fn end(db: &mut Connection, user_id: &str, id: &str) -> Result<()> {
     }
 }
 
+/// Ends whatever anybody is logged in with or has begun as this user, whose row is [`user::lock`]ed.
+pub async fn end_all(db: &mut Connection, user_id: &str) -> Result<()> {
+    sqlx::query("delete from sessions where user_id = $1").bind(user_id).execute(&mut *db).await?;
+    device::forget_others(db, user_id).await?;
+    token::end_begun(db, user_id).await
+}
+
 /// Ends all of the user's sessions but this one, and what other browsers were trusted with.
 ///
 /// # Errors
@@ -415,6 +428,7 @@ mod tests {
         let settings = [
             ("BASE_URL", "https://example.com"),
             ("TRUSTED_PROXIES", "none"),
+            ("SMTP_URL", "none"),
             ("PASSWORD_ITERATIONS", "600000"),
         ];
         let app = TestApp::with_env(&settings, routes()).await;

@@ -5,12 +5,14 @@
 //! an account, logged in by core alone, so that a feature's tests need no other feature.
 
 use crate::access::{Access, Routes};
+use crate::address;
 use crate::app::{App, Site};
 use crate::auth::User;
 use crate::config::{Config, Env};
 use crate::database::Connection;
 use crate::error::Result;
 use crate::features::{self, Feature};
+use crate::mail::{self, Delivered};
 use crate::password;
 use crate::policy::NewPassword;
 use crate::session::Door;
@@ -54,6 +56,7 @@ impl TestApp {
             // All visitors have one address.
             ("PASSWORD_ATTEMPTS_PER_ADDRESS", "1000000/1h"),
             ("SIGNUPS_PER_ADDRESS", "1000000/1h"),
+            ("MAILS_PER_ADDRESS", "1000000/1h"),
         ];
         let env: Env = common.iter().chain(settings).copied().collect();
         let mut features = features::all(&env).unwrap();
@@ -111,6 +114,32 @@ impl TestApp {
         let count = async |db: &mut Connection| Ok(sqlx::query_as(sql).fetch_one(db).await?);
         let (count,): (i64,) = self.app.db.read(count).await.unwrap();
         count
+    }
+
+    /// Sends what is in the outbox, and answers all mails that were ever sent, newest first.
+    pub async fn mails(&self) -> Vec<Delivered> {
+        mail::send_all(&self.app).await;
+        self.app.mailbox.mails()
+    }
+
+    /// The path of the link in the newest mail to this address.
+    pub async fn link_to(&self, email: &str) -> String {
+        let mails = self.mails().await;
+        let mail = mails.iter().find(|mail| mail.email == email);
+        let text = &mail.unwrap_or_else(|| panic!("no mail to {email}")).letter.text;
+        let origin = self.app.config.origin();
+        let link = text.lines().find_map(|line| line.strip_prefix(&origin));
+        link.unwrap_or_else(|| panic!("no link in {text}")).to_string()
+    }
+
+    /// Gives somebody a confirmed address.
+    pub async fn confirm_address(&self, name: &str, email: &str) {
+        let username = Username::parse(name).unwrap();
+        let confirm = async |db: &mut Connection| {
+            let user = user::member(&mut *db, &username).await?.expect("there is such a person");
+            address::make_own(db, &user.id, email).await
+        };
+        assert!(self.app.db.write(confirm).await.unwrap(), "{email} is somebody else's");
     }
 
     /// Changes rows as no page would.

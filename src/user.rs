@@ -1,4 +1,4 @@
-//! Users and their addresses. A user is an id that never changes; everything else about them, the name included,
+//! Users. A user is an id that never changes; everything else about them, the name included,
 //! may, so other tables refer to the id.
 
 use crate::auth::User;
@@ -75,43 +75,6 @@ impl fmt::Display for Username {
     }
 }
 
-/// An e-mail address, in lower case.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Email(String);
-
-impl Email {
-    /// RFC 5321, 4.5.3.1.3, less the angle brackets.
-    pub const MAX_LENGTH: usize = 254;
-
-    /// Accepts what the HTML standard lets `<input type="email">` accept, with a dot in the domain.
-    ///
-    /// # Errors
-    /// The sentence to show beside the field.
-    pub fn parse(text: &str) -> Result<Email, String> {
-        let wrong = || "This does not look like an address.".to_string();
-        let (local, domain) = text.split_once('@').ok_or_else(wrong)?;
-        let mark = |byte| b".!#$%&'*+/=?^_`{|}~-".contains(&byte);
-        let label = |label: &str| {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-            (1..=63).contains(&label.len())
-                && label.bytes().all(plain)
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        };
-        let well_formed = !local.is_empty()
-            && local.len() <= 64
-            && local.bytes().all(|byte| byte.is_ascii_alphanumeric() || mark(byte))
-            && domain.contains('.')
-            && domain.split('.').all(label)
-            && text.len() <= Email::MAX_LENGTH;
-        if well_formed { Ok(Email(text.to_ascii_lowercase())) } else { Err(wrong()) }
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 /// Makes a user. `None` when somebody has the name or gave it up lately: the unique index decides, so two who ask at
 /// once cannot both have it.
 pub async fn create(db: &mut Connection, username: &Username, client: &Client) -> Result<Option<String>> {
@@ -180,20 +143,6 @@ async fn rests(db: &mut Connection, name: &str) -> Result<bool> {
     throttle::is_blocked(db, &resting(name)).await
 }
 
-/// The user's address, confirmed or not.
-pub async fn address(db: &mut Connection, user_id: &str) -> Result<Option<String>> {
-    let sql = "select email from addresses where user_id = $1";
-    let row: Option<(String,)> = sqlx::query_as(sql).bind(user_id).fetch_optional(db).await?;
-    Ok(row.map(|(email,)| email))
-}
-
-/// Keeps an address that nobody has confirmed yet. It proves nothing and takes it from nobody.
-pub async fn add_address(db: &mut Connection, user_id: &str, email: &Email) -> Result<()> {
-    let sql = "insert into addresses (user_id, email) values ($1, $2)";
-    sqlx::query(sql).bind(user_id).bind(email.as_str()).execute(db).await?;
-    Ok(())
-}
-
 /// Deletes a user and, by the foreign keys, every row that is theirs; the name rests. What happened stays, without anything
 /// that tells who they were.
 pub async fn delete(db: &mut Connection, user_id: &str, rest: Duration, client: &Client) -> Result<()> {
@@ -256,33 +205,5 @@ mod tests {
             assert!(Username::parse(name).unwrap().unreserved("Acme Corp").is_err(), "{name}");
         }
         assert!(Username::parse("adminton").unwrap().unreserved("Acme Corp").is_ok());
-    }
-
-    #[test]
-    fn an_address_is_one_address() {
-        assert_eq!(
-            Email::parse("Ada.Lovelace+notes@Example.COM").unwrap().as_str(),
-            "ada.lovelace+notes@example.com"
-        );
-        let long = format!("{}@example.com", "a".repeat(300));
-        for wrong in [
-            "",
-            "ada",
-            "@example.com",
-            "ada@",
-            "ada@example",
-            "a@b.com,c@d.com",
-            "a@b.com\r\nBcc: c@d.com",
-            "a b@c.com",
-            "a@b@c.com",
-            "ada@example..com",
-            "ada@-example.com",
-            "adа@example.com",
-            "ada@exampıe.com",
-            "<a@b.com>",
-            &long,
-        ] {
-            assert!(Email::parse(wrong).is_err(), "{wrong:?}");
-        }
     }
 }

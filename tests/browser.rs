@@ -155,6 +155,7 @@ fn forms_on_a_sibling_subdomain_are_refused_and_change_nothing() {
         ("BASE_URL", &format!("http://app.example.test:{port}")),
         ("INSECURE_HTTP", "yes"),
         ("TRUSTED_PROXIES", "none"),
+        ("SMTP_URL", "none"),
     ]);
     let browser = Browser::open_with(&["--host-resolver-rules=MAP *.example.test 127.0.0.1"]);
     forms_from_are_refused("evil.example.test", &browser, &site);

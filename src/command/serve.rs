@@ -3,8 +3,10 @@
 use super::{say, start_log};
 use crate::app::{self, Site};
 use crate::config::{Config, Env};
-use crate::{features, purge};
+use crate::{features, mail, purge};
 use anyhow::Result;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 pub async fn run(env: &Env) -> Result<()> {
     let config = Config::from_env(env)?;
@@ -23,7 +25,13 @@ async fn serve(env: &Env, mut config: Config) -> Result<()> {
     let stop = stop_signal()?;
     say(format!("{} is at {}", app.config.site_name, app.config.origin()))?;
     tokio::spawn(purge::forever(app.clone()));
+    let (stopping, stopped) = watch::channel(false);
+    let outbox = tokio::spawn(mail::forever(app.clone(), stopped));
     let served = app::serve(&site, listener, stop).await;
+    stopping.send_replace(true);
+    if timeout(app.config.drain_timeout, outbox).await.is_err() {
+        tracing::warn!("a mail was still under way after DRAIN_TIMEOUT; it will be tried again");
+    }
     app.db.close().await;
     served
 }

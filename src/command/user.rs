@@ -1,13 +1,14 @@
 //! `latchkey user …`: accounts from the command line.
 
 use super::say;
+use crate::address::{self, Email};
 use crate::config::{Config, Env};
 use crate::database::Database;
 use crate::error::Error;
 use crate::guard::Client;
 use crate::password::{self, Gate};
 use crate::policy::{NewPassword, own_words};
-use crate::user::{self, Email, Username};
+use crate::user::{self, Username};
 use anyhow::{Context, Result, anyhow, bail};
 use std::io::{BufRead, IsTerminal, stdin};
 
@@ -45,7 +46,7 @@ async fn add(config: &Config, name: &str, email: Option<&str>) -> Result<()> {
         let Some(id) = user::create(db, &username, &here).await? else { return Ok(false) };
         password::set(db, &id, &hash).await?;
         if let Some(email) = &email {
-            user::add_address(db, &id, email).await?;
+            address::begin(db, &id, email).await?;
         }
         Ok::<_, Error>(true)
     });

@@ -1,6 +1,7 @@
 //! Change one's own password: asks the current one, and logs out everywhere else.
 
 use crate::access::{Access, Routes, see_other};
+use crate::address;
 use crate::app::App;
 use crate::config::Env;
 use crate::error::{Error, Result};
@@ -11,7 +12,6 @@ use crate::page::{Flash, Page, Template, templates};
 use crate::password;
 use crate::policy::{NewPassword, own_words};
 use crate::session::{Door, Session};
-use crate::user;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
@@ -85,8 +85,8 @@ async fn change(
     let Some(proof) = password::check_own(app, door, user, &form.current_password).await? else {
         return Ok(Err(("current_password", "This is not your current password.".into())));
     };
-    let email = app.db.read(async |db| user::address(db, &user.id).await).await?;
-    let own = own_words(&app.config, &user.username, email.as_deref());
+    let addresses = app.db.read(async |db| address::of_user(db, &user.id).await).await?;
+    let own = own_words(&app.config, &user.username, addresses.all());
     let hash = match app.gate.hash(new, own).await? {
         Ok(hash) => hash,
         Err(sentence) => {

@@ -21,13 +21,14 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
 }
 
 /// What core keeps of a user, but for what could open something.
-const CORE: [(&str, &str); 4] = [
+const CORE: [(&str, &str); 5] = [
     ("user", "select id, username, created_at from users where id = $1"),
     ("addresses", "select email, confirmed_at from addresses where user_id = $1"),
     (
         "sessions",
         "select id, created_at, seen_at, address, device from sessions where user_id = $1 order by id",
     ),
+    ("mails", "select id, kind, email, created_at from mails where user_id = $1 order by id"),
     ("events", "select id, kind, created_at, address, device from events where user_id = $1 order by id"),
 ];
 
@@ -113,9 +114,11 @@ mod tests {
         let schema = include_str!("../../schema.sql");
         let exported: String =
             app.app.features.iter().flat_map(|feature| feature.export).map(|(_, sql)| *sql).collect();
-        let secret = ["passwords", "devices", "limits"];
+        let secret = ["passwords", "devices", "limits", "tokens", "recovery_codes"];
         for table in schema.split("create table ").skip(1) {
             let (name, columns) = table.split_once(" (").unwrap();
+            // A table that is made anew goes by this name until the old one is gone.
+            let name = name.trim_start_matches("new_");
             let columns = columns.split(");").next().unwrap();
             let owned = columns.contains("user_id") && !secret.contains(&name);
             assert!(!owned || exported.contains(&format!("from {name} ")), "nothing exports {name}");

@@ -14,6 +14,7 @@ mod export;
 mod health;
 mod home;
 mod login;
+mod mailbox;
 mod members;
 mod notes;
 mod session_data;
@@ -24,6 +25,7 @@ mod theme;
 use crate::access::Routes;
 use crate::config::Env;
 use crate::database::Connection;
+use crate::mail::Compose;
 use crate::page::Flash;
 use crate::session::Door;
 use anyhow::Result;
@@ -37,6 +39,8 @@ pub struct Feature {
     pub routes: Routes,
     /// The sentences that its handlers leave for the next page.
     pub flashes: &'static [Flash],
+    /// The kinds of mail it writes.
+    pub letters: &'static [(&'static str, Compose)],
     /// Statements that each delete some rows that have expired; `$1` is the time in seconds since 1970.
     pub purge: &'static [&'static str],
     /// What it keeps of a user, for whoever wants a copy of their data: a name, and a query for the user with the id `$1`.
@@ -77,6 +81,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         health::feature(env)?,
         home::feature(env)?,
         login::feature(env)?,
+        mailbox::feature(env)?,
         members::feature(env)?,
         notes::feature(env)?,
         session_data::feature(env)?,

@@ -1,6 +1,7 @@
 //! Sign up: a username, a password typed twice, and an e-mail address if one likes. Whoever signs up is logged in.
 
 use crate::access::{Access, Routes, see_other};
+use crate::address::{self, Email};
 use crate::app::App;
 use crate::config::{Config, Env};
 use crate::error::Result;
@@ -12,7 +13,7 @@ use crate::password;
 use crate::policy::{NewPassword, own_words};
 use crate::session::Door;
 use crate::throttle::{self, Key};
-use crate::user::{self, Email, Username};
+use crate::user::{self, Username};
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
@@ -118,7 +119,7 @@ async fn sign_up(
         let Some(user_id) = user::create(db, &username, &door.client).await? else { return Ok(None) };
         password::set(db, &user_id, &hash).await?;
         if let Some(email) = &email {
-            user::add_address(db, &user_id, email).await?;
+            address::begin(db, &user_id, email).await?;
         }
         door.log_in(db, &user_id, false).await
     });

@@ -1,0 +1,370 @@
+//! Mail. A mail is a row of the outbox, written in the transaction of what it tells; a worker in every replica sends it,
+//! again and again for a day if need be.
+//!
+//! The row says what the mail is about, not what it says: the feature that knows its kind writes it when it is sent. So
+//! whoever asks for a mail learns nothing from the time it takes, and no link waits in the database to be stolen.
+
+use crate::app::App;
+use crate::config::Config;
+use crate::database::{Connection, new_id, now};
+use crate::error::{Error, Result};
+use crate::page::Letter;
+use crate::throttle::{self, Key};
+use anyhow::{Context, anyhow};
+use futures_util::future::BoxFuture;
+use lettre::message::header::{HeaderName, HeaderValue};
+use lettre::message::{Mailbox, MultiPart};
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Tls, TlsParameters};
+use lettre::transport::smtp::response::Category;
+use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// Where mails go.
+pub enum Delivery {
+    /// There is no mail: what needs it is hidden.
+    Nowhere,
+    /// They stay in this process, for whoever develops the site.
+    Mailbox,
+    Smtp(Box<AsyncSmtpTransport<Tokio1Executor>>),
+}
+
+impl Delivery {
+    /// By SMTP as `url` says: `smtps://` speaks TLS from the start, `smtp://` after STARTTLS. Only a server that is `near`
+    /// may do without, unless the URL says `?tls=required`. Certificates are those that the system trusts.
+    ///
+    /// # Errors
+    /// One sentence that says what to set.
+    pub fn by_smtp(url: &url::Url, near: bool) -> anyhow::Result<Delivery> {
+        let host = url.host_str().context("SMTP_URL names no server")?;
+        let host = host.trim_matches(['[', ']']);
+        let required = url.query_pairs().any(|pair| pair == ("tls".into(), "required".into()));
+        let parameters = TlsParameters::new_rustls(host.to_string())
+            .context("the certificates that this system trusts cannot be read")?;
+        let (tls, port) = match url.scheme() {
+            "smtps" => (Tls::Wrapper(parameters), 465),
+            "smtp" if near && !required => (Tls::Opportunistic(parameters), 587),
+            "smtp" => (Tls::Required(parameters), 587),
+            _ => anyhow::bail!("SMTP_URL must begin with smtps:// or smtp://, or be none"),
+        };
+        let decoded = |text: &str| {
+            let text = percent_encoding::percent_decode_str(text).decode_utf8();
+            text.map(String::from).context("SMTP_URL: write name and password percent-encoded")
+        };
+        let mut server = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)
+            .port(url.port().unwrap_or(port))
+            .tls(tls)
+            .timeout(Some(PATIENCE));
+        if !url.username().is_empty() {
+            let (name, password) = (decoded(url.username())?, decoded(url.password().unwrap_or_default())?);
+            server = server.credentials(Credentials::new(name, password));
+        }
+        Ok(Delivery::Smtp(Box::new(server.build())))
+    }
+}
+
+/// How long a server may take for one mail.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// How many mails a process sends at once.
+const AT_ONCE: usize = 4;
+
+/// A mail that is being sent belongs to its process for so many seconds, again and again until it is sent: when the process
+/// dies, another takes it over.
+const LEASE: i64 = 20;
+
+/// The first pause before a mail is tried again, each further one twice as long; the longest; and when it is given up.
+const FIRST_PAUSE: i64 = 5;
+const LONGEST_PAUSE: i64 = 15 * 60;
+const GIVEN_UP_AFTER: i64 = 24 * 60 * 60;
+
+/// A row of the outbox.
+pub struct Mail {
+    pub id: String,
+    kind: String,
+    pub user_id: Option<String>,
+    /// Whom it is for.
+    pub email: String,
+    /// What it is about, as the feature that sends it understands it.
+    pub subject: String,
+    created_at: i64,
+    attempts: i64,
+}
+
+/// Writes a mail, or decides that there is none to send.
+pub type Compose = for<'a> fn(&'a App, &'a mut Connection, &'a Mail) -> BoxFuture<'a, Result<Option<Letter>>>;
+
+/// Puts a mail into the outbox. One whose kind no feature knows is dropped.
+pub async fn queue(
+    db: &mut Connection,
+    kind: &'static str,
+    user_id: Option<&str>,
+    email: &str,
+) -> Result<()> {
+    let sql = "insert into mails (id, kind, user_id, email, subject, created_at, due_at, attempts) \
+               values ($1, $2, $3, $4, '', $5, $5, 0)";
+    let query = sqlx::query(sql).bind(new_id()).bind(kind).bind(user_id).bind(email).bind(now());
+    query.execute(&mut *db).await?;
+    db.wake_outbox();
+    Ok(())
+}
+
+/// Takes the user's mails of this kind back, as far as they have not been sent.
+pub async fn drop_unsent(db: &mut Connection, user_id: &str, kind: &str) -> Result<()> {
+    let sql = "delete from mails where user_id = $1 and kind = $2";
+    sqlx::query(sql).bind(user_id).bind(kind).execute(db).await?;
+    Ok(())
+}
+
+/// The kind of the mails that tell people what happened to their accounts.
+pub const NOTICE: &str = "notice";
+
+/// Tells a user of an event, at the address that is confirmed at this moment, if there is one.
+pub async fn tell(db: &mut Connection, user_id: Option<&str>, event_id: &str) -> Result<()> {
+    let sql = "insert into mails (id, kind, user_id, email, subject, created_at, due_at, attempts) \
+               select $1, $2, user_id, email, $3, $4, $4, 0 from addresses \
+               where user_id = $5 and confirmed_at is not null";
+    let query = sqlx::query(sql).bind(new_id()).bind(NOTICE).bind(event_id).bind(now());
+    query.bind(user_id).execute(&mut *db).await?;
+    db.wake_outbox();
+    Ok(())
+}
+
+impl Mail {
+    /// Whether one more mail of this kind may go to this user, by `MAILS_PER_ACCOUNT`; to an address that proves nothing not
+    /// more than `MAILS_PER_ADDRESS` go, whoever asks. A mail that is tried again has been counted.
+    pub async fn is_within_limits(&self, app: &App, db: &mut Connection, user_id: &str) -> Result<bool> {
+        if self.attempts > 1 {
+            return Ok(true);
+        }
+        let account = Key::new(&self.kind, user_id);
+        let address = Key::new(&self.kind, &self.email);
+        for (key, rate) in [(account, app.config.mails_per_account), (address, app.config.mails_per_address)]
+        {
+            match throttle::take(db, &key, rate).await {
+                Err(Error::TooMany(_)) => return Ok(false),
+                taken => taken?,
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Sends what is due until `stop`, and then what it has begun.
+pub async fn forever(app: App, mut stop: watch::Receiver<bool>) {
+    let mut sending = JoinSet::new();
+    while !*stop.borrow() {
+        while sending.try_join_next().is_some() {}
+        let room = sending.len() < AT_ONCE;
+        let claimed = if room { claim(&app).await } else { Ok(None) };
+        match claimed {
+            Ok(Some(mail)) => {
+                sending.spawn(send(app.clone(), mail));
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!("the outbox cannot be read: {:#}", anyhow::Error::from(error)),
+        }
+        tokio::select! {
+            () = app.db.outbox_woken(), if room => {}
+            Some(_) = sending.join_next(), if !room => {}
+            // What is due again, and what other processes have left.
+            () = sleep(Duration::from_secs(1)) => {}
+            _ = stop.changed() => {}
+        }
+    }
+    while sending.join_next().await.is_some() {}
+}
+
+/// Takes the mail that has been due longest.
+async fn claim(app: &App) -> Result<Option<Mail>> {
+    let due = async |db: &mut Connection| {
+        let sql = "select id from mails where due_at <= $1 and failed_at is null order by due_at limit 1";
+        Ok(sqlx::query_as(sql).bind(now()).fetch_optional(db).await?)
+    };
+    let Some((id,)): Option<(String,)> = app.db.read(due).await? else { return Ok(None) };
+    let claim = async |db: &mut Connection| {
+        let sql = "update mails set due_at = $1 + $2, attempts = attempts + 1 where id = $3 and due_at <= $1 \
+                   returning kind, user_id, email, subject, created_at, attempts";
+        Ok(sqlx::query_as(sql).bind(now()).bind(LEASE).bind(&*id).fetch_optional(db).await?)
+    };
+    let claimed: Option<(String, Option<String>, String, String, i64, i64)> = app.db.write(claim).await?;
+    Ok(claimed.map(|(kind, user_id, email, subject, created_at, attempts)| Mail {
+        id,
+        kind,
+        user_id,
+        email,
+        subject,
+        created_at,
+        attempts,
+    }))
+}
+
+/// Sends what is due, one after the other.
+#[cfg(test)]
+pub async fn send_all(app: &App) {
+    while let Some(mail) = claim(app).await.unwrap() {
+        send(app.clone(), mail).await;
+    }
+}
+
+async fn send(app: App, mail: Mail) {
+    let outcome = tokio::select! {
+        outcome = compose_and_deliver(&app, &mail) => outcome,
+        lost = keep(&app, &mail) => Err(lost),
+    };
+    let noted = match &outcome {
+        Ok(()) => forget(&app, &mail).await,
+        Err(error) => {
+            let error = format!("{error:#}");
+            tracing::warn!(
+                mail = mail.id,
+                kind = mail.kind,
+                attempt = mail.attempts,
+                "a mail was not sent: {error}"
+            );
+            let gives_up = now() - mail.created_at >= GIVEN_UP_AFTER || outcome.as_ref().is_err_and(is_final);
+            if gives_up {
+                tracing::error!(mail = mail.id, kind = mail.kind, "the mail is given up");
+            }
+            postpone(&app, &mail, &error, gives_up).await
+        }
+    };
+    if let Err(error) = noted {
+        tracing::warn!("what became of a mail could not be written: {:#}", anyhow::Error::from(error));
+    }
+}
+
+/// Renews the lease; ends when that fails, because then another process may take the mail.
+async fn keep(app: &App, mail: &Mail) -> anyhow::Error {
+    loop {
+        sleep(Duration::from_secs(LEASE as u64 / 4)).await;
+        let renew = async |db: &mut Connection| {
+            let sql = "update mails set due_at = $1 where id = $2 and attempts = $3";
+            let query = sqlx::query(sql).bind(now() + LEASE).bind(&*mail.id).bind(mail.attempts);
+            Ok(query.execute(db).await?.rows_affected() > 0)
+        };
+        match app.db.note(renew).await {
+            Ok(true) => {}
+            Ok(false) => return anyhow!("another process has taken it"),
+            Err(error) => return anyhow::Error::from(error).context("the database is away"),
+        }
+    }
+}
+
+async fn compose_and_deliver(app: &App, mail: &Mail) -> anyhow::Result<()> {
+    let mut known = app.features.iter().flat_map(|feature| feature.letters);
+    let compose = known.find(|(kind, _)| *kind == mail.kind);
+    let (Some((_, compose)), false) = (compose, matches!(app.config.mail, Delivery::Nowhere)) else {
+        return Ok(());
+    };
+    let Some(letter) = app.db.write(async |db| compose(app, db, mail).await).await? else { return Ok(()) };
+    match &app.config.mail {
+        Delivery::Nowhere => Ok(()),
+        Delivery::Mailbox => {
+            tracing::info!(
+                "a mail to {}: {}; it is at {}/dev/mailbox",
+                mail.email,
+                letter.subject,
+                app.config.origin()
+            );
+            app.mailbox.add(mail, letter);
+            Ok(())
+        }
+        Delivery::Smtp(server) => {
+            let message = message(&app.config, mail, letter)?;
+            let sent = timeout(PATIENCE, server.send(message)).await;
+            sent.context("the server took too long")?.context("SMTP")?;
+            Ok(())
+        }
+    }
+}
+
+/// The mail as it goes over the wire. Tried again it has the same `Message-ID`, so that doubles can be known.
+fn message(config: &Config, mail: &Mail, letter: Letter) -> anyhow::Result<Message> {
+    let host = config.base_url.host_str().unwrap_or("localhost");
+    let header = |name, value: &str| HeaderValue::new(HeaderName::new_from_ascii_str(name), value.into());
+    let mut message = Message::builder()
+        .message_id(Some(format!("<{}@{host}>", mail.id)))
+        .from(config.mail_from.clone())
+        .to(Mailbox::new(None, mail.email.parse()?))
+        .subject(letter.subject)
+        .raw_header(header("Auto-Submitted", "auto-generated"));
+    if let Some(url) = letter.unsubscribe {
+        message = message
+            .raw_header(header("List-Unsubscribe", &format!("<{url}>")))
+            .raw_header(header("List-Unsubscribe-Post", "List-Unsubscribe=One-Click"));
+    }
+    Ok(message.multipart(MultiPart::alternative_plain_html(letter.text, letter.html))?)
+}
+
+/// Whether the server has said of this mail, rather than of itself, that it will never take it (RFC 5321, 4.2.1).
+fn is_final(error: &anyhow::Error) -> bool {
+    let answer = error.downcast_ref::<lettre::transport::smtp::Error>();
+    let status = answer.filter(|error| error.is_permanent()).and_then(|error| error.status());
+    status.is_some_and(|code| code.category == Category::MailSystem)
+}
+
+async fn forget(app: &App, mail: &Mail) -> Result<()> {
+    let forget = async |db: &mut Connection| {
+        let sql = "delete from mails where id = $1 and attempts = $2";
+        sqlx::query(sql).bind(&*mail.id).bind(mail.attempts).execute(db).await?;
+        Ok(())
+    };
+    app.db.write(forget).await
+}
+
+async fn postpone(app: &App, mail: &Mail, error: &str, gives_up: bool) -> Result<()> {
+    let pause = (FIRST_PAUSE << (mail.attempts - 1).min(10)).min(LONGEST_PAUSE);
+    let postpone = async |db: &mut Connection| {
+        let sql = "update mails set due_at = $1, error = $2, failed_at = $3 where id = $4 and attempts = $5";
+        let query = sqlx::query(sql).bind(now() + pause).bind(error).bind(gives_up.then(now));
+        query.bind(&*mail.id).bind(mail.attempts).execute(db).await?;
+        Ok(())
+    };
+    app.db.write(postpone).await
+}
+
+/// How many mails wait, and how many were given up.
+pub async fn count(db: &mut Connection) -> Result<(i64, i64)> {
+    let sql = "select count(*) - count(failed_at), count(failed_at) from mails";
+    Ok(sqlx::query_as(sql).fetch_one(db).await?)
+}
+
+/// Mails that were given up 30 days ago; `$1` is the time.
+pub const PURGE: &str =
+    "delete from mails where id in (select id from mails where failed_at <= $1 - 30 * 86400 limit 1000)";
+
+/// The mails of a site in development: they stay in memory, as long as it runs.
+#[derive(Clone, Default)]
+pub struct DevMailbox(Arc<Mutex<VecDeque<Delivered>>>);
+
+/// A mail as somebody has got it.
+#[derive(Clone)]
+pub struct Delivered {
+    pub id: String,
+    pub email: String,
+    pub letter: Letter,
+    pub at: i64,
+}
+
+/// How many mails the mailbox holds.
+const KEPT: usize = 100;
+
+impl DevMailbox {
+    fn add(&self, mail: &Mail, letter: Letter) {
+        let mut mails = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        mails.push_front(Delivered { id: mail.id.clone(), email: mail.email.clone(), letter, at: now() });
+        mails.truncate(KEPT);
+    }
+
+    /// Newest first.
+    pub fn mails(&self) -> Vec<Delivered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
