@@ -6,6 +6,7 @@
 mod common;
 
 use common::{Browser, Database, Mail, Process, Server, address_of, wait_until};
+use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -200,10 +201,11 @@ fn a_wrong_password_for_the_mail_server_keeps_the_mail_until_it_is_mended() {
     let ca = Authority::new();
     let mail_server = MailServer::start("starttls", ca.certify("localhost"));
     let database = Database::new();
-    let server = site(&database, &mail_server.url("smtp", "guessed"), &ca);
+    let mut server = site(&database, &mail_server.url("smtp", "guessed"), &ca);
     let log = assert_nothing_is_sent(&database, &mail_server, &server);
     assert!(log.contains("535"), "the log does not say why:\n{log}");
-    drop(server);
+    server.signal(Signal::TERM);
+    assert!(server.ends_within(10).success(), "{}", *server);
     let server = site(&database, &mail_server.url("smtp", SMTP_PASSWORD), &ca);
     let confirm = mail_server.link("ada@example.com", "/email/");
     server.browser().post(&confirm, &[]).assert_status(303);

@@ -3,6 +3,7 @@
 use super::mail::Mail;
 use super::{Browser, Server, address_of, wait_until};
 use rustix::fd::OwnedFd;
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::set_socket_reuseaddr;
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
 use std::fmt;
@@ -253,6 +254,8 @@ impl Desk {
 /// Takes a port, or any, without listening on it: whoever connects is refused.
 fn hold(port: u16) -> OwnedFd {
     let place = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    // A program that is started meanwhile would keep the port open.
+    fcntl_setfd(&place, FdFlags::CLOEXEC).unwrap();
     set_socket_reuseaddr(&place, true).unwrap();
     bind(&place, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).unwrap();
     place
