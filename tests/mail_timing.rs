@@ -30,7 +30,7 @@ fn medians<const N: usize>(times: [Vec<Duration>; N]) -> ([Duration; N], f64) {
 
 /// The numbers below `N` in another order each time, so that nobody is always the first or always follows the same.
 fn order<const N: usize>(round: usize) -> [usize; N] {
-    let step = if round % 2 == 0 { 1 } else { N - 1 };
+    let step = if round.is_multiple_of(2) { 1 } else { N - 1 };
     std::array::from_fn(|place| (round / 2 + place * step) % N)
 }
 
