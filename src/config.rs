@@ -209,12 +209,18 @@ impl Config {
         self.base_url.scheme() == "https"
     }
 
+    /// Whether there is any mail; without it what needs it is hidden.
+    pub fn sends_mail(&self) -> bool {
+        !matches!(self.mail, Delivery::Nowhere)
+    }
+
     /// The site's origin as browsers write it, such as `https://example.com`.
     pub fn origin(&self) -> String {
         self.base_url.origin().ascii_serialization()
     }
 
     fn check(&self, env: &Env) -> Result<()> {
+        ensure!(!self.site_name.contains(char::is_control), "SITE_NAME must be one line");
         ensure!(self.password_iterations >= 1, "PASSWORD_ITERATIONS must be at least 1");
         ensure!(self.password_min_length >= 1, "PASSWORD_MIN_LENGTH must be at least 1");
         ensure!(self.password_min_length <= 256, "PASSWORD_MIN_LENGTH can be at most 256");
@@ -443,6 +449,7 @@ mod tests {
             (sentence(&[("SMTP_URL", "mail.example.com")]), "smtps://name:password@host"),
             (sentence(&[("SMTP_URL", "https://ada:tiger@example.com")]), "smtps:// or smtp://"),
             (sentence(&[("MAIL_FROM", "the site")]), "MAIL_FROM"),
+            (sentence(&[("SITE_NAME", "Acme\r\nBcc: eve@example.com")]), "one line"),
             (with(&[("PASSWORD_ITERATIONS", "1000")]), "600000"),
             (with(&[("PASSWORD_MIN_LENGTH", "4")]), "the least is 8"),
         ] {

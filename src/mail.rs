@@ -368,3 +368,146 @@ impl DevMailbox {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Routes;
+    use crate::test::TestApp;
+
+    fn mail(email: &str) -> Mail {
+        Mail {
+            id: "0190".into(),
+            kind: "test".into(),
+            user_id: None,
+            email: email.into(),
+            subject: String::new(),
+            created_at: 0,
+            attempts: 1,
+        }
+    }
+
+    fn letter(subject: &str) -> Letter {
+        let (text, html) = ("Hello, Zoë.\n".into(), "<p>Hello, Zoë.</p>".into());
+        Letter {
+            subject: subject.into(),
+            text,
+            html,
+            unsubscribe: Some("https://example.com/email/x".into()),
+        }
+    }
+
+    fn written(settings: &[(&str, &str)], email: &str, subject: &str) -> String {
+        let config = Config::from_env(&settings.iter().copied().collect()).unwrap();
+        String::from_utf8(message(&config, &mail(email), letter(subject)).unwrap().formatted()).unwrap()
+    }
+
+    #[test]
+    fn a_mail_has_both_parts_and_the_headers_of_one_that_nobody_answers() {
+        let text = written(&[("SITE_NAME", "Acme")], "ada@example.com", "Hello");
+        for line in [
+            "Message-ID: <0190@localhost>\r\n",
+            "From: Acme <no-reply@localhost>\r\n",
+            "To: ada@example.com\r\n",
+            "Subject: Hello\r\n",
+            "Auto-Submitted: auto-generated\r\n",
+            "List-Unsubscribe: <https://example.com/email/x>\r\n",
+            "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n",
+            "MIME-Version: 1.0\r\n",
+            "multipart/alternative",
+            "Content-Type: text/plain; charset=utf-8\r\n",
+            "Content-Type: text/html; charset=utf-8\r\n",
+            "\r\nDate: ",
+        ] {
+            assert!(text.contains(line), "{line:?} in {text}");
+        }
+        assert!(
+            written(&[("MAIL_FROM", "Ada <ada@b.example>")], "a@b.cd", "x")
+                .contains("From: Ada <ada@b.example>")
+        );
+    }
+
+    #[test]
+    fn nothing_that_people_choose_can_add_a_header_or_a_recipient() {
+        let text = written(&[], "ada@example.com", "Hello\r\nBcc: eve@example.com\r\n\r\nBody");
+        let head = text.split("\r\n\r\n").next().unwrap();
+        assert!(!head.contains("\nBcc"), "{head}");
+        for tricky in
+            ["a@b.example, eve@example.com", "a@b.example\r\nBcc: eve@example.com", "Ada <a@b.example>"]
+        {
+            let config = Config::from_env(&[("PORT", "1")].into_iter().collect()).unwrap();
+            assert!(message(&config, &mail(tricky), letter("Hello")).is_err(), "{tricky:?}");
+        }
+    }
+
+    async fn queued(app: &TestApp, kind: &'static str) {
+        app.app.db.write(async |db| queue(db, kind, None, "ada@example.com").await).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_mail_that_cannot_be_sent_waits_longer_each_time_and_is_given_up_after_a_day() {
+        // Nobody listens there.
+        let smtp = [("SMTP_URL", "smtp://127.0.0.1:1")];
+        let app = TestApp::with_env(&smtp, Routes::new()).await;
+        queued(&app, "test").await;
+        for pause in [5, 10, 20, 40, 80, 160, 320, 640, 900, 900] {
+            send_all(&app.app).await;
+            let waits = app.count("select due_at - created_at from mails").await;
+            let since = app.count("select created_at from mails").await;
+            assert!((pause..pause + 5).contains(&(waits + since - now())), "{pause}: {waits}");
+            app.execute("update mails set due_at = 0").await;
+        }
+        assert_eq!(app.count("select count(*) from mails where failed_at is null").await, 1);
+        app.execute("update mails set created_at = created_at - 86400").await;
+        send_all(&app.app).await;
+        assert_eq!(
+            app.count("select count(*) from mails where failed_at > 0 and error like '%SMTP%'").await,
+            1
+        );
+        assert_eq!(app.app.db.read(async |db| count(db).await).await.unwrap(), (0, 1));
+        send_all(&app.app).await;
+        assert_eq!(app.count("select attempts from mails").await, 11);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_knows_how_to_write_is_dropped_and_without_mail_everything_is() {
+        let app = TestApp::new().await;
+        queued(&app, "of another version").await;
+        assert_eq!(app.mails().await.len(), 0);
+        assert_eq!(app.count("select count(*) from mails").await, 0);
+        let app = TestApp::with_env(&[("SMTP_URL", "none")], Routes::new()).await;
+        queued(&app, crate::address::CONFIRM).await;
+        send_all(&app.app).await;
+        assert_eq!(app.count("select count(*) from mails").await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_mail_is_sent_by_one_process_and_taken_over_when_that_is_gone() {
+        let app = TestApp::new().await;
+        queued(&app, "test").await;
+        let claims = futures_util::future::join_all((0..8).map(|_| claim(&app.app))).await;
+        assert_eq!(claims.iter().filter(|claim| matches!(claim, Ok(Some(_)))).count(), 1);
+        assert!(claim(&app.app).await.unwrap().is_none());
+        app.execute("update mails set due_at = due_at - 20").await;
+        let taken = claim(&app.app).await.unwrap().unwrap();
+        assert_eq!(taken.attempts, 2);
+        // Whoever had it before has no say any more.
+        forget(&app.app, &Mail { attempts: 1, id: taken.id, ..mail("ada@example.com") }).await.unwrap();
+        assert_eq!(app.count("select count(*) from mails").await, 1);
+    }
+
+    #[tokio::test]
+    async fn of_what_is_rolled_back_nobody_is_told() {
+        let app = TestApp::new().await;
+        let undone: Result<()> = app
+            .app
+            .db
+            .write(async |db| {
+                queue(db, "test", None, "ada@example.com").await?;
+                Err(Error::NOT_FOUND)
+            })
+            .await;
+        assert!(undone.is_err());
+        assert_eq!(app.count("select count(*) from mails").await, 0);
+    }
+}

@@ -27,6 +27,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tera::{Context, Kwargs, State, Tera};
 
 /// A constant for every file in `templates/`.
@@ -71,7 +72,7 @@ impl Pages {
     pub fn load(config: &Config) -> anyhow::Result<Pages> {
         let around = Around {
             site_name: config.site_name.clone(),
-            mail: !matches!(config.mail, Delivery::Nowhere),
+            mail: config.sends_mail(),
             mailbox: matches!(config.mail, Delivery::Mailbox),
         };
         Ok(Pages { tera: load(&around)?, around, same: Mutex::default() })
@@ -243,6 +244,15 @@ pub fn next_page<T>(rows: &mut Vec<T>, id: impl Fn(&T) -> &String) -> Option<Str
 pub fn date_time(seconds: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     format!("{}, {:02}:{:02} UTC", date(seconds), time.hour(), time.minute())
+}
+
+/// A time that something lasts, in words, such as 15 minutes or 24 hours.
+pub fn lasting(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let units = [(86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds")];
+    let whole = |&(length, _): &(u64, _)| seconds.is_multiple_of(length) && seconds / length > 1;
+    let (length, unit) = units.into_iter().find(whole).unwrap_or((1, "seconds"));
+    format!("{} {unit}", seconds / length)
 }
 
 /// A day in words, such as 21 November 2026, from seconds since 1970.

@@ -149,7 +149,8 @@ impl Proof {
 
 /// The user who goes by this username or confirmed e-mail address, if this is their password.
 ///
-/// A name that nobody has costs the same statements and the same work, so that neither time nor limits tell.
+/// A name that nobody has costs the same statements and the same work, so that neither time nor limits tell. The right
+/// password is no better than a wrong one while the account has to wait for guesses at its other name.
 ///
 /// # Errors
 /// [`Error::TooMany`] when there have been too many attempts.
@@ -159,11 +160,9 @@ pub async fn check(app: &App, door: &Door, name: &str, password: &str) -> Result
         (_, Ok(email)) => app.db.read(async |db| by_email(db, &email).await).await?,
         _ => None,
     };
-    let key = match &account {
-        Some((user, _)) => account_key(&user.id),
-        None => Key::hidden(&app.typed_names, "typed", &name.to_ascii_lowercase()),
-    };
-    attempt(app, door, account, key, password).await
+    let hidden = |kind| Key::hidden(&app.typed_names, kind, &name.to_ascii_lowercase());
+    let key = account.as_ref().map_or_else(|| hidden("account"), |(user, _)| Key::account(&user.id));
+    attempt(app, door, account, Some(hidden("typed")), key, password).await
 }
 
 /// Whether this is the password of this user, who is logged in.
@@ -173,13 +172,14 @@ pub async fn check(app: &App, door: &Door, name: &str, password: &str) -> Result
 pub async fn check_own(app: &App, door: &Door, user: &User, password: &str) -> Result<Option<Proof>> {
     let hash = app.db.read(async |db| of_user(db, &user.id).await).await?;
     let account = hash.map(|hash| (user.clone(), hash));
-    attempt(app, door, account, account_key(&user.id), password).await
+    attempt(app, door, account, None, Key::account(&user.id), password).await
 }
 
 async fn attempt(
     app: &App,
     door: &Door,
     account: Option<(User, String)>,
+    typed: Option<Key>,
     key: Key,
     password: &str,
 ) -> Result<Option<Proof>> {
@@ -190,11 +190,11 @@ async fn attempt(
         }
         None => None,
     };
-    let mut budget = Budget::new(app, door, key, device);
+    let mut budget = Budget::new(app, door, typed, key, device);
     app.db.note(async |db| budget.spend(db, user_id).await).await?;
 
     let hash = account.as_ref().map_or_else(|| unmatchable(app.gate.iterations), |(_, hash)| hash.clone());
-    let open = !budget.is_exhausted(app.config.password_disable_after);
+    let open = budget.is_open(app.config.password_disable_after);
     let matched = match match_in_turn(app, user_id.filter(|_| open), password, hash).await {
         Ok(matched) => matched,
         Err(error) => {
@@ -247,41 +247,63 @@ async fn match_in_turn(
 /// What an attempt is counted under: a device that the user has logged in with before has a budget of its own, so that
 /// strangers cannot keep its owner out; everybody else shares that of the account, and that of their address.
 struct Budget {
-    key: Key,
     slow: Slowdown,
     /// Strangers only.
     address: Option<(Key, throttle::Rate)>,
-    /// Which attempt in a row this is.
-    count: i64,
+    /// The name as a stranger typed it. Where there is one, it alone tells them to wait: from the account they would learn
+    /// which username and which e-mail address belong together.
+    typed: Option<Tally>,
+    /// The account's or the device's.
+    own: Tally,
+    at: i64,
 }
 
-fn account_key(user_id: &str) -> Key {
-    Key::new("account", user_id)
+struct Tally {
+    key: Key,
+    /// Which attempt in a row this is, if it has been counted.
+    count: Option<i64>,
+}
+
+impl From<Key> for Tally {
+    fn from(key: Key) -> Tally {
+        Tally { key, count: None }
+    }
 }
 
 impl Budget {
-    fn new(app: &App, door: &Door, account: Key, device: Option<String>) -> Budget {
+    fn new(app: &App, door: &Door, typed: Option<Key>, account: Key, device: Option<String>) -> Budget {
         let slow = app.config.password_slowdown;
-        let Some(device) = device else {
-            let address = Key::address("password", door.client.address);
-            let address = Some((address, app.config.password_attempts_per_address));
-            return Budget { key: account, slow, address, count: 0 };
-        };
-        Budget { key: Key::new("device", &device), slow, address: None, count: 0 }
+        if let Some(device) = device {
+            let own = Key::new("device", &device).into();
+            return Budget { slow, address: None, typed: None, own, at: 0 };
+        }
+        let address = Key::address("password", door.client.address);
+        let address = Some((address, app.config.password_attempts_per_address));
+        Budget { slow, address, typed: typed.map(Tally::from), own: account.into(), at: 0 }
     }
 
-    // The address comes first in each of these, so that no two transactions wait for each other.
+    // In each of these the address comes first and the account last, so that no two transactions wait for each other.
     async fn spend(&mut self, db: &mut Connection, user_id: Option<&str>) -> Result<()> {
         if let Some((key, rate)) = &self.address {
             throttle::take(db, key, *rate).await?;
         }
-        self.count = throttle::attempt(db, &self.key, user_id, self.slow).await?;
+        // One time for both, so that the account has waited long enough at the moment its only name has.
+        self.at = throttle::milliseconds();
+        let (own, slow, at) = (&mut self.own, self.slow, self.at);
+        match &mut self.typed {
+            Some(typed) => {
+                typed.count = Some(throttle::attempt(db, &typed.key, user_id, slow, at).await?);
+                own.count = throttle::count(db, &own.key, user_id, slow, at).await?;
+            }
+            None => own.count = Some(throttle::attempt(db, &own.key, user_id, slow, at).await?),
+        }
         Ok(())
     }
 
-    /// Strangers have failed so often that even a right password is none any more (NIST SP 800-63B-4, 3.2.2).
-    fn is_exhausted(&self, most: i64) -> bool {
-        self.address.is_some() && self.count > most
+    /// Whether a right password is one: not while the account has to wait, nor after so many failures of strangers that
+    /// it is disabled for them (NIST SP 800-63B-4, 3.2.2).
+    fn is_open(&self, most: i64) -> bool {
+        self.own.count.is_some_and(|count| self.address.is_none() || count <= most)
     }
 
     async fn note_failure(&self, db: &mut Connection, user_id: Option<&str>, door: &Door) -> Result<()> {
@@ -289,7 +311,7 @@ impl Budget {
         let exists = user::lock(db, user_id.unwrap_or_default()).await?;
         let user_id = user_id.filter(|_| exists);
         event::record(db, user_id, Event::LogInFailed, &door.client).await?;
-        if self.count == self.slow.free {
+        if self.own.count == Some(self.slow.free) {
             event::record(db, user_id, Event::Throttled, &door.client).await?;
         }
         Ok(())
@@ -298,13 +320,23 @@ impl Budget {
     /// After a right password.
     async fn settle(&self, db: &mut Connection) -> Result<()> {
         self.give_back_address(db).await?;
-        throttle::forget(db, &self.key).await
+        for tally in self.tallies() {
+            throttle::forget(db, &tally.key).await?;
+        }
+        Ok(())
     }
 
     /// After no verdict at all.
     async fn refund(&self, db: &mut Connection) -> Result<()> {
         self.give_back_address(db).await?;
-        throttle::undo_attempt(db, &self.key, self.count).await
+        for tally in self.tallies() {
+            throttle::undo_attempt(db, &tally.key, tally.count, self.at).await?;
+        }
+        Ok(())
+    }
+
+    fn tallies(&self) -> impl Iterator<Item = &Tally> {
+        self.typed.iter().chain([&self.own])
     }
 
     async fn give_back_address(&self, db: &mut Connection) -> Result<()> {
@@ -363,7 +395,7 @@ mod tests {
     use super::*;
     use crate::access::Routes;
     use crate::config::Env;
-    use crate::test::TestApp;
+    use crate::test::{PASSWORD, TestApp};
     use futures_util::future::join_all;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::time::Instant;
@@ -427,6 +459,45 @@ mod tests {
         };
         let ((first, second), ()) = tokio::join!(full, refused);
         assert!(first.is_ok() && second.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_name_has_waited_long_enough_at_the_moment_its_account_has() {
+        let app = TestApp::with_env(&[("PASSWORD_FREE_ATTEMPTS", "1")], Routes::new()).await;
+        app.person("ada").await;
+        let door = app.door().await;
+        for _ in 0..50 {
+            assert!(check(&app.app, &door, "ada", "not the password").await.unwrap().is_none());
+            let waiting = "select count(*) from limits where count > 0";
+            assert_eq!(app.count(waiting).await, 2);
+            let moments = "select count(distinct free_at) from limits where count > 0";
+            assert_eq!(app.count(moments).await, 1);
+            app.execute("update limits set free_at = free_at - 3600000").await;
+        }
+    }
+
+    /// Both take the rows of the name and of the account, which on Postgres may be a deadlock.
+    #[tokio::test]
+    async fn who_goes_while_strangers_guess_does_not_wait_for_them_for_ever() {
+        let app = TestApp::with_env(&[("PASSWORD_FREE_ATTEMPTS", "1000")], Routes::new()).await;
+        let door = app.door().await;
+        for name in (0..12).map(|number| format!("ada{number}")) {
+            app.person(&name).await;
+            app.execute(
+                "insert into addresses (user_id, email, confirmed_at) \
+                 select id, username || '@example.com', 1 from users",
+            )
+            .await;
+            let address = format!("{name}@example.com");
+            let proof = check(&app.app, &door, &address, PASSWORD).await.unwrap();
+            let user = proof.expect("the password is right").user;
+            let guesses = join_all((0..40).map(|_| check(&app.app, &door, &name, "not the password")));
+            let goes =
+                app.app.db.write(async |db| user::delete(db, &user.id, Duration::ZERO, &door.client).await);
+            let (guesses, gone) = tokio::join!(guesses, goes);
+            assert!(gone.is_ok(), "{gone:?}");
+            assert!(guesses.iter().all(|guess| matches!(guess, Ok(None))));
+        }
     }
 
     #[tokio::test]

@@ -78,7 +78,10 @@ mod tests {
             app.app.db.write(async |db| throttle::take(db, &key(name), rate).await).await.unwrap();
         }
         app.execute("update limits set free_at = 1 where key = (select key from limits limit 1)").await;
-        app.app.db.write(async |db| throttle::attempt(db, &key("tried"), None, slow).await).await.unwrap();
+        let attempt = async |db: &mut Connection| {
+            throttle::attempt(db, &key("tried"), None, slow, throttle::milliseconds()).await
+        };
+        app.app.db.write(attempt).await.unwrap();
         assert_eq!(purge(&app.app).await.unwrap(), 1);
         app.execute("update limits set free_at = 1").await;
         assert_eq!(purge(&app.app).await.unwrap(), 2);

@@ -13,6 +13,7 @@ use crate::database::Connection;
 use crate::error::Result;
 use crate::features::{self, Feature};
 use crate::mail::{self, Delivered};
+use crate::page::Letter;
 use crate::password;
 use crate::policy::NewPassword;
 use crate::session::Door;
@@ -22,6 +23,8 @@ use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, FromRequestParts, Request};
 use axum::http::header::{CONTENT_TYPE, COOKIE, HOST, LOCATION, SET_COOKIE};
 use axum::http::{HeaderMap, Method};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
 use http_body_util::BodyExt;
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use std::collections::BTreeMap;
@@ -61,7 +64,7 @@ impl TestApp {
         let env: Env = common.iter().chain(settings).copied().collect();
         let mut features = features::all(&env).unwrap();
         let routes = routes.get("/whoami", Access::Public, whoami).get("/private", Access::User, whoami);
-        features.push(Feature { routes, ..Feature::named("test") });
+        features.push(Feature { routes, letters: &[("test", greeting)], ..Feature::named("test") });
         let site = Site::open(Config::from_env(&env).unwrap(), features).await.unwrap();
         TestApp { app: site.app.clone(), site, _database: database }
     }
@@ -134,12 +137,16 @@ impl TestApp {
 
     /// Gives somebody a confirmed address.
     pub async fn confirm_address(&self, name: &str, email: &str) {
+        let id = self.user(name).await;
+        let made = self.app.db.write(async |db| address::make_own(db, &id, email).await).await;
+        assert!(made.unwrap(), "{email} is somebody else's");
+    }
+
+    /// The id of somebody.
+    pub async fn user(&self, name: &str) -> String {
         let username = Username::parse(name).unwrap();
-        let confirm = async |db: &mut Connection| {
-            let user = user::member(&mut *db, &username).await?.expect("there is such a person");
-            address::make_own(db, &user.id, email).await
-        };
-        assert!(self.app.db.write(confirm).await.unwrap(), "{email} is somebody else's");
+        let user = self.app.db.read(async |db| user::member(db, &username).await).await;
+        user.unwrap().expect("there is such a person").id
     }
 
     /// Changes rows as no page would.
@@ -151,6 +158,16 @@ impl TestApp {
     pub async fn lose_database(&self) {
         self.app.db.close().await;
     }
+}
+
+/// What a mail of the kind `test` says.
+fn greeting<'a>(
+    _: &'a App,
+    _: &'a mut Connection,
+    _: &'a mail::Mail,
+) -> BoxFuture<'a, Result<Option<Letter>>> {
+    let (text, html) = ("Hello.".into(), "<p>Hello.</p>".into());
+    ready(Ok(Some(Letter { subject: "Hello".into(), text, html, unsubscribe: None }))).boxed()
 }
 
 async fn whoami(user: Option<User>) -> Result<String> {

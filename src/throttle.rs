@@ -77,6 +77,10 @@ impl Key {
         Key(hash.finalize().into_bytes().into())
     }
 
+    pub fn account(user_id: &str) -> Key {
+        Key::new("account", user_id)
+    }
+
     /// A network address; of IPv6 the first 64 bits, because whoever has one address has all that begin so.
     pub fn address(kind: &str, address: IpAddr) -> Key {
         let network = match address.to_canonical() {
@@ -111,33 +115,50 @@ pub async fn give_back(db: &mut Connection, key: &Key, rate: Rate) -> Result<()>
     Ok(())
 }
 
-/// Counts an attempt and answers which one in a row it is, from 1. `user_id` names whose row it is, if it is anybody's.
-///
-/// # Errors
-/// [`Error::TooMany`] when it comes too early; then it has not been counted.
-pub async fn attempt(db: &mut Connection, key: &Key, user_id: Option<&str>, slow: Slowdown) -> Result<i64> {
-    let now = milliseconds();
+/// Counts an attempt that came `at` this time and answers which one in a row it is, from 1. `user_id` names whose row it is,
+/// if it is anybody's. `None` when it came too early; then it has not been counted.
+pub async fn count(
+    db: &mut Connection,
+    key: &Key,
+    user_id: Option<&str>,
+    slow: Slowdown,
+    at: i64,
+) -> Result<Option<i64>> {
     let (first, longest, doublings) = slow.milliseconds();
     let sql = "insert into limits (key, user_id, count, free_at) \
                values ($1, $2, 1, $3 + case when $4 > 1 then 0 else $5 end) on conflict (key) do update \
-               set count = limits.count + 1, free_at = $3 + case \
+               set user_id = $2, count = limits.count + 1, free_at = $3 + case \
                when limits.count + 1 < $4 then 0 \
                when limits.count + 1 >= $4 + $6 then $7 \
                else $5 << cast(limits.count + 1 - $4 as integer) end \
                where limits.count < $4 or limits.free_at <= $3 returning count";
-    let query = sqlx::query_as(sql).bind(key.0.to_vec()).bind(user_id).bind(now).bind(slow.free);
+    let query = sqlx::query_as(sql).bind(key.0.to_vec()).bind(user_id).bind(at).bind(slow.free);
     let counted: Option<(i64,)> =
         query.bind(first).bind(doublings).bind(longest).fetch_optional(&mut *db).await?;
-    match counted {
-        Some((count,)) => Ok(count),
+    Ok(counted.map(|(count,)| count))
+}
+
+/// As [`count`], for whoever is told to wait.
+///
+/// # Errors
+/// [`Error::TooMany`] when it came too early.
+pub async fn attempt(
+    db: &mut Connection,
+    key: &Key,
+    user_id: Option<&str>,
+    slow: Slowdown,
+    at: i64,
+) -> Result<i64> {
+    match count(db, key, user_id, slow, at).await? {
+        Some(count) => Ok(count),
         None => Err(too_many(free_at(db, key).await? - milliseconds())),
     }
 }
 
-/// Takes an attempt back that came to no verdict, unless others have followed it.
-pub async fn undo_attempt(db: &mut Connection, key: &Key, count: i64) -> Result<()> {
+/// Takes back an attempt that came to no verdict, unless others have followed it. It is as free again as it was `at` that time.
+pub async fn undo_attempt(db: &mut Connection, key: &Key, count: Option<i64>, at: i64) -> Result<()> {
     let sql = "update limits set count = count - 1, free_at = $3 where key = $1 and count = $2";
-    sqlx::query(sql).bind(key.0.to_vec()).bind(count).bind(milliseconds()).execute(db).await?;
+    sqlx::query(sql).bind(key.0.to_vec()).bind(count).bind(at).execute(db).await?;
     Ok(())
 }
 
@@ -149,8 +170,10 @@ pub async fn forget(db: &mut Connection, key: &Key) -> Result<()> {
 
 /// Nothing is counted for this user any more.
 pub async fn forget_user(db: &mut Connection, user_id: &str) -> Result<()> {
-    sqlx::query("delete from limits where user_id = $1").bind(user_id).execute(db).await?;
-    Ok(())
+    // The account's own count last, as attempts take it, so that no two transactions wait for each other.
+    let (account, sql) = (Key::account(user_id), "delete from limits where user_id = $1 and key <> $2");
+    sqlx::query(sql).bind(user_id).bind(account.0.to_vec()).execute(&mut *db).await?;
+    forget(db, &account).await
 }
 
 /// Blocks the key for a while.
@@ -192,7 +215,8 @@ fn too_many(wait: i64) -> Error {
     Error::TooMany(Duration::from_millis(wait.max(1) as u64))
 }
 
-fn milliseconds() -> i64 {
+/// The time, as it is kept here.
+pub fn milliseconds() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
@@ -211,7 +235,7 @@ mod tests {
     }
 
     async fn attempted(app: &TestApp, key: &Key, slow: Slowdown) -> Result<i64> {
-        app.app.db.write(async |db| attempt(db, key, None, slow).await).await
+        app.app.db.write(async |db| attempt(db, key, None, slow, milliseconds()).await).await
     }
 
     fn wait<T: std::fmt::Debug>(answer: Result<T>) -> u64 {
@@ -270,7 +294,9 @@ mod tests {
     async fn an_attempt_without_a_verdict_is_taken_back_unless_others_followed() {
         let app = TestApp::new().await;
         let (key, slow) = (Key::new("test", "a"), Slowdown { free: 2, delay: Duration::from_secs(30) });
-        let undo = async |count| app.app.db.write(async |db| undo_attempt(db, &key, count).await).await;
+        let undo = async |count| {
+            app.app.db.write(async |db| undo_attempt(db, &key, Some(count), milliseconds()).await).await
+        };
         attempted(&app, &key, slow).await.unwrap();
         let last = attempted(&app, &key, slow).await.unwrap();
         undo(last - 1).await.unwrap();

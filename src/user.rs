@@ -97,8 +97,14 @@ pub async fn create(db: &mut Connection, username: &Username, client: &Client) -
 /// Takes the user's row, so that this and whatever else begins like this follow one another: log-ins, changes and the
 /// deletion of one user. Answers whether there is such a user and they may log in.
 pub async fn lock(db: &mut Connection, user_id: &str) -> Result<bool> {
-    let sql = "update users set id = id where id = $1 and disabled_at is null returning id";
-    Ok(sqlx::query(sql).bind(user_id).fetch_optional(db).await?.is_some())
+    Ok(lock_named(db, user_id).await?.is_some())
+}
+
+/// As [`lock`], and answers the name.
+pub async fn lock_named(db: &mut Connection, user_id: &str) -> Result<Option<String>> {
+    let sql = "update users set id = id where id = $1 and disabled_at is null returning username";
+    let row: Option<(String,)> = sqlx::query_as(sql).bind(user_id).fetch_optional(db).await?;
+    Ok(row.map(|(username,)| username))
 }
 
 /// Gives a user another name; the old one rests. Answers whether it could be had.

@@ -227,6 +227,95 @@ mod tests {
         }
     }
 
+    const CONFIRM_ADDRESSES: &str = "insert into addresses (user_id, email, confirmed_at) \
+         select id, username || '@example.com', 1 from users";
+
+    #[tokio::test]
+    async fn guesses_at_one_name_of_an_account_do_not_show_at_its_other() {
+        for [guessed, other] in [["ada", "ada@example.com"], ["ada@example.com", "ada"]] {
+            let app = TestApp::new().await;
+            app.person("ada").await;
+            app.execute(CONFIRM_ADDRESSES).await;
+            let told = async |name, password| {
+                let before = app.statements();
+                let mut answer = log_in(&app.visitor(), name, password).await;
+                // It tells the time; the statements are counted here.
+                answer.headers.remove("server-timing");
+                (answer.status, answer.headers.clone(), answer.text(), app.statements() - before)
+            };
+            let usual = told(other, "not the password").await;
+            log_in(&app.visitor(), other, PASSWORD).await.assert_redirect("/");
+
+            for _ in 0..5 {
+                log_in(&app.visitor(), guessed, "not the password").await.assert_status(422);
+            }
+            log_in(&app.visitor(), guessed, PASSWORD).await.assert_status(429);
+            assert_eq!(told(other, "not the password").await, usual);
+            assert_eq!(told(other, PASSWORD).await, usual, "after guesses at {guessed}");
+            // Half a minute later.
+            app.execute("update limits set free_at = free_at - 30000").await;
+            log_in(&app.visitor(), other, PASSWORD).await.assert_redirect("/");
+            // Nothing is left of what was counted, neither for this name nor for the account.
+            for _ in 0..4 {
+                log_in(&app.visitor(), other, "not the password").await.assert_status(422);
+            }
+            log_in(&app.visitor(), other, PASSWORD).await.assert_redirect("/");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_is_answered_alike_whether_it_is_anybodys_and_whatever_was_tried_at_their_name() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        app.person("bob").await;
+        app.execute(CONFIRM_ADDRESSES).await;
+        for _ in 0..5 {
+            log_in(&app.visitor(), "ada", "not the password").await.assert_status(422);
+        }
+        let mut statuses = Vec::new();
+        for _ in 0..12 {
+            let mut answers = Vec::new();
+            for name in ["ada", "bob", "eve"] {
+                let answer = log_in(&app.visitor(), &format!("{name}@example.com"), "not the password").await;
+                answers.push((answer.status, answer.text().replace(name, "NAME")));
+            }
+            assert_eq!(answers[0], answers[2]);
+            assert_eq!(answers[1], answers[2]);
+            statuses.push(answers[0].0);
+            // Some time later.
+            app.execute("update limits set free_at = free_at - 20000").await;
+        }
+        assert_eq!(statuses, [422, 422, 422, 422, 422, 429, 422, 429, 429, 422, 429, 429]);
+    }
+
+    #[tokio::test]
+    async fn failures_at_both_names_of_an_account_disable_its_password_together() {
+        let settings = [("PASSWORD_DISABLE_AFTER", "3"), ("PASSWORD_FREE_ATTEMPTS", "50")];
+        let app = TestApp::with_env(&settings, Routes::new()).await;
+        app.person("ada").await;
+        app.execute(CONFIRM_ADDRESSES).await;
+        for name in ["ada", "ada@example.com", "ada"] {
+            log_in(&app.visitor(), name, "not the password").await.assert_status(422);
+        }
+        for name in ["ada", "ada@example.com"] {
+            log_in(&app.visitor(), name, PASSWORD).await.assert_status(422);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_owner_is_let_in_again_when_the_rows_that_are_theirs_are_deleted() {
+        let app = TestApp::new().await;
+        // Somebody has been guessing before there was anybody of this name.
+        log_in(&app.visitor(), "ada", "not the password").await.assert_status(422);
+        app.person("ada").await;
+        for _ in 0..4 {
+            log_in(&app.visitor(), "ada", "not the password").await.assert_status(422);
+        }
+        log_in(&app.visitor(), "ada", PASSWORD).await.assert_status(429);
+        app.execute("delete from limits where user_id = (select id from users where username = 'ada')").await;
+        log_in(&app.visitor(), "ada", PASSWORD).await.assert_redirect("/");
+    }
+
     #[tokio::test]
     async fn a_browser_that_logged_in_before_is_not_kept_out_by_strangers() {
         let app = TestApp::new().await;

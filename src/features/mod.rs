@@ -10,6 +10,7 @@ mod change_password;
 mod change_username;
 mod confirm;
 mod delete_account;
+mod email;
 mod export;
 mod health;
 mod home;
@@ -77,6 +78,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         change_username::feature(env)?,
         confirm::feature(env)?,
         delete_account::feature(env)?,
+        email::feature(env)?,
         export::feature(env)?,
         health::feature(env)?,
         home::feature(env)?,
