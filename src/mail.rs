@@ -10,7 +10,7 @@ use crate::database::{Connection, new_id, now};
 use crate::error::{Error, Result};
 use crate::page::Letter;
 use crate::throttle::{self, Key};
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail, ensure};
 use futures_util::future::BoxFuture;
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
@@ -50,7 +50,7 @@ impl Delivery {
             "smtps" => (Tls::Wrapper(parameters), 465),
             "smtp" if near && !required => (Tls::Opportunistic(parameters), 587),
             "smtp" => (Tls::Required(parameters), 587),
-            _ => anyhow::bail!("SMTP_URL must begin with smtps:// or smtp://, or be none"),
+            _ => bail!("SMTP_URL must begin with smtps:// or smtp://, or be none"),
         };
         let decoded = |text: &str| {
             let text = percent_encoding::percent_decode_str(text).decode_utf8();
@@ -65,6 +65,24 @@ impl Delivery {
             server = server.credentials(Credentials::new(name, password));
         }
         Ok(Delivery::Smtp(Box::new(server.build())))
+    }
+
+    /// Says where mails go, once the server has let us in.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn check(&self) -> anyhow::Result<&'static str> {
+        match self {
+            Delivery::Nowhere => Ok("there is none, and what needs it is hidden"),
+            Delivery::Mailbox => Ok("it stays at /dev/mailbox"),
+            Delivery::Smtp(server) => {
+                let connected = timeout(PATIENCE, server.test_connection()).await;
+                let connected = connected.context("the server that SMTP_URL names took too long")?;
+                let let_in = connected.context("the server that SMTP_URL names does not let us in")?;
+                ensure!(let_in, "the server that SMTP_URL names is not ready");
+                Ok("the server lets us in")
+            }
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! The commands beside `serve`, and what the log keeps to itself.
-//! needs: home, login, members, signup
+//! needs: home, login, members, password_reset, signup
 #![cfg(unix)]
 
 mod common;
@@ -91,7 +91,13 @@ fn the_doctor_finds_nothing_wrong_or_says_what_to_set() {
         let said = complaint(&["doctor"], &[(name, value)], "");
         assert!(said.contains(name), "{said}");
     }
+    assert!(said.contains("/dev/mailbox; 0 waiting, 0 given up"), "{said}");
+    let none = [place[0], ("SMTP_URL", "none")];
+    assert!(output(&["doctor"], &none, "").contains("what needs it is hidden"));
     // Nobody listens at port 1.
+    let nowhere = [place[0], ("SMTP_URL", "smtp://ada:tiger-lily@127.0.0.1:1")];
+    let said = complaint(&["doctor"], &nowhere, "");
+    assert!(said.contains("SMTP_URL") && !said.contains("tiger-lily"), "{said}");
     let said = complaint(&["doctor"], &[("DATABASE_URL", "postgres://ada:tiger-lily@127.0.0.1:1/app")], "");
     assert!(said.contains("DATABASE_URL") && !said.contains("tiger-lily"), "{said}");
 }
@@ -121,6 +127,29 @@ fn a_user_added_here_can_log_in_there() {
     }
     assert_eq!(database.count("select count(*) from users"), 2);
     server.browser().log_in("ada").assert_redirect("/");
+}
+
+#[test]
+fn somebody_without_another_way_back_gets_a_link_from_whoever_runs_the_site() {
+    let database = Database::new();
+    let server = Server::on(&database, &[]);
+    let mut ada = server.browser();
+    ada.sign_up("ada").assert_redirect("/");
+    let site = format!("http://localhost:{}", server.port);
+    let settings = [("DATABASE_URL", &*database.url), ("BASE_URL", &site)];
+    let link = output(&["user", "reset-link", "ada"], &settings, "");
+    let path = link.trim().strip_prefix(&site).unwrap();
+    server.browser().get(path).assert_status(200).assert_contains("ada");
+    let new = "quiet harbour lamp";
+    let fields = [("password", new), ("confirm_password", new)];
+    server.browser().post(path, &fields).assert_redirect("/login");
+    ada.get("/me").assert_redirect("/login?next=%2Fme");
+    server.browser().post("/login", &[("username", "ada"), ("password", new)]).assert_redirect("/");
+    server.browser().get(path).assert_status(404);
+    for (name, reason) in [("nobody", "called nobody"), ("not a name", "letters")] {
+        let said = complaint(&["user", "reset-link", name], &settings, "");
+        assert!(said.contains(reason), "{said}");
+    }
 }
 
 #[test]

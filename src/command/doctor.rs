@@ -4,6 +4,7 @@ use super::say;
 use crate::config::{Config, Env};
 use crate::database::{Database, is_sqlite};
 use crate::features;
+use crate::mail;
 use crate::page::Pages;
 use anyhow::Result;
 
@@ -26,6 +27,8 @@ pub async fn run(env: &Env) -> Result<()> {
     let users = db.read(async |db| crate::user::count(db).await).await?;
     let engine = if is_sqlite(&config.database_url) { "SQLite" } else { "Postgres" };
     say(format!("database       ok: {engine}, {users} users, every section of schema.sql applied"))?;
+    let (waiting, given_up) = db.read(async |db| mail::count(db).await).await?;
     db.close().await;
-    Ok(())
+    let goes = config.mail.check().await?;
+    say(format!("mail           ok: {goes}; {waiting} waiting, {given_up} given up"))
 }

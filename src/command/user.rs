@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::guard::Client;
 use crate::password::{self, Gate};
 use crate::policy::{NewPassword, own_words};
+use crate::token::{self, Purpose};
 use crate::user::{self, Username};
 use anyhow::{Context, Result, anyhow, bail};
 use std::io::{BufRead, IsTerminal, stdin};
@@ -24,6 +25,8 @@ pub enum Command {
     },
     /// List the accounts, newest first
     List,
+    /// Print a link with which somebody chooses a new password; it works once, for RESET_LIFETIME
+    ResetLink { name: String },
 }
 
 pub async fn run(env: &Env, command: Command) -> Result<()> {
@@ -31,6 +34,7 @@ pub async fn run(env: &Env, command: Command) -> Result<()> {
     match command {
         Command::Add { name, email } => add(&config, &name, email.as_deref()).await,
         Command::List => list(&config).await,
+        Command::ResetLink { name } => reset_link(&config, &name).await,
     }
 }
 
@@ -55,6 +59,20 @@ async fn add(config: &Config, name: &str, email: Option<&str>) -> Result<()> {
     }
     db.close().await;
     say(format!("{username} can log in now."))
+}
+
+/// For whoever runs the site, when somebody has no other way back.
+async fn reset_link(config: &Config, name: &str) -> Result<()> {
+    let username = Username::parse(name).map_err(|sentence| anyhow!(sentence))?;
+    let db = Database::open(config).await?;
+    let token = db.write(async |db| {
+        let Some(user) = user::member(db, &username).await? else { return Ok(None) };
+        user::lock(db, &user.id).await?;
+        token::issue(db, Purpose::Reset, &user.id, "", "", config.reset_lifetime).await.map(Some)
+    });
+    let token = token.await?.with_context(|| format!("Nobody who may log in is called {username}."))?;
+    db.close().await;
+    say(format!("{}/password-reset/{}", config.origin(), token.text()))
 }
 
 fn ask_password() -> Result<String> {
