@@ -56,6 +56,11 @@ impl Env {
         })
     }
 
+    /// Whether there is any mail; without it what needs it is hidden.
+    pub fn sends_mail(&self) -> bool {
+        self.text("SMTP_URL") != Some("none")
+    }
+
     pub fn yes(&self, name: &str) -> Result<bool> {
         match self.text(name) {
             None | Some("no") => Ok(false),
@@ -207,11 +212,6 @@ impl Config {
     /// Whether people reach the site by https. The scheme of `BASE_URL` says so; no header can.
     pub fn https(&self) -> bool {
         self.base_url.scheme() == "https"
-    }
-
-    /// Whether there is any mail; without it what needs it is hidden.
-    pub fn sends_mail(&self) -> bool {
-        !matches!(self.mail, Delivery::Nowhere)
     }
 
     /// The site's origin as browsers write it, such as `https://example.com`.

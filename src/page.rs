@@ -72,7 +72,7 @@ impl Pages {
     pub fn load(config: &Config) -> anyhow::Result<Pages> {
         let around = Around {
             site_name: config.site_name.clone(),
-            mail: config.sends_mail(),
+            mail: !matches!(config.mail, Delivery::Nowhere),
             mailbox: matches!(config.mail, Delivery::Mailbox),
         };
         Ok(Pages { tera: load(&around)?, around, same: Mutex::default() })

@@ -5,7 +5,7 @@ use crate::access::{Access, Routes, see_other};
 use crate::address::{self, Email};
 use crate::app::App;
 use crate::auth::User;
-use crate::config::{Config, Env};
+use crate::config::Env;
 use crate::database::Connection;
 use crate::error::{Error, Result};
 use crate::features::Feature;
@@ -28,7 +28,7 @@ const LINK: &str = "/email/{token}";
 
 pub fn feature(env: &Env) -> anyhow::Result<Feature> {
     let mut routes = Routes::new();
-    if Config::from_env(env)?.sends_mail() {
+    if env.sends_mail() {
         routes = routes
             .get(PATH, Access::Recent, show)
             .post(PATH, Access::Recent, update)

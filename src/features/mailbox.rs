@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::config::{Config, Env};
 use crate::error::Result;
 use crate::features::Feature;
-use crate::mail::{self, Delivered, Delivery};
+use crate::mail::{self, Delivered};
 use crate::page::{Page, Template, date_time, templates};
 use axum::extract::State;
 use axum::http::header::CONTENT_SECURITY_POLICY;
@@ -15,9 +15,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 pub fn feature(env: &Env) -> anyhow::Result<Feature> {
-    let config = Config::from_env(env)?;
     let mut routes = Routes::new();
-    if config.development() && matches!(config.mail, Delivery::Mailbox) {
+    if env.text("SMTP_URL").is_none() && Config::from_env(env)?.development() {
         routes = routes.get("/dev/mailbox", Access::Public, index);
     }
     Ok(Feature { routes, ..Feature::named("mailbox") })

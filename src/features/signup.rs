@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::features::Feature;
 use crate::form::{Errors, Form, query_parameter};
 use crate::guard::LocalPath;
-use crate::page::{Page, Template, templates};
+use crate::page::{Flash, Page, Template, templates};
 use crate::password;
 use crate::policy::{NewPassword, own_words};
 use crate::session::Door;
@@ -21,8 +21,13 @@ use serde::{Deserialize, Serialize};
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get("/signup", Access::Guest, new).post("/signup", Access::Guest, create);
-    Ok(Feature { routes, ..Feature::named("signup") })
+    Ok(Feature { routes, flashes: &[CONFIRM], ..Feature::named("signup") })
 }
+
+const CONFIRM: Flash = Flash {
+    name: "signed_up",
+    words: "Welcome. Please confirm your address by the link that we have mailed to you.",
+};
 
 #[derive(Deserialize, Serialize, Default)]
 #[serde(default)]
@@ -123,7 +128,9 @@ async fn sign_up(
         }
         door.log_in(db, &user_id, false).await
     });
-    Ok(begun.await?.ok_or_else(|| ("username", username.is_taken())))
+    let Some(cookies) = begun.await? else { return Ok(Err(("username", username.is_taken()))) };
+    let told = email.map(|_| CONFIRM.cookie(&app.config));
+    Ok(Ok(told.into_iter().fold(cookies, CookieJar::add)))
 }
 
 #[cfg(test)]
