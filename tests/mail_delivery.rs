@@ -111,6 +111,20 @@ fn a_mail_that_nobody_will_ever_take_is_given_up_and_can_be_seen() {
 }
 
 #[test]
+fn where_tls_is_required_a_server_without_it_is_told_nothing() {
+    let (database, smtp) = (Database::new(), Smtp::start());
+    let url = smtp.url.replace("smtp://", "smtp://latchkey:swordfish@") + "?tls=required";
+    let server = Server::on(&database, &[("SMTP_URL", &url)]);
+    sign_up(&server, &people("ada", 1));
+    let waits = "select count(*) from mails where attempts > 0 and error is not null and failed_at is null";
+    assert!(wait_until(10, || database.count(waits) == 1), "{}", *server);
+    assert!(smtp.mails().is_empty(), "{smtp}");
+    let heard = smtp.heard();
+    assert!(!heard.is_empty() && heard.iter().all(|line| line.starts_with("EHLO ")), "{heard:?}");
+    assert!(!server.stdout().contains("swordfish"), "{}", *server);
+}
+
+#[test]
 fn a_mail_server_that_takes_half_a_minute_gets_each_mail_once() {
     let (database, smtp) = (Database::new(), Smtp::that(Manner::SilentAtTheEnd));
     let settings = [("SMTP_URL", &*smtp.url), QUIET];

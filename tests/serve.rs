@@ -62,11 +62,27 @@ fn a_wrong_setting_is_one_line_that_names_what_to_set() {
         (&[("PORT", "0"), ("HOST", "0.0.0.0")], "BASE_URL"),
         (&[("PORT", "0"), ("BASE_URL", "http://example.com")], "BASE_URL"),
         (&[("PORT", "0"), ("BASE_URL", "https://example.com")], "TRUSTED_PROXIES"),
+        (&[("BASE_URL", "https://example.com"), ("TRUSTED_PROXIES", "none")], "SMTP_URL"),
+        (&[("PORT", "0"), ("SMTP_URL", "mail.example.com")], "SMTP_URL"),
+        (&[("PORT", "0"), ("SMTP_URL", "https://mail.example.com")], "SMTP_URL"),
+        (&[("PORT", "0"), ("SMTP_URL", "smtp://")], "SMTP_URL"),
+        (&[("PORT", "0"), ("MAIL_FROM", "Latchkey")], "MAIL_FROM"),
+        (&[("PORT", "0"), ("MAIL_FROM", "a@b.example, c@d.example")], "MAIL_FROM"),
+        (&[("PORT", "0"), ("MAILS_PER_ACCOUNT", "many")], "MAILS_PER_ACCOUNT"),
         (&[("PORT", "0"), ("DATABASE_URL", "mysql://localhost/app")], "DATABASE_URL"),
         (&[("PORT", "0"), ("RUST_LOG", "latchkey=loud")], "RUST_LOG"),
     ] {
         let complaint = refusal(settings);
         assert!(complaint.contains(cure), "{settings:?} is refused with {complaint:?}, without {cure}");
+    }
+}
+
+#[test]
+fn what_is_refused_of_the_mail_servers_address_is_not_its_password() {
+    for url in ["smtps://name:swordfish@", "http://name:swordfish@mail.example.com", "smtp://name:swordfish"]
+    {
+        let complaint = refusal(&[("PORT", "0"), ("SMTP_URL", url)]);
+        assert!(complaint.contains("SMTP_URL") && !complaint.contains("swordfish"), "{complaint}");
     }
 }
 

@@ -45,6 +45,8 @@ struct State {
     listens: bool,
     over: bool,
     visitors: Vec<TcpStream>,
+    /// All lines but those of mails.
+    heard: Vec<String>,
     mails: Vec<Mail>,
     /// How many of them have been handed out by [`Smtp::take`], by their place.
     taken: Vec<usize>,
@@ -65,6 +67,7 @@ impl Smtp {
             listens: false,
             over: false,
             visitors: Vec::new(),
+            heard: Vec::new(),
             mails: Vec::new(),
             taken: Vec::new(),
             waiting: 0,
@@ -89,6 +92,11 @@ impl Smtp {
     /// All mails that have come, also those it has not said it took, in their order.
     pub fn mails(&self) -> Vec<Mail> {
         self.desk.lock().mails.clone()
+    }
+
+    /// What has been said to it, but for the mails themselves.
+    pub fn heard(&self) -> Vec<String> {
+        self.desk.lock().heard.clone()
     }
 
     /// How many it is keeping waiting for a word.
@@ -214,6 +222,7 @@ impl Desk {
         loop {
             let line = read_line(&mut lines)?;
             let manner = self.wait_while(Manner::Silent);
+            self.lock().heard.push(line.clone());
             match &*line.get(..4).unwrap_or_default().to_ascii_uppercase() {
                 "EHLO" => say("250-localhost\r\n250 8BITMIME")?,
                 "MAIL" => {
