@@ -125,7 +125,7 @@ create table mails (
 create index mails_by_user on mails (user_id);
 create index mails_due on mails (due_at) where failed_at is null;
 
--- 7 recovery_codes
+-- 7 recovery
 create table recovery_codes (
     code_hash bytea primary key,
     user_id text not null references users (id) on delete cascade

@@ -24,6 +24,7 @@ mod page;
 mod password;
 mod policy;
 mod purge;
+mod recovery;
 mod session;
 #[cfg(test)]
 mod test;

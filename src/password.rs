@@ -353,6 +353,14 @@ fn unmatchable(iterations: u32) -> String {
     format!("$pbkdf2-sha256$i={iterations},l=32${salt}${output}")
 }
 
+/// The kind of the mail that leads to choosing a new password.
+pub const RESET: &str = "password_reset";
+
+/// What strangers have tried on this user is as if it had never been.
+pub async fn forgive(db: &mut Connection, user_id: &str) -> Result<()> {
+    throttle::forget_user(db, user_id).await
+}
+
 /// Answers whether the user still had the old hash.
 async fn replace(db: &mut Connection, user_id: &str, old: &str, new: &str) -> Result<bool> {
     let sql = "update passwords set hash = $1 where user_id = $2 and hash = $3";

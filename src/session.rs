@@ -326,17 +326,23 @@ pub async fn end_all(db: &mut Connection, user_id: &str) -> Result<()> {
     token::end_begun(db, user_id).await
 }
 
+/// Takes the user's row, and with it sees to it that the session cannot end before the transaction does.
+///
+/// # Errors
+/// [`Error::NOT_FOUND`] when it has ended since the request was let in: its user may have ended it because it is not theirs.
+pub async fn hold(db: &mut Connection, session: &Session) -> Result<()> {
+    let sql = "select 1 from sessions where id = $1";
+    let lives = user::lock(db, &session.user.id).await?
+        && sqlx::query(sql).bind(&*session.id).fetch_optional(db).await?.is_some();
+    if lives { Ok(()) } else { Err(Error::NOT_FOUND) }
+}
+
 /// Ends all of the user's sessions but this one, and what other browsers were trusted with.
 ///
 /// # Errors
-/// [`Error::NOT_FOUND`] when this one has ended meanwhile: it may have been ended by another.
+/// As [`hold`].
 pub async fn end_others(db: &mut Connection, session: &Session) -> Result<()> {
-    let sql = "select 1 from sessions where id = $1";
-    let lives = user::lock(db, &session.user.id).await?
-        && sqlx::query(sql).bind(&*session.id).fetch_optional(&mut *db).await?.is_some();
-    if !lives {
-        return Err(Error::NOT_FOUND);
-    }
+    hold(db, session).await?;
     let sql = "delete from sessions where user_id = $1 and id <> $2";
     sqlx::query(sql).bind(&*session.user.id).bind(&*session.id).execute(&mut *db).await?;
     device::forget_others(db, &session.user.id).await

@@ -1,6 +1,6 @@
 //! Shows what people hear who cannot see the pages, that nothing sticks out on a small screen, and that pages keep
 //! their own security policy.
-//! needs: account, activity, change_password, change_username, confirm, delete_account, home, login, members, notes, session_list, signup, theme
+//! needs: account, activity, change_password, change_username, confirm, delete_account, home, login, mailbox, members, notes, password_reset, recovery_codes, session_list, signup, theme
 
 mod webdriver;
 
@@ -16,10 +16,16 @@ fn press_unchecked(browser: &Browser, words: &str) {
 
 /// Every page there is, as a stranger and as somebody with an account, mistakes included.
 fn each_page(browser: &Browser, site: &Site, mut look: impl FnMut(&str)) {
-    for path in ["/", "/signup", "/login", "/nowhere"] {
+    for path in ["/", "/signup", "/login", "/password-reset", "/recovery", "/password-reset/x", "/nowhere"] {
         browser.visit(&site.page(path));
         look(path);
     }
+    browser.visit(&site.page("/password-reset"));
+    press_unchecked(browser, "Send the link");
+    look("/password-reset with a mistake");
+    browser.visit(&site.page("/recovery"));
+    press_unchecked(browser, "Use this code");
+    look("/recovery with a mistake");
     browser.visit(&site.page("/login"));
     press_unchecked(browser, "Log in");
     look("/login with a mistake");
@@ -69,6 +75,7 @@ fn account_pages(browser: &Browser, site: &Site, look: &mut impl FnMut(&str)) {
     }
     press_unchecked(browser, "Change password");
     look("/account/password with a mistake");
+    ways_back(browser, site, look);
     browser.visit(&site.page("/account/username"));
     press_unchecked(browser, "Change username");
     look("/account/username with a mistake");
@@ -81,6 +88,27 @@ fn account_pages(browser: &Browser, site: &Site, look: &mut impl FnMut(&str)) {
     look("/confirm");
     press_unchecked(browser, "Go on");
     look("/confirm with a mistake");
+}
+
+/// For [`each_page`]: somebody is logged in, and has no way back yet.
+fn ways_back(browser: &Browser, site: &Site, look: &mut impl FnMut(&str)) {
+    browser.visit(&site.page("/account"));
+    browser.press("Make recovery codes");
+    look("/account/recovery-codes without codes");
+    browser.press("Make recovery codes");
+    look("/account/recovery-codes with new codes");
+    browser.press("I have kept them");
+    browser.press("Recovery codes");
+    look("/account/recovery-codes");
+    site.execute(
+        "insert into addresses (user_id, email, confirmed_at) select id, 'ada@example.com', 1 from users",
+    );
+    site.post("", "/password-reset", &[("email", "ada@example.com")]);
+    browser.visit(&site.page("/dev/mailbox"));
+    browser.press_at(".mail .text a");
+    look("/password-reset/{token}");
+    press_unchecked(browser, "Set the new password");
+    look("/password-reset/{token} with a mistake");
 }
 
 #[test]

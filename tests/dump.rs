@@ -1,5 +1,5 @@
 //! Whoever has a copy of the database can open nothing with what stands in it.
-//! needs: change_password, login, members, notes, signup
+//! needs: change_password, login, members, notes, password_reset, recovery_codes, signup
 #![cfg(unix)]
 
 mod common;
@@ -34,6 +34,16 @@ fn people(server: &Server) -> Vec<Browser> {
     browsers
 }
 
+/// New recovery codes of somebody who is logged in, and a link to choose a new password for which one of them was used.
+fn ways_back(server: &Server, name: &str, browser: &mut Browser) -> (Vec<String>, String) {
+    let page = browser.post("/account/recovery-codes", &[]).assert_status(200).body.clone();
+    let codes = page.split("<code class=\"recovery-code\">").skip(1);
+    let mut codes: Vec<String> = codes.map(|rest| rest.split('<').next().unwrap().to_string()).collect();
+    let used = codes.pop().unwrap();
+    let answer = server.browser().post("/recovery", &[("username", name), ("code", &used)]);
+    (codes, answer.assert_status(303).header("location").unwrap().to_string())
+}
+
 /// A value of a row in every form in which somebody might try it as a token.
 fn forms(value: &str) -> Vec<String> {
     let mut forms = vec![value.to_string()];
@@ -61,6 +71,7 @@ fn nothing_in_the_database_opens_anything() {
     let database = Database::new();
     let server = Server::on(&database, &[("PASSWORD_DELAY", "1h"), ("RUST_LOG", "warn")]);
     let mut browsers = people(&server);
+    let (codes, link) = ways_back(&server, "ada", &mut browsers[0]);
     // Strangers have no attempt left at Ada's password, so it works only with the cookie of a device she has used.
     for _ in 0..4 {
         server.browser().post("/login", &[("username", "ada"), ("password", "wrong")]).assert_status(422);
@@ -75,6 +86,8 @@ fn nothing_in_the_database_opens_anything() {
         "devices.token_hash",
         "limits.key",
         "notes.text",
+        "recovery_codes.code_hash",
+        "tokens.token_hash",
     ] {
         assert!(dump.iter().any(|(found, _)| found == place), "{place} is missing");
     }
@@ -92,6 +105,8 @@ fn nothing_in_the_database_opens_anything() {
             server.browser().get(&path).assert_status(404);
             server.browser().post(&path, &[]).assert_status(404);
         }
+        let code = [("username", "ada"), ("code", value)];
+        server.browser().post("/recovery", &code).assert_status(422);
     }
 
     // What browsers hold is nowhere in it, in no form.
@@ -106,6 +121,12 @@ fn nothing_in_the_database_opens_anything() {
             }
         }
     }
+    let mut paper = codes.iter().map(|code| code.replace('-', ""));
+    assert!(paper.len() == 9 && paper.all(|code| dump.iter().all(|(_, stored)| !stored.contains(&code))));
+    let token = link.strip_prefix("/password-reset/").unwrap();
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).unwrap();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(dump.iter().all(|(_, stored)| !stored.contains(token) && !stored.contains(&hex)));
     let live = browsers.iter().filter(|browser| browser.cookies().contains_key("session_token")).count();
     assert_eq!(live, 3);
     // All this time the real ones work.
@@ -113,6 +134,8 @@ fn nothing_in_the_database_opens_anything() {
     browsers[1].get("/me").assert_redirect("/user/bob");
     browsers[2].get("/me").assert_redirect("/user/ada");
     browsers[3].log_in("ada").assert_redirect("/");
+    server.browser().get(&link).assert_status(200);
+    server.browser().post("/recovery", &[("username", "ada"), ("code", &codes[0])]).assert_status(303);
 }
 
 /// A cookie header; what cannot stand in one cannot be a token.

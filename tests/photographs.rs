@@ -1,5 +1,5 @@
 //! Photographs every page, for a designer's eye: narrow and wide, light and dark, into target/screenshots.
-//! needs: account, activity, change_password, change_username, confirm, delete_account, home, login, members, notes, session_list, signup, theme
+//! needs: account, activity, change_password, change_username, confirm, delete_account, email, home, login, mailbox, members, notes, password_reset, recovery_codes, session_list, signup, theme
 
 mod webdriver;
 
@@ -35,13 +35,27 @@ fn pages_are_photographed() {
     visit("/signup", "signup");
     visit("/login", "login");
     visit("/nowhere", "not-found");
+    visit("/password-reset", "password-reset");
+    browser.run("document.querySelector('main form').noValidate = true");
+    browser.fill("Your e-mail address", "ada@");
+    browser.press("Send the link");
+    photograph("password-reset-mistake");
+    browser.fill("Your e-mail address", "ada@example.com");
+    browser.press("Send the link");
+    browser.sees("a mail with a link is on its way");
+    photograph("password-reset-flash");
+    visit("/recovery", "recovery");
+    browser.fill("Username", "ada");
+    browser.fill("Recovery code", "abcd-efgh");
+    browser.press("Use this code");
+    photograph("recovery-mistake");
     browser.visit(&site.page("/login"));
-    browser.fill("Username or e-mail", "ada");
+    browser.fill("Username or e-mail", "byron");
     browser.fill("Password", "not the password");
     browser.press("Log in");
     photograph("login-mistake");
     for _ in 0..4 {
-        site.post(PHONE, "/login", &[("username", "ada"), ("password", "not the password")]);
+        site.post(PHONE, "/login", &[("username", "byron"), ("password", "not the password")]);
     }
     browser.fill("Password", "not the password");
     browser.press("Log in");
@@ -93,6 +107,8 @@ fn pages_are_photographed() {
     browser.press_at(".rows li:nth-child(3) a");
     photograph("note");
     visit("/account", "account");
+    ways_back(&site, &browser, &photograph);
+    visit("/account", "account-with-a-way-back");
     account_pages(&site, &browser, &photograph);
     visit("/delete", "delete");
     browser.fill("Your password", "not the password");
@@ -111,6 +127,37 @@ fn pages_are_photographed() {
 const PHONE: &str =
     "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Safari/604.1";
 const WINDOWS: &str = "Mozilla/5.0 (Windows NT 10.0; rv:145.0) Gecko/20100101 Firefox/145.0";
+
+/// Ada is logged in.
+fn ways_back(site: &Site, browser: &Browser, photograph: &impl Fn(&str)) {
+    browser.press("Make recovery codes");
+    photograph("recovery-codes-none");
+    browser.press("Make recovery codes");
+    browser.sees("Recovery codes of ada");
+    photograph("recovery-codes-new");
+    browser.press("I have kept them");
+    browser.press("Recovery codes");
+    photograph("recovery-codes");
+
+    site.execute(
+        "insert into addresses (user_id, email, confirmed_at) select id, 'ada@example.com', 1 from users",
+    );
+    site.post(PHONE, "/password-reset", &[("email", "ada@example.com")]);
+    browser.visit(&site.page("/dev/mailbox"));
+    browser.sees("Choose a new password");
+    browser.press_at(".mail summary");
+    photograph("mailbox");
+    browser.press_at(".mail .text a");
+    photograph("password-choose");
+    browser.fill("New password", "password1");
+    browser.fill("New password, once more", "password1");
+    browser.press("Set the new password");
+    browser.sees("most common passwords");
+    photograph("password-choose-mistake");
+    browser.visit(&site.page("/password-reset/spent"));
+    photograph("stale-link");
+    site.execute("delete from addresses");
+}
 
 /// Ada is logged in.
 fn account_pages(site: &Site, browser: &Browser, photograph: &impl Fn(&str)) {
@@ -141,6 +188,7 @@ fn account_pages(site: &Site, browser: &Browser, photograph: &impl Fn(&str)) {
     browser.press_at("//li[contains(., 'Safari on iPhone')]//button");
     browser.sees("That session was ended.");
     photograph("sessions-flash");
+    email_pages(site, browser, photograph);
     visit("/account/username", "username");
     browser.fill("New username", "admin");
     browser.press("Change username");
@@ -168,4 +216,38 @@ fn account_pages(site: &Site, browser: &Browser, photograph: &impl Fn(&str)) {
     browser.press("Go on");
     browser.sees("This is not your password.");
     photograph("confirm-mistake");
+}
+
+/// Ada is logged in, and has no address.
+fn email_pages(site: &Site, browser: &Browser, photograph: &impl Fn(&str)) {
+    let give = |label: &str, address: &str| {
+        browser.visit(&site.page("/account/email"));
+        browser.fill(label, address);
+        browser.press("Send the link");
+        browser.sees("is on its way");
+    };
+    let follow = || {
+        browser.visit(&site.page("/dev/mailbox"));
+        browser.press_at("//a[contains(., '/email/')]");
+        browser.sees("Is this your address?");
+    };
+    browser.visit(&site.page("/account/email"));
+    photograph("email");
+    give("Your address", "ada@example.com");
+    photograph("email-pending");
+    follow();
+    photograph("email-link");
+    let link = browser.path();
+    browser.press("Yes, confirm it");
+    browser.sees("Your address is confirmed.");
+    photograph("email-confirmed");
+    browser.visit(&site.page(&link));
+    browser.sees("does not work any more");
+    photograph("link-stale");
+    give("Another address", "lovelace.the.countess@analytical-engines.example");
+    browser.visit(&site.page("/account/email"));
+    photograph("email-both");
+    browser.visit(&site.page("/dev/mailbox"));
+    browser.run("document.querySelectorAll('details').forEach(mail => mail.open = true)");
+    photograph("mailbox");
 }

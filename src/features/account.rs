@@ -1,10 +1,14 @@
 //! The settings page. What can be set there is up to the features that put a line into `slots/account.html`.
 
 use crate::access::{Access, Routes};
+use crate::app::App;
+use crate::auth::User;
 use crate::config::Env;
 use crate::error::Result;
 use crate::features::Feature;
 use crate::page::{Page, Template, templates};
+use crate::recovery;
+use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
 
@@ -13,14 +17,18 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
 }
 
 #[derive(Serialize)]
-struct AccountPage {}
+struct AccountPage {
+    /// Whether there is one without the password.
+    way_back: bool,
+}
 
 impl Template for AccountPage {
     const FILE: &'static str = templates::ACCOUNT_SHOW;
 }
 
-async fn show(page: Page) -> Result<Response> {
-    page.show(&AccountPage {}).await
+async fn show(State(app): State<App>, user: User, page: Page) -> Result<Response> {
+    let way_back = app.db.read(async |db| recovery::has_way_back(db, &user.id).await).await?;
+    page.show(&AccountPage { way_back }).await
 }
 
 #[cfg(test)]
@@ -31,7 +39,7 @@ mod tests {
 
     #[test]
     fn its_page_renders() {
-        check(&[AccountPage {}]);
+        check(&[AccountPage { way_back: true }, AccountPage { way_back: false }]);
     }
 
     #[tokio::test]

@@ -18,6 +18,8 @@ mod login;
 mod mailbox;
 mod members;
 mod notes;
+mod password_reset;
+mod recovery_codes;
 mod session_data;
 mod session_list;
 mod signup;
@@ -86,6 +88,8 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         mailbox::feature(env)?,
         members::feature(env)?,
         notes::feature(env)?,
+        password_reset::feature(env)?,
+        recovery_codes::feature(env)?,
         session_data::feature(env)?,
         session_list::feature(env)?,
         signup::feature(env)?,

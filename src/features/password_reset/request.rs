@@ -1,0 +1,297 @@
+//! Asks for the link, by an address. Whether anybody has it makes no difference here: all that happens is a row in the
+//! outbox, and what becomes of that is decided when it is sent.
+
+use super::{REQUEST, path};
+use crate::access::see_other;
+use crate::address::{self, Email};
+use crate::app::App;
+use crate::database::Connection;
+use crate::error::Result;
+use crate::form::{Errors, Form};
+use crate::guard::Client;
+use crate::mail::{self, Mail};
+use crate::page::{Flash, Letter, LetterTemplate, Page, Template, lasting, templates};
+use crate::password;
+use crate::throttle::{self, Key};
+use crate::token::{self, Purpose};
+use crate::user;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum_extra::extract::CookieJar;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+pub const ASKED: Flash = Flash {
+    name: "password_reset_asked",
+    words: "If an account has this address, a mail with a link is on its way.",
+};
+
+#[derive(Deserialize, Serialize, Default)]
+#[serde(default)]
+pub struct RequestForm {
+    email: String,
+}
+
+#[derive(Serialize)]
+struct RequestPage {
+    form: RequestForm,
+    errors: Errors,
+}
+
+impl Template for RequestPage {
+    const FILE: &'static str = templates::PASSWORD_RESET_REQUEST;
+}
+
+pub async fn new(page: Page) -> Result<Response> {
+    page.show(&RequestPage { form: RequestForm::default(), errors: Errors::default() }).await
+}
+
+pub async fn create(
+    State(app): State<App>,
+    client: Client,
+    page: Page,
+    Form(form): Form<RequestForm>,
+) -> Result<Response> {
+    let email = match Email::parse(&form.email) {
+        Ok(email) => email,
+        Err(sentence) => {
+            return page.refuse(&RequestPage { form, errors: Errors::from(("email", sentence)) }).await;
+        }
+    };
+    let (key, rate) = (Key::address("mail", client.address), app.config.mails_per_address);
+    app.db.note(async |db| throttle::take(db, &key, rate).await).await?;
+    app.db.write(async |db| mail::queue(db, password::RESET, None, email.as_str()).await).await?;
+    Ok((CookieJar::new().add(ASKED.cookie(&app.config)), see_other(REQUEST)).into_response())
+}
+
+#[derive(Serialize)]
+struct ResetLetter {
+    username: String,
+    link: String,
+    lifetime: String,
+}
+
+impl LetterTemplate for ResetLetter {
+    const TEXT: &'static str = templates::PASSWORD_RESET_LETTER_TXT;
+    const HTML: &'static str = templates::PASSWORD_RESET_LETTER;
+}
+
+pub fn compose<'a>(
+    app: &'a App,
+    db: &'a mut Connection,
+    mail: &'a Mail,
+) -> BoxFuture<'a, Result<Option<Letter>>> {
+    write(app, db, mail).boxed()
+}
+
+async fn write(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<Letter>> {
+    let Some((user_id, username)) = recipient(app, db, mail).await? else { return Ok(None) };
+    let lifetime = app.config.reset_lifetime;
+    let token = token::issue(db, Purpose::Reset, &user_id, &mail.email, "", lifetime).await?;
+    let link = app.config.origin() + &path(&token);
+    Ok(Some(app.pages.letter(&ResetLetter { username, link, lifetime: lasting(lifetime) })?))
+}
+
+/// The id and the name of the user whose mail it is, if they may have one. What core asks for names its user and is under
+/// no limit.
+async fn recipient(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<(String, String)>> {
+    if let Some(user_id) = &mail.user_id {
+        let username = user::lock_named(db, user_id).await?;
+        return Ok(username.map(|username| (user_id.clone(), username)));
+    }
+    let Some(owner) = address::owner(db, &mail.email).await? else { return Ok(None) };
+    let Some(username) = user::lock_named(db, &owner).await? else { return Ok(None) };
+    // Until the user's row was taken, the address could be given up.
+    let owns = address::owner(db, &mail.email).await?.as_ref() == Some(&owner);
+    let may = owns && mail.is_within_limits(app, db, &owner).await?;
+    Ok(may.then_some((owner, username)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Routes;
+    use crate::page::tests::{assert_well_formed, check, check_letters};
+    use crate::test::{Answer, TestApp};
+    use axum::http::StatusCode;
+
+    const ADA: &str = "ada@example.com";
+
+    async fn request(app: &TestApp, email: &str) -> Answer {
+        app.visitor().post(REQUEST, &[("email", email)]).await
+    }
+
+    /// How many mails with a link have gone to this address.
+    async fn links_to(app: &TestApp, email: &str) -> usize {
+        let mails = app.mails().await;
+        let has_link = |text: &str| text.contains("http://localhost:8000/password-reset/");
+        mails.iter().filter(|mail| mail.email == email && has_link(&mail.letter.text)).count()
+    }
+
+    async fn status_of(app: &TestApp, link: &str) -> u16 {
+        app.visitor().get(link).await.status
+    }
+
+    #[test]
+    fn its_page_and_its_mail_render() {
+        check(&[
+            RequestPage { form: RequestForm::default(), errors: Errors::default() },
+            RequestPage {
+                form: RequestForm { email: "a\"b".into() },
+                errors: Errors::from(("email", "No.".into())),
+            },
+        ]);
+        let letter = |link: &str| ResetLetter {
+            username: "ada".into(),
+            link: link.into(),
+            lifetime: "15 minutes".into(),
+        };
+        check_letters(&[letter("https://example.com/password-reset/1")]);
+    }
+
+    #[tokio::test]
+    async fn whoever_has_the_address_gets_a_mail_that_says_whose_account_and_for_how_long() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        app.confirm_address("ada", ADA).await;
+        let browser = app.visitor();
+        browser.post(REQUEST, &[("email", "Ada@Example.com")]).await.assert_redirect(REQUEST);
+        let page = browser.get(REQUEST).await;
+        page.assert_status(200).assert_contains("a mail with a link is on its way");
+        assert_well_formed(&page.text());
+        let mail = app.mails().await.into_iter().next().unwrap();
+        assert_eq!((&*mail.email, &*mail.letter.subject), (ADA, "Choose a new password for Latchkey"));
+        for text in [&mail.letter.text, &mail.letter.html] {
+            assert!(text.contains("ada") && text.contains("within 15 minutes"), "{text}");
+            assert!(text.contains("your password stays as it is"), "{text}");
+            assert!(text.contains(&app.link_to(ADA).await), "{text}");
+        }
+        app.visitor()
+            .get(&app.link_to(ADA).await)
+            .await
+            .assert_status(200)
+            .assert_contains("<strong>ada</strong>");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_address_is_told_beside_the_field_and_kept() {
+        let app = TestApp::new().await;
+        for typed in ["ada", "a@b", "a@b.c,d@e.f"] {
+            let answer = request(&app, typed).await;
+            answer.assert_status(422).assert_contains("does not look like").assert_no_header("set-cookie");
+            answer.assert_contains("id=\"email-error\"").assert_contains(&format!("value=\"{typed}\""));
+        }
+        request(&app, "").await.assert_status(422);
+        assert_eq!(app.count("select count(*) from mails").await, 0);
+        assert_eq!(app.count("select count(*) from limits").await, 0);
+    }
+
+    #[tokio::test]
+    async fn nobody_learns_whether_an_address_is_known() {
+        let app = TestApp::new().await;
+        let (ada, _bob, _eve) = (app.person("ada").await, app.person("bob").await, app.person("eve").await);
+        app.confirm_address("ada", ADA).await;
+        app.confirm_address("eve", "eve@example.com").await;
+        app.execute("insert into addresses (user_id, email) select id, 'bob@example.com' from users where username = 'bob'").await;
+        app.execute("update users set disabled_at = 1 where username = 'eve'").await;
+        // The first of all makes the row of the limit.
+        request(&app, "first@example.com").await.assert_redirect(REQUEST);
+        let mut answers = Vec::new();
+        for email in [ADA, "nobody@example.com", "bob@example.com", "eve@example.com"] {
+            let before = app.statements();
+            let answer = request(&app, email).await;
+            answer.assert_redirect(REQUEST);
+            let statements = app.statements() - before;
+            let mut headers = answer.headers.clone();
+            headers.remove("server-timing");
+            answers.push((answer.status, headers, answer.bytes.clone(), statements));
+        }
+        for answer in &answers {
+            assert_eq!(*answer, answers[0]);
+            assert_eq!((answer.0, answer.3), (StatusCode::SEE_OTHER.as_u16(), 2));
+        }
+        assert_eq!(
+            app.count("select count(*) from mails where kind = 'password_reset' and user_id is null").await,
+            5
+        );
+        assert_eq!(links_to(&app, ADA).await, 1);
+        for nobodys in ["nobody@example.com", "bob@example.com", "eve@example.com"] {
+            assert_eq!(links_to(&app, nobodys).await, 0, "{nobodys}");
+        }
+        assert_eq!(app.count("select count(*) from mails where kind = 'password_reset'").await, 0);
+        ada.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn a_second_link_displaces_the_first() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        app.confirm_address("ada", ADA).await;
+        request(&app, ADA).await;
+        let first = app.link_to(ADA).await;
+        assert_eq!(status_of(&app, &first).await, 200);
+        request(&app, ADA).await;
+        let second = app.link_to(ADA).await;
+        assert_eq!((status_of(&app, &first).await, status_of(&app, &second).await), (404, 200));
+    }
+
+    #[tokio::test]
+    async fn the_fourth_mail_in_an_hour_is_not_sent_and_nobody_is_told() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        app.confirm_address("ada", ADA).await;
+        let mut last = String::new();
+        for sent in [1, 2, 3, 3, 3] {
+            request(&app, ADA).await.assert_redirect(REQUEST).assert_body("");
+            assert_eq!(links_to(&app, ADA).await, sent);
+            last = app.link_to(ADA).await;
+        }
+        // The link that came last still works.
+        assert_eq!(status_of(&app, &last).await, 200);
+        // What the site itself wants mailed is under no limit.
+        let queue = async |db: &mut Connection| {
+            let ada = address::owner(db, ADA).await?;
+            mail::queue(db, password::RESET, ada.as_deref(), "old@example.com").await
+        };
+        app.app.db.write(queue).await.unwrap();
+        assert_eq!(links_to(&app, "old@example.com").await, 1);
+        assert_eq!(status_of(&app, &app.link_to("old@example.com").await).await, 200);
+        // Nor for an account that may not be used.
+        app.app.db.write(queue).await.unwrap();
+        app.execute("update users set disabled_at = 1").await;
+        assert_eq!(links_to(&app, "old@example.com").await, 1);
+    }
+
+    #[tokio::test]
+    async fn so_many_mails_are_asked_for_from_one_address_and_mistakes_do_not_count() {
+        let app = TestApp::with_env(&[("MAILS_PER_ADDRESS", "2/1h")], Routes::new()).await;
+        for email in ["ada", ADA, "ada@", "bob@example.com"] {
+            request(&app, email).await;
+        }
+        let refused = request(&app, "eve@example.com").await;
+        refused.assert_status(429).assert_header("retry-after", "1800");
+        assert_eq!(app.count("select count(*) from mails").await, 2);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_given_up_before_the_mail_is_written_gets_none() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        app.confirm_address("ada", ADA).await;
+        request(&app, ADA).await;
+        app.execute("update addresses set email = 'new@example.com'").await;
+        assert_eq!(links_to(&app, ADA).await + links_to(&app, "new@example.com").await, 0);
+    }
+
+    #[tokio::test]
+    async fn without_mail_there_is_no_page_to_ask_for_one() {
+        let app = TestApp::with_env(&[("SMTP_URL", "none")], Routes::new()).await;
+        app.visitor().get(REQUEST).await.assert_status(404);
+        app.visitor().post(REQUEST, &[("email", ADA)]).await.assert_status(404);
+        app.visitor().get(super::super::RECOVER).await.assert_status(200).assert_lacks(REQUEST);
+        let with = TestApp::new().await;
+        with.visitor().get(super::super::RECOVER).await.assert_contains(REQUEST);
+        with.visitor().get(REQUEST).await.assert_contains(super::super::RECOVER);
+    }
+}
