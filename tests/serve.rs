@@ -321,6 +321,7 @@ fn a_request_for_another_site_is_misdirected() {
         ("GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", &[421]),
         ("GET / HTTP/1.1\r\nHost: localhost.evil.example\r\n\r\n", &[421]),
         ("GET / HTTP/1.1\r\nHost: localhost@evil.example\r\n\r\n", &[400, 421]),
+        ("GET / HTTP/1.1\r\nHost: localhost:80@evil.example\r\n\r\n", &[400, 421]),
         ("GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n", &[421]),
         ("GET http://localhost/ HTTP/1.1\r\nHost: evil.example\r\n\r\n", &[421]),
         ("GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n", &[421]),
