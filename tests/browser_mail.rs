@@ -65,3 +65,75 @@ fn the_button_in_a_mail_leads_where_its_text_does() {
     browser.visit(&site.page("/account/email"));
     browser.sees_no(ADDRESS);
 }
+
+/// Asks for a new password at the address, and chooses it by the link that comes.
+#[track_caller]
+fn reset_password(site: &Site, browser: &Browser) {
+    browser.visit(&site.page("/login"));
+    browser.press("Forgot your password?");
+    browser.fill("Your e-mail address", ADDRESS);
+    browser.press("Send the link");
+    browser.sees("If an account has this address, a mail with a link is on its way.");
+    follow_link(site, browser, ADDRESS, "/password-reset/");
+    browser.fill("New password", NEW);
+    browser.fill("New password, once more", NEW);
+    browser.press("Set the new password");
+    browser.is_at("/login");
+    browser.sees("Your new password is set.");
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn whoever_forgets_a_password_comes_back_by_their_address_also_without_scripts() {
+    for arguments in [&[][..], &["--blink-settings=scriptEnabled=false"]] {
+        let (site, browser) = (Site::open(), Browser::open_with(arguments));
+        give_address(&site, &browser);
+        confirm(&site, &browser, ADDRESS);
+        browser.visit(&site.url);
+        browser.press("Log out");
+        reset_password(&site, &browser);
+        log_in(&browser, ADDRESS, PASSWORD);
+        browser.sees("This username and password do not belong together.");
+        log_in(&browser, ADDRESS, NEW);
+        browser.sees("Logged in: ada");
+        // The link, wherever it is kept, opens nothing any more.
+        follow_link(&site, &browser, ADDRESS, "/password-reset/");
+        browser.sees("This link does not work any more");
+    }
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn whoever_steals_a_session_and_changes_the_address_twice_loses_the_account_to_the_first_owner() {
+    let (site, owner, thief) = (Site::open(), Browser::open(), Browser::open());
+    give_address(&site, &owner);
+    confirm(&site, &owner, ADDRESS);
+    thief.visit(&site.url);
+    thief.steal_cookie(&owner, "session_token");
+    for address in ["eve1@evil.example", "eve2@evil.example"] {
+        thief.visit(&site.page("/account/email"));
+        thief.fill("Another address", address);
+        thief.press("Send the link");
+        confirm(&site, &thief, address);
+    }
+
+    // The first mail of the two that tell of a changed address went to the owner, the other to the thief.
+    follow_link(&site, &owner, ADDRESS, "/undo/");
+    owner.press_at("main form button");
+    thief.visit(&site.page("/account"));
+    thief.is_at("/login?next=%2Faccount");
+    reset_password(&site, &owner);
+    log_in(&owner, ADDRESS, NEW);
+    owner.sees("Logged in: ada");
+    owner.visit(&site.page("/account/email"));
+    owner.sees(&format!("{ADDRESS} is yours."));
+    owner.sees_no("evil.example");
+
+    follow_link(&site, &thief, "eve1@evil.example", "/undo/");
+    thief.sees("This link does not work any more");
+    thief.visit(&site.page("/login"));
+    for (name, password) in [("eve2@evil.example", PASSWORD), ("ada", PASSWORD)] {
+        log_in(&thief, name, password);
+        thief.sees("This username and password do not belong together.");
+    }
+}
