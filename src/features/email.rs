@@ -277,7 +277,7 @@ mod tests {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         give(&ada, "Ada@Example.com").await;
-        ada.get(PATH).await.assert_contains("waits to be confirmed").assert_contains(ADA);
+        ada.get(PATH).await.assert_contains("Waits to be confirmed").assert_contains(ADA);
         let mails = app.mails().await;
         assert_eq!((mails.len(), &*mails[0].email), (1, ADA));
         assert!(mails[0].letter.text.contains("account ada") && mails[0].letter.html.contains("Confirm"));
@@ -291,7 +291,7 @@ mod tests {
         let answer = phone.post(&link, &[]).await;
         assert!(answer.assert_redirect("/").header("set-cookie").starts_with("flash=email_confirmed;"));
         assert_eq!(owner(&app, ADA).await, 1);
-        ada.get(PATH).await.assert_contains("is yours").assert_lacks("waits");
+        ada.get(PATH).await.assert_contains("Yours").assert_lacks("Waits");
         phone.post(&link, &[]).await.assert_status(404).assert_contains("does not work any more");
     }
 
@@ -339,11 +339,11 @@ mod tests {
 
         // To ask again looks the same to Mallory; the mail that comes of it opens nothing.
         give(&mallory, ADA).await;
-        mallory.get(PATH).await.assert_contains("waits to be confirmed");
+        mallory.get(PATH).await.assert_contains("Waits to be confirmed");
         let told = &app.mails().await[0];
         assert!(told.letter.subject.contains("in use already") && !told.letter.text.contains("/email/"));
         assert_eq!(owner(&app, ADA).await, 1);
-        ada.get(PATH).await.assert_contains("is yours");
+        ada.get(PATH).await.assert_contains("Yours");
     }
 
     #[tokio::test]
@@ -367,7 +367,7 @@ mod tests {
         let ada = app.person("ada").await;
         app.confirm_address("ada", ADA).await;
         give(&ada, "lovelace@example.com").await;
-        ada.get(PATH).await.assert_contains(&format!("Until then {ADA} stays your address."));
+        ada.get(PATH).await.assert_contains(&format!("Until then {ADA} stays your address"));
         let link = app.link_to("lovelace@example.com").await;
         assert_eq!(owner(&app, ADA).await, 1);
         app.visitor().post(&link, &[]).await.assert_redirect("/");
