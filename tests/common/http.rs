@@ -245,22 +245,11 @@ impl Answer {
         cookies.filter_map(|(_, value)| value.split(';').next()?.split_once('='))
     }
 
-    /// All that it tells but for the time and for what is random in cookies.
+    /// All that it tells but for the time and for what is random: the values of cookies and the order of headers.
     pub fn words(&self) -> String {
-        let mut words = self.status.to_string();
-        for (name, value) in &self.headers {
-            let value = match &**name {
-                "date" | "retry-after" | "server-timing" => "…".into(),
-                "set-cookie" => {
-                    let (name, rest) = value.split_once('=').unwrap();
-                    let attributes = rest.split_once(';').map_or("", |(_, attributes)| attributes);
-                    format!("{name}=…;{attributes}")
-                }
-                _ => value.clone(),
-            };
-            words += &format!("\n{name}: {value}");
-        }
-        words + "\n\n" + &self.body
+        let mut headers: Vec<String> = self.headers.iter().map(header_in_words).collect();
+        headers.sort();
+        format!("{}\n{}\n\n{}", self.status, headers.join("\n"), self.body)
     }
 
     /// How many statements it took, which debug builds tell in development.
@@ -285,6 +274,19 @@ impl Answer {
         assert!(self.body.contains(words), "expected {words:?}: {self}");
         self
     }
+}
+
+fn header_in_words((name, value): &(String, String)) -> String {
+    let value = match &**name {
+        "date" | "retry-after" | "server-timing" => "…",
+        "set-cookie" => {
+            let (cookie, rest) = value.split_once('=').unwrap();
+            let attributes = rest.split_once(';').map_or("", |(_, attributes)| attributes);
+            return format!("set-cookie: {cookie}=…;{attributes}");
+        }
+        _ => value,
+    };
+    format!("{name}: {value}")
 }
 
 impl fmt::Display for Answer {
