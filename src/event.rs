@@ -103,11 +103,31 @@ pub async fn forget_details(db: &mut Connection, user_id: &str) -> Result<()> {
 /// An event as the person it happened to is told of it.
 pub struct Told {
     pub id: String,
+    /// None when it is from another version of the app; then its words are its name.
+    pub event: Option<Event>,
     pub words: String,
     pub created_at: i64,
     pub address: String,
     /// The `User-Agent`.
     pub device: String,
+}
+
+/// What the table has of an event.
+type Columns = (String, String, i64, String, String);
+
+impl From<Columns> for Told {
+    fn from((id, kind, created_at, address, device): Columns) -> Told {
+        let known = WORDS.iter().find(|(_, known, _)| *known == kind);
+        let words = known.map_or(kind.replace('_', " "), |(_, _, words)| words.to_string());
+        Told { id, event: known.map(|&(event, ..)| event), words, created_at, address, device }
+    }
+}
+
+pub async fn find(db: &mut Connection, id: &str) -> Result<Option<Told>> {
+    let sql =
+        "select id, kind, created_at, coalesce(address, ''), coalesce(device, '') from events where id = $1";
+    let row: Option<Columns> = sqlx::query_as(sql).bind(id).fetch_optional(db).await?;
+    Ok(row.map(Told::from))
 }
 
 /// What happened to a user before `after`, newest first.
@@ -120,14 +140,8 @@ pub async fn history(
     let sql = "select id, kind, created_at, coalesce(address, ''), coalesce(device, '') from events \
                where user_id = $1 and id < $2 order by id desc limit $3";
     let query = sqlx::query_as(sql).bind(user_id).bind(after.unwrap_or(BEHIND_ALL_IDS)).bind(most);
-    let rows: Vec<(String, String, i64, String, String)> = query.fetch_all(db).await?;
-    let told = |(id, kind, created_at, address, device): (_, String, _, _, _)| {
-        // A kind from another version of the app is told by its name.
-        let words = WORDS.iter().find(|(_, known, _)| *known == kind);
-        let words = words.map_or(kind.replace('_', " "), |(_, _, words)| words.to_string());
-        Told { id, words, created_at, address, device }
-    };
-    Ok(rows.into_iter().map(told).collect())
+    let rows: Vec<Columns> = query.fetch_all(db).await?;
+    Ok(rows.into_iter().map(Told::from).collect())
 }
 
 /// Events older than `$1`.

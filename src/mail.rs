@@ -10,6 +10,7 @@ use crate::database::{Connection, new_id, now};
 use crate::error::{Error, Result};
 use crate::page::Letter;
 use crate::throttle::{self, Key};
+use crate::user;
 use anyhow::{Context, anyhow, bail, ensure};
 use futures_util::future::BoxFuture;
 use lettre::message::header::{HeaderName, HeaderValue};
@@ -139,6 +140,13 @@ pub async fn drop_unsent(db: &mut Connection, user_id: &str, kind: &str) -> Resu
     Ok(())
 }
 
+/// Takes back what the user was to be told of this event and of later ones.
+pub async fn drop_untold_since(db: &mut Connection, user_id: &str, event_id: &str) -> Result<()> {
+    let sql = "delete from mails where user_id = $1 and kind = $2 and subject >= $3";
+    sqlx::query(sql).bind(user_id).bind(NOTICE).bind(event_id).execute(db).await?;
+    Ok(())
+}
+
 /// The kind of the mails that tell people what happened to their accounts.
 pub const NOTICE: &str = "notice";
 
@@ -154,10 +162,14 @@ pub async fn tell(db: &mut Connection, user_id: Option<&str>, event_id: &str) ->
 }
 
 impl Mail {
+    pub fn is_tried_again(&self) -> bool {
+        self.attempts > 1
+    }
+
     /// Whether one more mail of this kind may go to this user, by `MAILS_PER_ACCOUNT`; to an address that proves nothing not
     /// more than `MAILS_PER_ADDRESS` go, whoever asks. A mail that is tried again has been counted.
     pub async fn is_within_limits(&self, app: &App, db: &mut Connection, user_id: &str) -> Result<bool> {
-        if self.attempts > 1 {
+        if self.is_tried_again() {
             return Ok(true);
         }
         let account = Key::new(&self.kind, user_id);
@@ -281,7 +293,11 @@ async fn compose_and_deliver(app: &App, mail: &Mail) -> anyhow::Result<()> {
     let (Some((_, compose)), false) = (compose, matches!(app.config.mail, Delivery::Nowhere)) else {
         return Ok(());
     };
-    let Some(letter) = app.db.write(async |db| compose(app, db, mail).await).await? else { return Ok(()) };
+    let write = async |db: &mut Connection| match is_wanted(db, mail).await? {
+        true => compose(app, db, mail).await,
+        false => Ok(None),
+    };
+    let Some(letter) = app.db.write(write).await? else { return Ok(()) };
     match &app.config.mail {
         Delivery::Nowhere => Ok(()),
         Delivery::Mailbox => {
@@ -301,6 +317,18 @@ async fn compose_and_deliver(app: &App, mail: &Mail) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Whether a mail is still to be written, by this process and to a user who may log in. It takes the user's row, as whoever
+/// takes a mail back does: otherwise a link could be made just after those of its kind were ended.
+async fn is_wanted(db: &mut Connection, mail: &Mail) -> Result<bool> {
+    if let Some(user_id) = &mail.user_id
+        && !user::lock(db, user_id).await?
+    {
+        return Ok(false);
+    }
+    let sql = "select 1 from mails where id = $1 and attempts = $2";
+    Ok(sqlx::query(sql).bind(&*mail.id).bind(mail.attempts).fetch_optional(db).await?.is_some())
 }
 
 /// The mail as it goes over the wire. Tried again it has the same `Message-ID`, so that doubles can be known.
@@ -512,6 +540,26 @@ mod tests {
         // Whoever had it before has no say any more.
         forget(&app.app, &Mail { attempts: 1, id: taken.id, ..mail("ada@example.com") }).await.unwrap();
         assert_eq!(app.count("select count(*) from mails").await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_mail_that_is_taken_back_while_it_is_being_sent_is_not_written_nor_one_to_somebody_disabled() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let id = app.user("ada").await;
+        for ends in [true, false] {
+            let to_ada = async |db: &mut Connection| queue(db, "test", Some(&id), "ada@example.com").await;
+            app.app.db.write(to_ada).await.unwrap();
+            let mail = claim(&app.app).await.unwrap().unwrap();
+            if ends {
+                app.app.db.write(async |db| drop_unsent(db, &id, "test").await).await.unwrap();
+            } else {
+                app.execute("update users set disabled_at = 1").await;
+            }
+            send(app.app.clone(), mail).await;
+            assert_eq!(app.mails().await.len(), 0);
+            assert_eq!(app.count("select count(*) from mails").await, 0);
+        }
     }
 
     #[tokio::test]

@@ -356,11 +356,6 @@ fn unmatchable(iterations: u32) -> String {
 /// The kind of the mail that leads to choosing a new password.
 pub const RESET: &str = "password_reset";
 
-/// What strangers have tried on this user is as if it had never been.
-pub async fn forgive(db: &mut Connection, user_id: &str) -> Result<()> {
-    throttle::forget_user(db, user_id).await
-}
-
 /// Answers whether the user still had the old hash.
 async fn replace(db: &mut Connection, user_id: &str, old: &str, new: &str) -> Result<bool> {
     let sql = "update passwords set hash = $1 where user_id = $2 and hash = $3";
@@ -372,6 +367,12 @@ pub async fn set(db: &mut Connection, user_id: &str, hash: &str) -> Result<()> {
     let sql =
         "insert into passwords (user_id, hash) values ($1, $2) on conflict (user_id) do update set hash = $2";
     sqlx::query(sql).bind(user_id).bind(hash).execute(db).await?;
+    Ok(())
+}
+
+/// No password is the user's any more.
+pub async fn disable(db: &mut Connection, user_id: &str) -> Result<()> {
+    sqlx::query("delete from passwords where user_id = $1").bind(user_id).execute(db).await?;
     Ok(())
 }
 

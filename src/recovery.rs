@@ -19,8 +19,7 @@ const LENGTH: usize = 26;
 /// Replaces the user's codes by new ones, and answers them: they are never to be seen again. The user's row is
 /// [`crate::user::lock`]ed.
 pub async fn make(db: &mut Connection, user_id: &str) -> Result<Vec<String>> {
-    let sql = "delete from recovery_codes where user_id = $1";
-    sqlx::query(sql).bind(user_id).execute(&mut *db).await?;
+    end(db, user_id).await?;
     let mut codes = Vec::with_capacity(SET);
     for _ in 0..SET {
         let code = encode(random()?);
@@ -29,6 +28,12 @@ pub async fn make(db: &mut Connection, user_id: &str) -> Result<Vec<String>> {
         codes.push(grouped(&code));
     }
     Ok(codes)
+}
+
+/// The user's codes do not work any more.
+pub async fn end(db: &mut Connection, user_id: &str) -> Result<()> {
+    sqlx::query("delete from recovery_codes where user_id = $1").bind(user_id).execute(db).await?;
+    Ok(())
 }
 
 /// Takes the row of the user who has this name and this code, and answers their id; the code is no more. For any other

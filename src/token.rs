@@ -2,7 +2,7 @@
 
 use crate::database::{Connection, now};
 use crate::error::{Error, Result};
-use crate::{address, mail, user};
+use crate::{address, mail, password, user};
 use anyhow::anyhow;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -145,6 +145,7 @@ pub async fn end(db: &mut Connection, user_id: &str, purpose: Purpose) -> Result
 pub async fn end_begun(db: &mut Connection, user_id: &str) -> Result<()> {
     end(db, user_id, Purpose::Reset).await?;
     end(db, user_id, Purpose::Confirm).await?;
+    mail::drop_unsent(db, user_id, password::RESET).await?;
     mail::drop_unsent(db, user_id, address::CONFIRM).await
 }
 
@@ -156,11 +157,11 @@ pub async fn end_for_address(db: &mut Connection, user_id: &str, email: &str) ->
     Ok(())
 }
 
-/// The user's links to undo what was done from this event on do not work any more.
+/// The user's links to undo what was done from this event on do not work any more, and none that is yet to be mailed will.
 pub async fn end_undos_since(db: &mut Connection, user_id: &str, event_id: &str) -> Result<()> {
     let sql = "delete from tokens where user_id = $1 and purpose = 'undo' and event_id >= $2";
-    sqlx::query(sql).bind(user_id).bind(event_id).execute(db).await?;
-    Ok(())
+    sqlx::query(sql).bind(user_id).bind(event_id).execute(&mut *db).await?;
+    mail::drop_untold_since(db, user_id, event_id).await
 }
 
 /// Tokens that have expired; `$1` is the time.

@@ -19,8 +19,15 @@ use serde::{Deserialize, Serialize};
 
 const PATH: &str = "/account/password";
 
+/// Where password managers look for it (W3C, A Well-Known URL for Changing Passwords).
+const WELL_KNOWN: &str = "/.well-known/change-password";
+
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    let routes = Routes::new().get(PATH, Access::Recent, show).post(PATH, Access::Recent, update);
+    let routes = Routes::new().get(PATH, Access::Recent, show).post(PATH, Access::Recent, update).get(
+        WELL_KNOWN,
+        Access::Public,
+        lead,
+    );
     Ok(Feature { routes, flashes: &[CHANGED], ..Feature::named("change_password") })
 }
 
@@ -65,6 +72,10 @@ async fn update(
             page.refuse(&PasswordPage { errors, min_length: app.config.password_min_length }).await
         }
     }
+}
+
+async fn lead() -> Response {
+    see_other(PATH)
 }
 
 /// Answers the cookies of the renewed session, or the field with a mistake and its sentence.
@@ -190,6 +201,17 @@ mod tests {
         submit(&ada, PASSWORD, NEW, NEW).await.assert_redirect("/confirm?next=%2Faccount");
         submit(&app.visitor(), PASSWORD, NEW, NEW).await.assert_redirect("/login?next=%2F");
         assert!(knows(&app, PASSWORD).await);
+    }
+
+    #[tokio::test]
+    async fn password_managers_are_led_to_it_and_can_tell_that_they_are() {
+        let app = TestApp::new().await;
+        for who in [app.visitor(), app.person("ada").await] {
+            who.get(WELL_KNOWN).await.assert_redirect(PATH);
+            // That whatever is asked for below is not simply there.
+            let nothing = "/.well-known/resource-that-should-not-exist-whose-status-code-should-not-be-200";
+            who.get(nothing).await.assert_status(404);
+        }
     }
 
     #[tokio::test]

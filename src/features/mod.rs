@@ -18,8 +18,10 @@ mod login;
 mod mailbox;
 mod members;
 mod notes;
+mod notices;
 mod password_reset;
 mod recovery_codes;
+mod security_txt;
 mod session_data;
 mod session_list;
 mod signup;
@@ -88,8 +90,10 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         mailbox::feature(env)?,
         members::feature(env)?,
         notes::feature(env)?,
+        notices::feature(env)?,
         password_reset::feature(env)?,
         recovery_codes::feature(env)?,
+        security_txt::feature(env)?,
         session_data::feature(env)?,
         session_list::feature(env)?,
         signup::feature(env)?,

@@ -11,6 +11,7 @@ use crate::page::{Flash, Page, Template, templates};
 use crate::password;
 use crate::policy::{NewPassword, own_words};
 use crate::session;
+use crate::throttle;
 use crate::token::{self, Link, Purpose};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -85,7 +86,7 @@ async fn choose(
         let user_id = token::spend(db, Purpose::Reset, token).await?.user_id;
         password::set(db, &user_id, &hash).await?;
         session::end_all(db, &user_id).await?;
-        password::forgive(db, &user_id).await?;
+        throttle::forget_user(db, &user_id).await?;
         event::record(db, &*user_id, Event::PasswordReset, client).await
     });
     chosen.await.map(Ok)

@@ -1,0 +1,118 @@
+//! Whom to tell of a hole in this site: `/.well-known/security.txt` (RFC 9116), when `SECURITY_CONTACT` says so.
+
+use crate::access::{Access, Routes};
+use crate::address::Email;
+use crate::app::App;
+use crate::config::Env;
+use crate::database::now;
+use crate::error::Result;
+use crate::features::Feature;
+use ::cookie::time::OffsetDateTime;
+use ::cookie::time::format_description::well_known::Rfc3339;
+use anyhow::Context;
+use axum::extract::State;
+use url::Url;
+
+const PATH: &str = "/.well-known/security.txt";
+
+pub fn feature(env: &Env) -> anyhow::Result<Feature> {
+    let mut routes = Routes::new();
+    if let Some(text) = env.text("SECURITY_CONTACT") {
+        let contact = contact(text).with_context(|| {
+            format!("SECURITY_CONTACT={text:?} cannot be used: write an e-mail address, or a mailto:, https: or tel: address")
+        })?;
+        let show = async move |State(app): State<App>| show(&app, &contact);
+        routes = routes.get(PATH, Access::Public, show);
+    }
+    Ok(Feature { routes, ..Feature::named("security_txt") })
+}
+
+/// The address as a URI, if it is one by which people can be reached, and stays within its line.
+fn contact(text: &str) -> Option<String> {
+    let uri = match Email::parse(text) {
+        Ok(email) => format!("mailto:{}", email.as_str().replace('%', "%25")),
+        Err(_) => text.to_string(),
+    };
+    let url = Url::parse(&uri).ok()?;
+    let reaches_somebody = match url.scheme() {
+        "https" => true,
+        "mailto" => Email::parse(url.path()).is_ok(),
+        "tel" => url.path().contains(|c: char| c.is_ascii_digit()),
+        _ => false,
+    };
+    (reaches_somebody && uri.bytes().all(|byte| byte.is_ascii_graphic())).then_some(uri)
+}
+
+/// How long what it says can be relied on.
+const DAYS: i64 = 180;
+
+fn show(app: &App, contact: &str) -> Result<String> {
+    let expires = OffsetDateTime::from_unix_timestamp(now() + DAYS * 24 * 60 * 60);
+    let expires = expires.ok().and_then(|time| time.format(&Rfc3339).ok()).context("the clock is wrong")?;
+    let canonical = app.config.origin() + PATH;
+    Ok(format!("Contact: {contact}\nExpires: {expires}\nCanonical: {canonical}\nPreferred-Languages: en\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::TestApp;
+
+    #[tokio::test]
+    async fn it_says_whom_to_tell_and_for_how_long_that_holds() {
+        let app = TestApp::with_env(&[("SECURITY_CONTACT", "security@example.com")], Routes::new()).await;
+        let before = now();
+        let answer = app.visitor().get(PATH).await;
+        answer.assert_status(200).assert_header("content-type", "text/plain; charset=utf-8");
+        let text = answer.text();
+        let lines: Vec<&str> = text.lines().collect();
+        let [contact, expires, canonical, languages] = lines[..] else { panic!("{answer}") };
+        assert_eq!(contact, "Contact: mailto:security@example.com");
+        assert_eq!(canonical, "Canonical: http://localhost:8000/.well-known/security.txt");
+        assert_eq!(languages, "Preferred-Languages: en");
+        let expires = OffsetDateTime::parse(expires.strip_prefix("Expires: ").unwrap(), &Rfc3339).unwrap();
+        assert!((before..=now()).contains(&(expires.unix_timestamp() - 180 * 86400)), "{answer}");
+        app.visitor().post(PATH, &[]).await.assert_status(405);
+    }
+
+    #[tokio::test]
+    async fn without_anybody_to_tell_there_is_none() {
+        let app = TestApp::new().await;
+        app.visitor().get(PATH).await.assert_status(404);
+    }
+
+    #[test]
+    fn a_contact_is_a_mail_address_a_page_or_a_telephone_and_one_line() {
+        for (text, uri) in [
+            ("security@example.com", "mailto:security@example.com"),
+            ("50%off@example.com", "mailto:50%25off@example.com"),
+            ("mailto:security%2Bsite@example.com", "mailto:security%2Bsite@example.com"),
+            ("https://example.com/report?a=b", "https://example.com/report?a=b"),
+            ("tel:+1-201-555-0123", "tel:+1-201-555-0123"),
+        ] {
+            assert_eq!(contact(text).as_deref(), Some(uri));
+        }
+        for wrong in [
+            "security",
+            "http://example.com/",
+            "javascript:alert(1)",
+            "https:",
+            "mailto:",
+            "mailto:nobody",
+            "tel:",
+            "a?b@example.com",
+            "security@example.com\nContact: mailto:eve@example.com",
+            "https://example.com/\r\nContact: mailto:eve@example.com",
+            "https://example.com/\nExpires: never",
+            "mailto:security@example.com\u{85}",
+            "https://example.com/a b",
+            " https://example.com/",
+        ] {
+            assert_eq!(contact(wrong), None, "{wrong:?}");
+        }
+        let env = [("SECURITY_CONTACT", "nobody\nContact: x")].into_iter().collect();
+        let refusal = feature(&env).err().unwrap().to_string();
+        assert!(refusal.starts_with("SECURITY_CONTACT=\"nobody\\nContact: x\" cannot"), "{refusal}");
+        assert_eq!(refusal.lines().count(), 1);
+    }
+}
