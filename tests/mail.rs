@@ -1,5 +1,5 @@
 //! What mail says and whom it reaches: the address that somebody confirmed, whatever a request claims.
-//! needs: change_password, email, home, login, password_reset, signup
+//! needs: account, change_password, email, home, login, mailbox, notices, password_reset, signup
 #![cfg(unix)]
 
 mod common;

@@ -1,6 +1,6 @@
 //! Mail while servers fail: a mail server that is away, silent or slow, processes that are killed or asked to stop. No mail
 //! is lost, and none comes twice but one that was on its way.
-//! needs: email, login, password_reset, signup
+//! needs: email, home, login, password_reset, signup
 #![cfg(unix)]
 
 mod common;

@@ -1,6 +1,6 @@
 //! Whether an address is known here cannot be told by what `/password-reset` answers nor by how long it takes, and whether
 //! the mail server is well neither.
-//! needs: email, login, password_reset, signup
+//! needs: email, home, login, password_reset, signup
 #![cfg(unix)]
 
 mod common;
