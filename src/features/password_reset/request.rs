@@ -88,7 +88,7 @@ pub fn compose<'a>(
 async fn write(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<Letter>> {
     let Some((user_id, username)) = recipient(app, db, mail).await? else { return Ok(None) };
     let lifetime = app.config.reset_lifetime;
-    let token = token::issue(db, Purpose::Reset, &user_id, &mail.email, "", lifetime).await?;
+    let token = token::issue(db, Purpose::Reset, &user_id, &mail.email, &mail.id, lifetime).await?;
     let link = app.config.origin() + &path(&token);
     Ok(Some(app.pages.letter(&ResetLetter { username, link, lifetime: lasting(lifetime) })?))
 }
