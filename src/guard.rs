@@ -76,7 +76,8 @@ fn is_for_us(config: &Config, uri: &Uri, headers: &HeaderMap) -> bool {
             _ => (authority, None),
         };
         if config.development() {
-            return ["localhost", "127.0.0.1", "[::1]"].iter().any(|name| host.eq_ignore_ascii_case(name));
+            let near = ["localhost", "127.0.0.1", "[::1]"].iter().any(|name| host.eq_ignore_ascii_case(name));
+            return near && port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
         }
         let expected = config.base_url.port().or_else(|| port.and(config.base_url.port_or_known_default()));
         let named = config.base_url.host_str().is_some_and(|name| host.eq_ignore_ascii_case(name));

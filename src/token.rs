@@ -79,12 +79,14 @@ pub struct Link {
     pub username: String,
     /// The address that it was mailed to, or nothing.
     pub email: String,
-    /// The event that it is about, or nothing.
+    /// The event or the mail that it is about, or nothing.
     pub event_id: String,
 }
 
-/// Makes a one-time token. Of those to reset and to confirm the newest is the only one that works; those to undo stand beside
-/// each other, so that nobody can make an owner's worthless by causing another.
+/// Makes a one-time token for what it is about: an event, the mail that it goes with, or nothing. Of those to reset and to
+/// confirm the newest is the only one that works, and of a mail that was sent twice both: programs show one of two mails with
+/// one Message-ID, whichever they like. Those to undo stand beside each other, so that nobody can make an owner's worthless
+/// by causing another.
 pub async fn issue(
     db: &mut Connection,
     purpose: Purpose,
@@ -94,7 +96,8 @@ pub async fn issue(
     lifetime: Duration,
 ) -> Result<Token> {
     if purpose != Purpose::Undo {
-        end(db, user_id, purpose).await?;
+        let sql = "delete from tokens where user_id = $1 and purpose = $2 and (event_id <> $3 or $3 = '')";
+        sqlx::query(sql).bind(user_id).bind(purpose.name()).bind(event_id).execute(&mut *db).await?;
     }
     let token = Token::random()?;
     let sql = "insert into tokens (token_hash, purpose, user_id, email, event_id, expires_at) \

@@ -4,10 +4,7 @@
 
 mod common;
 
-use common::{
-    Answer, Browser, Connection, Database, Launched, PASSWORD, Server, allow_many_sockets, form, patiently,
-};
-use std::sync::{Mutex, PoisonError};
+use common::{Answer, Browser, Database, Launched, PASSWORD, Server, alone, at_once, form, patiently};
 use std::thread;
 
 /// Ten guesses in three minutes from one address.
@@ -39,22 +36,14 @@ fn assert_told_to_wait(answer: &Answer, most: u64) {
 type Guess = (String, String, String);
 
 /// Sends all of these at the same time, half of them to each process.
-fn at_once(servers: &[Server; 2], guesses: &[Guess]) -> Vec<Answer> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    allow_many_sockets();
-    let mut waiting = Vec::new();
-    for (number, (address, name, password)) in guesses.iter().enumerate() {
+fn guess_at_once(servers: &[Server; 2], guesses: &[Guess]) -> Vec<Answer> {
+    let _alone = alone();
+    let request = |(number, (address, name, password)): (usize, &Guess)| {
         let header = format!("X-Forwarded-For: {address}\r\n");
         let request = form("/login", &header, &[("username", name), ("password", password)]);
-        let (last, rest) = request.as_bytes().split_last().unwrap();
-        let mut connection = Connection::open(servers[number % 2].port).unwrap();
-        connection.send(rest).unwrap();
-        waiting.push((connection, *last));
-    }
-    // All are read but for their last byte, which is then all that is on the way.
-    waiting.iter_mut().for_each(|(connection, last)| connection.send([*last]).unwrap());
-    waiting.iter_mut().map(|(connection, _)| connection.answer().unwrap()).collect()
+        (servers[number % 2].port, request)
+    };
+    at_once(&guesses.iter().enumerate().map(request).collect::<Vec<_>>())
 }
 
 /// How many were told that they were wrong. All others must have been told to wait, so many seconds at most, or that
@@ -79,13 +68,13 @@ fn assert_five_are_judged(address: impl Fn(usize) -> String) {
     let guess = |number| (address(number), "ada".to_string(), format!("guess number {number}"));
     let mut guesses: Vec<Guess> = (0..200).map(guess).collect();
     guesses[150].2 = PASSWORD.to_string();
-    let mut judged = count_judged(&at_once(&servers, &guesses[..100]), 30);
+    let mut judged = count_judged(&guess_at_once(&servers, &guesses[..100]), 30);
     // On a busy machine fewer may have been counted.
     while patiently(|| stranger(&servers[0], "ada", "not the password")).status == 422 {
         judged += 1;
     }
     assert!((1..=5).contains(&judged), "{judged} were judged:\n{}\n{}", *servers[0], *servers[1]);
-    assert_eq!(count_judged(&at_once(&servers, &guesses[100..]), 30), 0);
+    assert_eq!(count_judged(&guess_at_once(&servers, &guesses[100..]), 30), 0);
     for server in &servers {
         assert_told_to_wait(&stranger(server, "ada", PASSWORD), 30);
     }
@@ -119,7 +108,7 @@ fn of_two_hundred_guesses_at_once_at_as_many_names_ten_are_judged() {
     let settings = [TEN, ("TRUSTED_PROXIES", "127.0.0.1")];
     let servers = [0; 2].map(|_| Server::launch(&database, &settings)).map(Launched::ready);
     let guess = |number| ("192.0.2.1".to_string(), format!("name{number}"), PASSWORD.to_string());
-    let judged = count_judged(&at_once(&servers, &(0..200).map(guess).collect::<Vec<_>>()), 18);
+    let judged = count_judged(&guess_at_once(&servers, &(0..200).map(guess).collect::<Vec<_>>()), 18);
     assert!((1..=10).contains(&judged), "{judged} were judged:\n{}\n{}", *servers[0], *servers[1]);
 }
 
@@ -135,15 +124,8 @@ fn who_has_to_wait_sees_the_same_whoever_they_asked_for_and_whatever_they_guesse
     let right = stranger(&server, "known", PASSWORD);
     assert_told_to_wait(&right, 30);
     for (name, password) in [("known", "not the password"), ("nobod", PASSWORD)] {
-        assert_eq!(bytes(&stranger(&server, name, password)), bytes(&right));
+        assert_eq!(stranger(&server, name, password).words(), right.words());
     }
-}
-
-/// All that an answer tells but for the time, which debug builds also tell in `Server-Timing`.
-fn bytes(answer: &Answer) -> (u16, Vec<&(String, String)>, &str) {
-    let timeless = |name: &str| !["date", "retry-after", "server-timing"].contains(&name);
-    let headers = answer.headers.iter().filter(|(name, _)| timeless(name));
-    (answer.status, headers.collect(), &answer.body)
 }
 
 #[test]
@@ -160,7 +142,7 @@ fn one_address_has_ten_guesses_whatever_the_names() {
     }
     let (known, unknown) = (stranger(&server, "ada", PASSWORD), stranger(&server, "bob", PASSWORD));
     assert_told_to_wait(&known, 18);
-    assert_eq!(bytes(&known), bytes(&unknown));
+    assert_eq!(known.words(), unknown.words());
     ada.log_in("ada").assert_redirect("/");
 }
 
@@ -247,14 +229,14 @@ fn after_too_many_failures_of_strangers_the_password_works_only_where_it_did_bef
     }
     let right = stranger(&server, "ada", PASSWORD);
     right.assert_status(422).assert_contains("do not belong together");
-    assert_eq!(bytes(&right), bytes(&wrong[0]));
+    assert_eq!(right.words(), wrong[0].words());
 
     ada.log_in("ada").assert_redirect("/");
     ada.get("/me").assert_redirect("/user/ada");
-    assert_eq!(bytes(&stranger(&server, "ada", PASSWORD)), bytes(&wrong[0]));
+    assert_eq!(stranger(&server, "ada", PASSWORD).words(), wrong[0].words());
     // Another's browser is a stranger here, however often they have logged in.
     let mut bob = owner(&server, "bob");
-    assert_eq!(bytes(&bob.log_in("ada")), bytes(&wrong[0]));
+    assert_eq!(bob.log_in("ada").words(), wrong[0].words());
 }
 
 #[test]

@@ -4,22 +4,16 @@
 
 mod common;
 
-use common::{Browser, Connection, Process, Server, allow_many_sockets, form, latchkey, wait_until};
+use common::{Browser, Connection, Process, Server, allow_many_sockets, alone, form, latchkey, wait_until};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::net::{AddressFamily, SocketType, connect, socket};
 use rustix::process::Signal;
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// For a test that measures time, or that keeps all cores busy.
-fn alone() -> MutexGuard<'static, ()> {
-    static CORES: Mutex<()> = Mutex::new(());
-    CORES.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 const HOME: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -68,11 +62,27 @@ fn a_wrong_setting_is_one_line_that_names_what_to_set() {
         (&[("PORT", "0"), ("HOST", "0.0.0.0")], "BASE_URL"),
         (&[("PORT", "0"), ("BASE_URL", "http://example.com")], "BASE_URL"),
         (&[("PORT", "0"), ("BASE_URL", "https://example.com")], "TRUSTED_PROXIES"),
+        (&[("BASE_URL", "https://example.com"), ("TRUSTED_PROXIES", "none")], "SMTP_URL"),
+        (&[("PORT", "0"), ("SMTP_URL", "mail.example.com")], "SMTP_URL"),
+        (&[("PORT", "0"), ("SMTP_URL", "https://mail.example.com")], "SMTP_URL"),
+        (&[("PORT", "0"), ("SMTP_URL", "smtp://")], "SMTP_URL"),
+        (&[("PORT", "0"), ("MAIL_FROM", "Latchkey")], "MAIL_FROM"),
+        (&[("PORT", "0"), ("MAIL_FROM", "a@b.example, c@d.example")], "MAIL_FROM"),
+        (&[("PORT", "0"), ("MAILS_PER_ACCOUNT", "many")], "MAILS_PER_ACCOUNT"),
         (&[("PORT", "0"), ("DATABASE_URL", "mysql://localhost/app")], "DATABASE_URL"),
         (&[("PORT", "0"), ("RUST_LOG", "latchkey=loud")], "RUST_LOG"),
     ] {
         let complaint = refusal(settings);
         assert!(complaint.contains(cure), "{settings:?} is refused with {complaint:?}, without {cure}");
+    }
+}
+
+#[test]
+fn what_is_refused_of_the_mail_servers_address_is_not_its_password() {
+    for url in ["smtps://name:swordfish@", "http://name:swordfish@mail.example.com", "smtp://name:swordfish"]
+    {
+        let complaint = refusal(&[("PORT", "0"), ("SMTP_URL", url)]);
+        assert!(complaint.contains("SMTP_URL") && !complaint.contains("swordfish"), "{complaint}");
     }
 }
 
@@ -311,6 +321,7 @@ fn a_request_for_another_site_is_misdirected() {
         ("GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", &[421]),
         ("GET / HTTP/1.1\r\nHost: localhost.evil.example\r\n\r\n", &[421]),
         ("GET / HTTP/1.1\r\nHost: localhost@evil.example\r\n\r\n", &[400, 421]),
+        ("GET / HTTP/1.1\r\nHost: localhost:80@evil.example\r\n\r\n", &[400, 421]),
         ("GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n", &[421]),
         ("GET http://localhost/ HTTP/1.1\r\nHost: evil.example\r\n\r\n", &[421]),
         ("GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n", &[421]),

@@ -4,21 +4,14 @@
 
 mod common;
 
-use common::{Answer, Connection, Database, Launched, PASSWORD, Server, allow_many_sockets, form};
+use common::{Answer, Database, Launched, PASSWORD, Server, at_once, form};
 use std::time::{Duration, Instant};
 
 /// Sends this many sign-ups for one name at once, half of them to each process, and answers what came back.
 fn race(servers: &[Server; 2], people: usize) -> Vec<Answer> {
-    allow_many_sockets();
     let fields = [("username", "ada"), ("password", PASSWORD), ("confirm_password", PASSWORD)];
     let request = form("/signup", "", &fields);
-    let (last, rest) = request.as_bytes().split_last().unwrap();
-    let mut connections: Vec<Connection> =
-        (0..people).map(|number| Connection::open(servers[number % 2].port).unwrap()).collect();
-    // All are read but for their last byte, which is then all that is on the way.
-    connections.iter_mut().for_each(|connection| connection.send(rest).unwrap());
-    connections.iter_mut().for_each(|connection| connection.send([*last]).unwrap());
-    connections.iter_mut().map(|connection| connection.answer().unwrap()).collect()
+    at_once(&(0..people).map(|number| (servers[number % 2].port, request.clone())).collect::<Vec<_>>())
 }
 
 #[track_caller]

@@ -220,7 +220,7 @@ async fn write(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<Let
     let link = match address::owner(db, &mail.email).await? {
         Some(_) => None,
         None => {
-            let token = token::issue(db, Purpose::Confirm, user_id, &mail.email, "", lifetime).await?;
+            let token = token::issue(db, Purpose::Confirm, user_id, &mail.email, &mail.id, lifetime).await?;
             Some(format!("{}/email/{}", app.config.origin(), token.text()))
         }
     };

@@ -101,6 +101,21 @@ pub fn form(path: &str, headers: &str, fields: &[(&str, &str)]) -> String {
     )
 }
 
+/// Sends each request to the server at its port, all at the same time, and answers what came back, in their order.
+pub fn at_once(requests: &[(u16, String)]) -> Vec<Answer> {
+    super::allow_many_sockets();
+    let mut waiting = Vec::new();
+    for (port, request) in requests {
+        let (last, rest) = request.as_bytes().split_last().unwrap();
+        let mut connection = Connection::open(*port).unwrap();
+        connection.send(rest).unwrap();
+        waiting.push((connection, *last));
+    }
+    // All are read but for their last byte, which is then all that is on the way.
+    waiting.iter_mut().for_each(|(connection, last)| connection.send([*last]).unwrap());
+    waiting.iter_mut().map(|(connection, _)| connection.answer().unwrap()).collect()
+}
+
 /// Asks again, a few times, when it is told to come back later: a disk that others keep busy is no fault of the app.
 pub fn patiently(mut ask: impl FnMut() -> Answer) -> Answer {
     let answers = std::iter::repeat_with(&mut ask).take(4);
@@ -167,6 +182,18 @@ impl Browser {
         self.post("/signup", &[("username", name), ("password", password), ("confirm_password", password)])
     }
 
+    /// The same with the address NAME@example.com.
+    #[track_caller]
+    pub fn sign_up_with_address(&mut self, name: &str) -> Answer {
+        self.try_sign_up_with_address(name).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    pub fn try_sign_up_with_address(&mut self, name: &str) -> io::Result<Answer> {
+        let (password, email) = (super::PASSWORD, super::address_of(name));
+        let fields = [("username", name), ("email", &email), ("password", password)];
+        self.try_post("/signup", &[&fields[..], &[("confirm_password", password)]].concat())
+    }
+
     #[track_caller]
     pub fn log_in(&mut self, name: &str) -> Answer {
         self.post("/login", &[("username", name), ("password", super::PASSWORD)])
@@ -218,6 +245,18 @@ impl Answer {
         cookies.filter_map(|(_, value)| value.split(';').next()?.split_once('='))
     }
 
+    /// All that it tells but for the time and for what is random: the values of cookies and the order of headers.
+    pub fn words(&self) -> String {
+        let mut headers: Vec<String> = self.headers.iter().map(header_in_words).collect();
+        headers.sort();
+        format!("{}\n{}\n\n{}", self.status, headers.join("\n"), self.body)
+    }
+
+    /// How many statements it took, which debug builds tell in development.
+    pub fn statements(&self) -> &str {
+        self.header("server-timing").and_then(|timing| timing.split(',').next()).unwrap_or_default()
+    }
+
     #[track_caller]
     pub fn assert_status(&self, status: u16) -> &Answer {
         assert_eq!(self.status, status, "{self}");
@@ -235,6 +274,19 @@ impl Answer {
         assert!(self.body.contains(words), "expected {words:?}: {self}");
         self
     }
+}
+
+fn header_in_words((name, value): &(String, String)) -> String {
+    let value = match &**name {
+        "date" | "retry-after" | "server-timing" => "…",
+        "set-cookie" => {
+            let (cookie, rest) = value.split_once('=').unwrap();
+            let attributes = rest.split_once(';').map_or("", |(_, attributes)| attributes);
+            return format!("set-cookie: {cookie}=…;{attributes}");
+        }
+        _ => value,
+    };
+    format!("{name}: {value}")
 }
 
 impl fmt::Display for Answer {

@@ -8,29 +8,42 @@
 #![allow(dead_code, unused_imports)]
 
 mod http;
+mod mail;
 mod process;
 mod proxy;
+mod smtp;
 
-pub use http::{Answer, Browser, Connection, form, patiently};
+pub use http::{Answer, Browser, Connection, at_once, form, patiently};
+pub use mail::Mail;
 pub use process::{Process, latchkey};
 pub use proxy::Proxy;
+pub use smtp::{Manner, Smtp};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::{AssertSqlSafe, Connection as _};
+use std::net::{Ipv4Addr, TcpListener};
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The password of everybody who signs up by [`Browser::sign_up`].
 pub const PASSWORD: &str = "correct horse battery";
 
+/// The e-mail address of somebody with this name.
+pub fn address_of(name: &str) -> String {
+    format!("{name}@example.com")
+}
+
 /// Hashing takes no time and nobody meets a limit, unless a test asks for it.
-const EASY: [(&str, &str); 4] = [
+const EASY: [(&str, &str); 6] = [
     ("PORT", "0"),
     ("PASSWORD_ITERATIONS", "1"),
     ("PASSWORD_ATTEMPTS_PER_ADDRESS", "1000000/1h"),
     ("SIGNUPS_PER_ADDRESS", "1000000/1h"),
+    ("MAILS_PER_ACCOUNT", "1000000/1h"),
+    ("MAILS_PER_ADDRESS", "1000000/1h"),
 ];
 
 /// The running program. It is killed when the test lets go of it.
@@ -54,6 +67,20 @@ impl Server {
     #[track_caller]
     pub fn on(database: &Database, settings: &[(&str, &str)]) -> Server {
         Server::launch(database, settings).ready()
+    }
+
+    /// At <http://site.example>, which is not localhost and so in production.
+    #[track_caller]
+    pub fn in_production(database: &Database, settings: &[(&str, &str)]) -> Server {
+        let port = free_port().to_string();
+        let production = [
+            ("BASE_URL", "http://site.example"),
+            ("PORT", &*port),
+            ("INSECURE_HTTP", "yes"),
+            ("TRUSTED_PROXIES", "none"),
+            ("PASSWORD_ITERATIONS", "600000"),
+        ];
+        Server::on(database, &[&production[..], settings].concat())
     }
 
     /// Without waiting until it is there.
@@ -95,27 +122,31 @@ impl DerefMut for Server {
 pub struct Launched {
     process: Process,
     folder: TempDir,
+    /// The one it was told, or 0.
+    port: u16,
 }
 
 impl Launched {
     fn with(settings: &[(&str, &str)]) -> Launched {
         let folder = tempfile::tempdir().unwrap();
         let process = Process::start(&mut latchkey(folder.path(), &[], settings));
-        Launched { process, folder }
+        let port = settings.iter().rfind(|(name, _)| *name == "PORT");
+        Launched { process, folder, port: port.map_or(0, |(_, port)| port.parse().unwrap()) }
     }
 
     /// Waits until it says where it is.
     #[track_caller]
     pub fn ready(self) -> Server {
-        let Launched { mut process, folder } = self;
-        let mut port = None;
+        let Launched { mut process, folder, port } = self;
+        let mut place = None;
         let ended = wait_until(30, || {
             let said = process.stdout();
-            let line = said.lines().find_map(|line| line.strip_prefix("Latchkey is at http://localhost:"));
-            port = line.map(|port| port.parse().unwrap());
-            port.is_some() || process.has_ended()
+            let line = said.lines().find_map(|line| line.strip_prefix("Latchkey is at "));
+            place = line.map(|place| url::Url::parse(place).unwrap());
+            place.is_some() || process.has_ended()
         });
-        let port = port.unwrap_or_else(|| panic!("it did not start (ended: {ended}):\n{process}"));
+        let place = place.unwrap_or_else(|| panic!("it did not start (ended: {ended}):\n{process}"));
+        let port = if port == 0 { place.port().unwrap() } else { port };
         Server { process, port, folder, _database: None }
     }
 }
@@ -132,6 +163,17 @@ pub fn wait_until(seconds: u64, mut condition: impl FnMut() -> bool) -> bool {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// For a test that measures time, or that keeps all cores busy.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static CORES: Mutex<()> = Mutex::new(());
+    CORES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Lets this process and those it starts have as many sockets open as the system permits at all.

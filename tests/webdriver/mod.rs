@@ -229,6 +229,25 @@ impl Browser {
         cookies.as_array().unwrap().iter().map(|cookie| cookie["name"].as_str().unwrap().into()).collect()
     }
 
+    /// Takes a cookie out of another browser, as a thief does, and goes on with it. Both are at a page of its site.
+    pub fn steal_cookie(&self, other: &Browser, name: &str) {
+        let cookie = other.ask(&format!("/cookie/{name}")).unwrap();
+        self.post("/cookie", json!({"cookie": cookie})).unwrap();
+    }
+
+    /// Goes on inside the frame at this place.
+    #[track_caller]
+    pub fn enter_frame(&self, place: &str) {
+        let frame = self.find(place);
+        let reference = json!({REFERENCE: frame.trim_start_matches("/element/")});
+        self.post("/frame", json!({"id": reference})).unwrap_or_else(|error| panic!("{error}\n{self}"));
+    }
+
+    /// Goes on in the page around all frames.
+    pub fn leave_frames(&self) {
+        self.post("/frame", json!({"id": null})).unwrap();
+    }
+
     /// What the browser has logged about pages since it was last asked: refused styles, scripts, frames.
     pub fn complaints(&self) -> Vec<String> {
         let log = self.post("/se/log", json!({"type": "browser"})).unwrap();
@@ -315,8 +334,11 @@ fn value(answer: Result<Response<Body>, ureq::Error>) -> Result<Value, String> {
     }
 }
 
-/// Where commands about an element go: the protocol has it as a map of one reference.
+/// The protocol has an element as a map with this one key.
+const REFERENCE: &str = "element-6066-11e4-a52e-4f735466cecf";
+
+/// Where commands about an element go.
 fn path_of(element: &Value) -> String {
-    let reference = element.as_object().and_then(|map| map.values().next()).and_then(Value::as_str);
+    let reference = element[REFERENCE].as_str();
     format!("/element/{}", reference.expect("a reference to an element"))
 }
