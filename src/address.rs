@@ -123,8 +123,9 @@ pub async fn make_own(db: &mut Connection, user_id: &str, email: &str) -> Result
     let sql = "insert into addresses (user_id, email, confirmed_at) values ($1, $2, $3) \
                on conflict (email) where confirmed_at is not null do nothing";
     let made = sqlx::query(sql).bind(user_id).bind(email).bind(now()).execute(&mut *db).await?;
-    // Links to the addresses that the user had before, and other users' to this one.
-    token::end_for_address(db, user_id, email).await?;
+    // Links to the addresses that the user had before.
+    token::end(db, user_id, Purpose::Confirm).await?;
+    token::end(db, user_id, Purpose::Reset).await?;
     Ok(made.rows_affected() > 0)
 }
 

@@ -108,14 +108,18 @@ pub async fn issue(
     Ok(token)
 }
 
-/// What the token in a path stands for, which stays as it is: mail scanners and previews follow links too.
+/// What the token in a path stands for, which stays as it is: mail scanners and previews follow links too. One to confirm an
+/// address is good as long as the address waits; so whoever proves theirs needs not end the links of others, who may be
+/// about to spend them and wait for the same address.
 ///
 /// # Errors
 /// [`Error::StaleLink`] when it is unknown, spent, expired, displaced, or its user may not log in.
 pub async fn find(db: &mut Connection, purpose: Purpose, text: &str) -> Result<Link> {
     let token = Token::parse(text).ok_or(Error::StaleLink)?;
     let sql = "select u.id, u.username, t.email, t.event_id from tokens t join users u on u.id = t.user_id \
-               where t.token_hash = $1 and t.purpose = $2 and t.expires_at > $3 and u.disabled_at is null";
+               where t.token_hash = $1 and t.purpose = $2 and t.expires_at > $3 and u.disabled_at is null \
+               and (t.purpose <> 'confirm' or exists (select 1 from addresses a \
+               where a.user_id = t.user_id and a.email = t.email and a.confirmed_at is null))";
     let query = sqlx::query_as(sql).bind(token.hash().to_vec()).bind(purpose.name()).bind(now());
     let row: Option<(String, String, String, String)> = query.fetch_optional(db).await?;
     let (user_id, username, email, event_id) = row.ok_or(Error::StaleLink)?;
@@ -147,14 +151,6 @@ pub async fn end_begun(db: &mut Connection, user_id: &str) -> Result<()> {
     end(db, user_id, Purpose::Confirm).await?;
     mail::drop_unsent(db, user_id, password::RESET).await?;
     mail::drop_unsent(db, user_id, address::CONFIRM).await
-}
-
-/// Ends what was begun with other addresses of the user, and what others had begun with this one.
-pub async fn end_for_address(db: &mut Connection, user_id: &str, email: &str) -> Result<()> {
-    let sql =
-        "delete from tokens where purpose <> 'undo' and (user_id = $1 or purpose = 'confirm' and email = $2)";
-    sqlx::query(sql).bind(user_id).bind(email).execute(db).await?;
-    Ok(())
 }
 
 /// The user's links to undo what was done from this event on do not work any more, and none that is yet to be mailed will.

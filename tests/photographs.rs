@@ -1,11 +1,26 @@
 //! Photographs every page, for a designer's eye: narrow and wide, light and dark, into target/screenshots.
-//! needs: account, activity, change_password, change_username, confirm, delete_account, email, home, login, mailbox, members, notes, password_reset, recovery_codes, session_list, signup, theme
+//! needs: account, activity, change_password, change_username, confirm, delete_account, email, home, login, mailbox, members, notes, notices, password_reset, recovery_codes, session_list, signup, theme
 
 mod webdriver;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::path::Path;
 use webdriver::Browser;
 use webdriver::site::{PASSWORD, Site};
+
+/// Keeps a picture under this name of the page that the browser is at.
+fn photographer(browser: &Browser) -> impl Fn(&str) {
+    let album = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/screenshots");
+    move |name: &str| {
+        for width in [390, 1280] {
+            for scheme in ["light", "dark"] {
+                browser.screen(width);
+                browser.scheme(scheme);
+                browser.photograph(&album.join(format!("{name}-{width}-{scheme}.png")));
+            }
+        }
+    }
+}
 
 #[test]
 #[ignore = "needs chromium and chromedriver; .ci/run runs them"]
@@ -16,16 +31,7 @@ fn pages_are_photographed() {
         ("PASSWORD_ATTEMPTS_PER_ADDRESS", "100/3m"),
     ]);
     let browser = Browser::open();
-    let album = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/screenshots");
-    let photograph = |name: &str| {
-        for width in [390, 1280] {
-            for scheme in ["light", "dark"] {
-                browser.screen(width);
-                browser.scheme(scheme);
-                browser.photograph(&album.join(format!("{name}-{width}-{scheme}.png")));
-            }
-        }
-    };
+    let photograph = photographer(&browser);
     let visit = |path: &str, name: &str| {
         browser.visit(&site.page(path));
         photograph(name);
@@ -248,4 +254,53 @@ fn email_pages(site: &Site, browser: &Browser, photograph: &impl Fn(&str)) {
     browser.visit(&site.page("/dev/mailbox"));
     browser.run("document.querySelectorAll('details').forEach(mail => mail.open = true)");
     photograph("mailbox");
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn letters_are_photographed() {
+    let site = Site::open();
+    let browser = Browser::open();
+    let photograph = photographer(&browser);
+    site.sign_up(&browser, "ada");
+    site.execute(
+        "insert into addresses (user_id, email, confirmed_at) select id, 'ada@example.com', 1 from users",
+    );
+    site.post(PHONE, "/login", &[("username", "ada"), ("password", PASSWORD)]);
+    for _ in 0..5 {
+        site.post(WINDOWS, "/login", &[("username", "ada"), ("password", "not the password")]);
+    }
+    site.post(PHONE, "/password-reset", &[("email", "ada@example.com")]);
+    browser.visit(&site.page("/account/email"));
+    browser.fill("Another address", "lovelace.the.countess@analytical-engines.example");
+    browser.press("Send the link");
+
+    let mailbox = site.page("/dev/mailbox");
+    let letters = [
+        ("Somebody logged in with a new browser", "letter-new-browser"),
+        ("Too many wrong passwords", "letter-throttled"),
+        ("Choose a new password for Latchkey", "letter-reset"),
+        ("Please confirm your address", "letter-confirm"),
+    ];
+    for (subject, name) in letters {
+        browser.visit(&mailbox);
+        let frame = format!("//article[h2 = '{subject}']//iframe");
+        let letter = browser.attribute(&frame, "srcdoc").expect("it has an HTML part");
+        let letter = utf8_percent_encode(&letter, NON_ALPHANUMERIC);
+        browser.visit(&format!("data:text/html;charset=utf-8,{letter}"));
+        photograph(name);
+    }
+    browser.visit(&mailbox);
+    photograph("mailbox-closed");
+    browser.run("document.querySelectorAll('details').forEach(mail => mail.open = true)");
+    photograph("mailbox-open");
+    browser.press_at("//a[contains(., '/undo/')]");
+    browser.sees("Was it not you?");
+    photograph("undo");
+    site.execute("delete from events");
+    browser.reload();
+    photograph("undo-forgotten");
+    browser.press("Take the account back");
+    browser.sees("It is undone");
+    photograph("undo-flash");
 }

@@ -590,4 +590,34 @@ mod tests {
         bob.assert_is("bob").await;
         assert_eq!(resets(&app).await, [ADA]);
     }
+
+    #[tokio::test]
+    async fn the_address_can_be_proved_for_other_accounts_at_the_same_time_and_one_has_it() {
+        let app = app().await;
+        move_to(&app, "ada", "t1@example.com").await;
+        let owners = link_to(&app, ADA).await;
+        let mut links = Vec::new();
+        for name in ["bob", "cyd"] {
+            app.person(name).await;
+            let (id, lifetime) = (app.user(name).await, app.app.config.verify_lifetime);
+            let begun = app.app.db.write(async |db| {
+                address::begin(db, &id, &Email::parse(ADA).unwrap()).await?;
+                token::issue(db, Purpose::Confirm, &id, ADA, "", lifetime).await
+            });
+            links.push(begun.await.unwrap().text());
+        }
+        let client = app.door().await.client;
+        let proofs = links.iter().map(async |link| {
+            let prove = async |db: &mut Connection| {
+                let link = token::spend(db, Purpose::Confirm, link).await?;
+                address::confirm(db, &link, &client).await
+            };
+            app.app.db.write(prove).await
+        });
+        let (pressed, proofs) = tokio::join!(press(&app, &owners), join_all(proofs));
+        assert_eq!(pressed, 303);
+        assert!(proofs.iter().all(|proof| matches!(proof, Ok(()) | Err(Error::StaleLink))), "{proofs:?}");
+        assert_eq!(app.count("select count(*) from addresses where confirmed_at is not null").await, 1);
+        assert_eq!(app.count("select count(*) from addresses").await, 1);
+    }
 }

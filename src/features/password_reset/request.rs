@@ -115,6 +115,9 @@ mod tests {
     use crate::page::tests::{assert_well_formed, check, check_letters};
     use crate::test::{Answer, TestApp};
     use axum::http::StatusCode;
+    use std::time::Duration;
+    use tokio::sync::Notify;
+    use tokio::time::sleep;
 
     const ADA: &str = "ada@example.com";
 
@@ -282,6 +285,30 @@ mod tests {
         request(&app, ADA).await;
         app.execute("update addresses set email = 'new@example.com'").await;
         assert_eq!(links_to(&app, ADA).await + links_to(&app, "new@example.com").await, 0);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_given_up_while_the_mail_is_written_gets_none() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        app.confirm_address("ada", ADA).await;
+        request(&app, ADA).await;
+        let id = app.user("ada").await;
+        let locked = Notify::new();
+        let give_up = app.app.db.write(async |db| {
+            user::lock(db, &id).await?;
+            locked.notify_one();
+            sleep(Duration::from_millis(300)).await;
+            sqlx::query("delete from addresses").execute(db).await?;
+            Ok(())
+        });
+        let send = async {
+            locked.notified().await;
+            links_to(&app, ADA).await
+        };
+        let (given_up, sent) = tokio::join!(give_up, send);
+        given_up.unwrap();
+        assert_eq!(sent, 0);
     }
 
     #[tokio::test]
