@@ -56,7 +56,7 @@ const POLICY: &str = "default-src 'none'; style-src 'self' 'unsafe-inline'; img-
 
 async fn index(State(app): State<App>, page: Page) -> Result<Response> {
     // Whoever has just pressed a button expects the mail to be here.
-    for _ in 0..50 {
+    for _ in 0..100 {
         if app.db.read(async |db| mail::count(db).await).await?.0 == 0 {
             break;
         }
