@@ -74,10 +74,9 @@ pub async fn of_user(db: &mut Connection, user_id: &str) -> Result<Addresses> {
     Ok(addresses)
 }
 
-/// The user who has confirmed this address.
+/// The user who has confirmed this address, who may be disabled: then it is still theirs.
 pub async fn owner(db: &mut Connection, email: &str) -> Result<Option<String>> {
-    let sql = "select u.id from addresses a join users u on u.id = a.user_id \
-               where a.email = $1 and a.confirmed_at is not null and u.disabled_at is null";
+    let sql = "select user_id from addresses where email = $1 and confirmed_at is not null";
     let row: Option<(String,)> = sqlx::query_as(sql).bind(email).fetch_optional(db).await?;
     Ok(row.map(|(id,)| id))
 }
@@ -111,8 +110,8 @@ pub async fn confirm(db: &mut Connection, link: &Link, client: &Client) -> Resul
     // Before it is done, while the old address is the one to be told.
     let event = if old.confirmed.is_some() { Event::AddressChanged } else { Event::AddressConfirmed };
     event::record(db, &*link.user_id, event, client).await?;
-    make_own(db, &link.user_id, &link.email).await?;
-    Ok(())
+    // Somebody who takes an account back may have got it at this moment.
+    if make_own(db, &link.user_id, &link.email).await? { Ok(()) } else { Err(Error::StaleLink) }
 }
 
 /// Makes an address that has been proved the only one of its user, and ends what others had begun with it. Answers whether

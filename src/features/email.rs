@@ -467,4 +467,25 @@ mod tests {
         ada.get("/account").await.assert_lacks("mail");
         app.visitor().get("/signup").await.assert_lacks("mail");
     }
+
+    #[tokio::test]
+    async fn the_address_of_somebody_disabled_stays_theirs_and_whoever_wants_it_keeps_what_they_have() {
+        let app = TestApp::new().await;
+        let (_ada, bob) = (app.person("ada").await, app.person("bob").await);
+        app.confirm_address("bob", "bob@example.com").await;
+        give(&bob, ADA).await;
+        let link = app.link_to(ADA).await;
+        app.execute(
+            "insert into addresses (user_id, email, confirmed_at) \
+             select id, 'ada@example.com', 1 from users where username = 'ada'",
+        )
+        .await;
+        app.execute("update users set disabled_at = 1 where username = 'ada'").await;
+        app.visitor().post(&link, &[]).await.assert_status(404);
+        assert_eq!(owner(&app, "bob@example.com").await, 1);
+        give(&bob, ADA).await;
+        let told = &app.mails().await[0];
+        assert!(told.letter.subject.contains("in use already"), "{}", told.letter.text);
+        assert_eq!(app.count("select count(*) from mails").await, 0);
+    }
 }
