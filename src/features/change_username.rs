@@ -2,13 +2,13 @@
 
 use crate::access::{Access, Routes, see_other};
 use crate::app::App;
-use crate::auth::User;
 use crate::config::Env;
 use crate::error::Result;
 use crate::features::Feature;
 use crate::form::{Errors, Form};
 use crate::guard::Client;
 use crate::page::{Flash, Page, Template, templates};
+use crate::session::{self, Session};
 use crate::user::{self, Username};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -46,12 +46,12 @@ async fn show(page: Page) -> Result<Response> {
 
 async fn update(
     State(app): State<App>,
-    user: User,
+    session: Session,
     client: Client,
     page: Page,
     Form(form): Form<UsernameForm>,
 ) -> Result<Response> {
-    match change(&app, &user, &client, &form.username).await? {
+    match change(&app, &session, &client, &form.username).await? {
         Ok(()) => Ok((CookieJar::new().add(CHANGED.cookie(&app.config)), see_other(PATH)).into_response()),
         Err(sentence) => {
             page.refuse(&UsernamePage { form, errors: Errors::from(("username", sentence)) }).await
@@ -60,7 +60,8 @@ async fn update(
 }
 
 /// `Err` is the sentence to show beside the field.
-async fn change(app: &App, user: &User, client: &Client, typed: &str) -> Result<Result<(), String>> {
+async fn change(app: &App, session: &Session, client: &Client, typed: &str) -> Result<Result<(), String>> {
+    let user = &session.user;
     let name = match Username::parse(typed).and_then(|name| name.unreserved(&app.config.site_name)) {
         Ok(name) => name,
         Err(sentence) => return Ok(Err(sentence)),
@@ -69,8 +70,11 @@ async fn change(app: &App, user: &User, client: &Client, typed: &str) -> Result<
         return Ok(Err("This is your username already.".into()));
     }
     let rest = app.config.name_rest;
-    let had = app.db.write(async |db| user::rename(db, user, &name, rest, client).await).await?;
-    Ok(if had { Ok(()) } else { Err(name.is_taken()) })
+    let had = app.db.write(async |db| {
+        session::hold(db, session).await?;
+        user::rename(db, user, &name, rest, client).await
+    });
+    Ok(if had.await? { Ok(()) } else { Err(name.is_taken()) })
 }
 
 #[cfg(test)]
@@ -78,6 +82,9 @@ mod tests {
     use super::*;
     use crate::page::tests::check;
     use crate::test::{Answer, TestApp, Visitor};
+    use std::time::Duration;
+    use tokio::sync::Notify;
+    use tokio::time::sleep;
 
     async fn rename(visitor: &Visitor, name: &str) -> Answer {
         visitor.post(PATH, &[("username", name)]).await
@@ -158,5 +165,32 @@ mod tests {
         rename(&ada, "lovelace").await.assert_redirect("/confirm?next=%2Faccount");
         rename(&app.visitor(), "lovelace").await.assert_redirect("/login?next=%2F");
         ada.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn a_session_that_was_ended_meanwhile_renames_nobody() {
+        let app = TestApp::new().await;
+        let thief = app.person("ada").await;
+        let id = app.user("ada").await;
+        let (reached, end) = (Notify::new(), Notify::new());
+        // The owner is at it, and has the user's row, when the thief's request is let in.
+        let owner = app.app.db.write(async |db| {
+            assert!(user::lock(db, &id).await?);
+            reached.notify_one();
+            end.notified().await;
+            session::end_all(db, &id).await
+        });
+        let stolen = async {
+            reached.notified().await;
+            let go_on = async {
+                sleep(Duration::from_millis(300)).await;
+                end.notify_one();
+            };
+            tokio::join!(rename(&thief, "thief"), go_on).0
+        };
+        let (ended, answer) = tokio::join!(owner, stolen);
+        ended.unwrap();
+        answer.assert_status(404);
+        assert_eq!(app.count("select count(*) from users where username = 'ada'").await, 1);
     }
 }

@@ -7,12 +7,13 @@ use crate::app::App;
 use crate::auth::User;
 use crate::config::Env;
 use crate::database::Connection;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::features::Feature;
 use crate::form::{Errors, Form, NoFields};
 use crate::guard::Client;
 use crate::mail::Mail;
 use crate::page::{Flash, Letter, LetterTemplate, Page, Template, lasting, templates};
+use crate::session::{self, Session};
 use crate::throttle::{self, Key};
 use crate::token::{self, Purpose};
 use crate::user;
@@ -75,39 +76,43 @@ async fn edit(app: &App, user: &User, form: EmailForm, errors: Errors) -> Result
 
 async fn update(
     State(app): State<App>,
-    user: User,
+    session: Session,
     client: Client,
     page: Page,
     Form(form): Form<EmailForm>,
 ) -> Result<Response> {
+    let user = &session.user;
     let own = app.db.read(async |db| address::of_user(db, &user.id).await).await?;
     let mistake = match Email::parse(&form.email) {
         Ok(email) if own.confirmed.as_deref() == Some(email.as_str()) => {
             "This is your address already.".into()
         }
-        Ok(email) => return begin(&app, &user, &client, &email).await,
+        Ok(email) => return begin(&app, &session, &client, &email).await,
         Err(sentence) => sentence,
     };
-    page.refuse(&edit(&app, &user, form, Errors::from(("email", mistake))).await?).await
+    page.refuse(&edit(&app, user, form, Errors::from(("email", mistake))).await?).await
 }
 
-async fn resend(State(app): State<App>, user: User, client: Client, _: Form<NoFields>) -> Result<Response> {
-    let own = app.db.read(async |db| address::of_user(db, &user.id).await).await?;
+async fn resend(
+    State(app): State<App>,
+    session: Session,
+    client: Client,
+    _: Form<NoFields>,
+) -> Result<Response> {
+    let own = app.db.read(async |db| address::of_user(db, &session.user.id).await).await?;
     match own.pending.as_deref().map(Email::parse) {
-        Some(Ok(email)) => begin(&app, &user, &client, &email).await,
+        Some(Ok(email)) => begin(&app, &session, &client, &email).await,
         _ => Ok(see_other(PATH)),
     }
 }
 
 /// Whether the address is somebody else's already is not told here, but in the mail.
-async fn begin(app: &App, user: &User, client: &Client, email: &Email) -> Result<Response> {
+async fn begin(app: &App, session: &Session, client: &Client, email: &Email) -> Result<Response> {
     let (key, rate) = (Key::address("mail", client.address), app.config.mails_per_address);
     app.db.note(async |db| throttle::take(db, &key, rate).await).await?;
     let begun = app.db.write(async |db| {
-        if !user::lock(db, &user.id).await? {
-            return Err(Error::NOT_FOUND);
-        }
-        address::begin(db, &user.id, email).await
+        session::hold(db, session).await?;
+        address::begin(db, &session.user.id, email).await
     });
     begun.await?;
     Ok(answered(app, SENT, PATH))
@@ -126,17 +131,16 @@ struct RemoveForm {
 
 async fn remove(
     State(app): State<App>,
-    user: User,
+    session: Session,
     client: Client,
     Form(form): Form<RemoveForm>,
 ) -> Result<Response> {
     let removed = app.db.write(async |db| {
-        if !user::lock(db, &user.id).await? {
-            return Err(Error::NOT_FOUND);
-        }
-        let own = address::of_user(db, &user.id).await?;
+        session::hold(db, &session).await?;
+        let user_id = &*session.user.id;
+        let own = address::of_user(db, user_id).await?;
         for email in own.all().filter(|own| form.email.as_deref().is_none_or(|email| email == *own)) {
-            address::remove(db, &user.id, email, &client).await?;
+            address::remove(db, user_id, email, &client).await?;
         }
         Ok(())
     });
@@ -240,7 +244,11 @@ mod tests {
     use crate::test::{TestApp, Visitor};
     use axum::http::Method;
     use futures_util::future::join_all;
+    use std::time::Duration;
+    use tokio::sync::Notify;
+    use tokio::time::sleep;
 
+    const REMOVE: &str = "/account/email/remove";
     const ADA: &str = "ada@example.com";
 
     async fn give(visitor: &Visitor, email: &str) {
@@ -487,5 +495,36 @@ mod tests {
         let told = &app.mails().await[0];
         assert!(told.letter.subject.contains("in use already"), "{}", told.letter.text);
         assert_eq!(app.count("select count(*) from mails").await, 0);
+    }
+
+    /// The owner ends the session, and has the user's row, when the thief's request is let in.
+    #[tokio::test]
+    async fn a_session_that_was_ended_meanwhile_gives_and_removes_no_address() {
+        for (path, fields) in [(PATH, [("email", "thief@example.com")]), (REMOVE, [("email", ADA)])] {
+            let app = TestApp::new().await;
+            let thief = app.person("ada").await;
+            app.confirm_address("ada", ADA).await;
+            let id = app.user("ada").await;
+            let (reached, end) = (Notify::new(), Notify::new());
+            let owner_ends = app.app.db.write(async |db| {
+                assert!(user::lock(db, &id).await?);
+                reached.notify_one();
+                end.notified().await;
+                session::end_all(db, &id).await
+            });
+            let stolen = async {
+                reached.notified().await;
+                let go_on = async {
+                    sleep(Duration::from_millis(300)).await;
+                    end.notify_one();
+                };
+                tokio::join!(thief.post(path, &fields), go_on).0
+            };
+            let (ended, answer) = tokio::join!(owner_ends, stolen);
+            ended.unwrap();
+            answer.assert_status(404);
+            assert_eq!(owner(&app, ADA).await, 1, "{path}");
+            assert_eq!(app.count("select count(*) from addresses").await, 1, "{path}");
+        }
     }
 }
