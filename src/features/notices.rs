@@ -139,7 +139,8 @@ async fn write(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<Let
     let Some(event) = event::find(db, &mail.subject).await? else { return Ok(None) };
     // Then there is nothing to undo either.
     let by_strangers = event.event == Some(Event::Throttled);
-    if by_strangers && !is_first_today(db, mail, user_id).await? {
+    let rate = if by_strangers { ONCE_A_DAY } else { app.config.mails_per_account };
+    if !may_be_told(db, mail, &event, rate).await? {
         return Ok(None);
     }
     let lifetime = app.config.undo_lifetime;
@@ -153,11 +154,14 @@ async fn write(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<Let
     Ok(Some(app.pages.letter(&Notice { happening: event.into(), username, email, link, lifetime })?))
 }
 
-async fn is_first_today(db: &mut Connection, mail: &Mail, user_id: &str) -> Result<bool> {
+/// Each kind of event has a count of its own: nobody can hide one among many of another, and of one that comes again and
+/// again the link to the first undoes the rest.
+async fn may_be_told(db: &mut Connection, mail: &Mail, event: &Told, rate: Rate) -> Result<bool> {
     if mail.is_tried_again() {
         return Ok(true);
     }
-    match throttle::take(db, &Key::new("told", user_id), ONCE_A_DAY).await {
+    let of = format!("{}:{}", mail.user_id.as_deref().unwrap_or_default(), event.words);
+    match throttle::take(db, &Key::new("told", &of), rate).await {
         Err(Error::TooMany(_)) => Ok(false),
         taken => taken.map(|()| true),
     }
@@ -396,6 +400,25 @@ mod tests {
         happens(&app, "ada", Event::Throttled).await;
         app.execute("update mails set attempts = 1").await;
         assert_eq!(app.mails().await.len(), 5);
+    }
+
+    /// Whoever is logged in could otherwise fill the outbox, and everybody's mails would wait behind theirs.
+    #[tokio::test]
+    async fn what_happens_again_and_again_is_told_three_times_an_hour_and_everything_else_all_the_same() {
+        let app = app().await;
+        for mails in [1, 2, 3, 3, 3] {
+            happens(&app, "ada", Event::RecoveryCodesMade).await;
+            assert_eq!(app.mails().await.len(), mails);
+        }
+        happens(&app, "ada", Event::AddressChanged).await;
+        assert_eq!(app.mails().await.len(), 4);
+        app.person("bob").await;
+        app.confirm_address("bob", "bob@example.com").await;
+        happens(&app, "bob", Event::RecoveryCodesMade).await;
+        assert_eq!(app.mails().await.len(), 5);
+        app.execute("update limits set free_at = free_at - 1200000").await;
+        happens(&app, "ada", Event::RecoveryCodesMade).await;
+        assert_eq!(app.mails().await.len(), 6);
     }
 
     #[tokio::test]
