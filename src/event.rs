@@ -59,7 +59,7 @@ const WORDS: [(Event, &str, &str); 20] = [
 ];
 
 /// What people are told by mail, because somebody else may have done it.
-const TOLD: [Event; 9] = [
+const TOLD: [Event; 10] = [
     Event::Throttled,
     Event::NewBrowser,
     Event::PasswordChanged,
@@ -69,6 +69,7 @@ const TOLD: [Event; 9] = [
     Event::AddressRemoved,
     Event::RecoveryCodesMade,
     Event::RecoveryCodeUsed,
+    Event::Undone,
 ];
 
 impl Event {

@@ -44,7 +44,7 @@ const UNDONE: Flash = Flash {
 };
 
 /// What a notice says: its subject, and what follows from it. Of events that are not here the subject tells nothing.
-const WORDS: [(Event, &str, &str); 9] = [
+const WORDS: [(Event, &str, &str); 10] = [
     (
         Event::Throttled,
         "Too many wrong passwords",
@@ -83,6 +83,12 @@ const WORDS: [(Event, &str, &str); 9] = [
         "Those that were made before do not work any more.",
     ),
     (Event::RecoveryCodeUsed, "A recovery code was used", "It does not work a second time."),
+    (
+        Event::Undone,
+        "Your account was taken back",
+        "It was done by a link in an earlier mail to another address, which is the account's address again. Everybody was \
+         logged out, and the password does not work any more.",
+    ),
 ];
 
 /// How often people are told of what strangers can cause without coming in.
@@ -137,6 +143,11 @@ async fn write(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<Let
     let user_id = mail.user_id.as_deref().unwrap_or_default();
     let Some(username) = user::lock_named(db, user_id).await? else { return Ok(None) };
     let Some(event) = event::find(db, &mail.subject).await? else { return Ok(None) };
+    // Whoever took the account back needs no mail about it, nor is it to be undone by whom they took it from.
+    let taken_back = event.event == Some(Event::Undone);
+    if taken_back && address::of_user(db, user_id).await?.confirmed.as_ref() == Some(&mail.email) {
+        return Ok(None);
+    }
     // Then there is nothing to undo either.
     let by_strangers = event.event == Some(Event::Throttled);
     let rate = if by_strangers { ONCE_A_DAY } else { app.config.mails_per_account };
@@ -144,7 +155,7 @@ async fn write(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<Let
         return Ok(None);
     }
     let lifetime = app.config.undo_lifetime;
-    let link = if by_strangers {
+    let link = if by_strangers || taken_back {
         None
     } else {
         let token = token::issue(db, Purpose::Undo, user_id, &mail.email, &event.id, lifetime).await?;
@@ -203,13 +214,14 @@ async fn take_back(db: &mut Connection, token: &str, client: &Client) -> Result<
     let link = token::spend(db, Purpose::Undo, token).await?;
     let user_id = &*link.user_id;
     token::end_undos_since(db, user_id, &link.event_id).await?;
+    // Before it is done, while the address that loses the account is the one to be told.
+    event::record(db, user_id, Event::Undone, client).await?;
     // When it has become somebody else's, the account is left without an address rather than with a thief's.
     address::make_own(db, user_id, &link.email).await?;
     password::disable(db, user_id).await?;
     recovery::end(db, user_id).await?;
     session::end_all(db, user_id).await?;
     throttle::forget_user(db, user_id).await?;
-    event::record(db, user_id, Event::Undone, client).await?;
     mail::queue(db, password::RESET, Some(user_id), &link.email).await
 }
 
@@ -311,7 +323,8 @@ mod tests {
     async fn people_are_told_what_happened_when_and_from_where_and_how_to_undo_it() {
         let app = app().await;
         let id = app.user("ada").await;
-        for (event, subject, _) in WORDS {
+        let told = WORDS.into_iter().filter(|(event, ..)| *event != Event::Undone);
+        for (event, subject, _) in told.clone() {
             let request = axum::http::Request::builder().header("user-agent", FIREFOX);
             let (mut parts, ()) = request.body(()).unwrap().into_parts();
             let client = Client::from_request_parts(&mut parts, &app.app).await.unwrap();
@@ -326,7 +339,7 @@ mod tests {
                 assert_eq!(undone, event != Event::Throttled, "{text}");
             }
         }
-        assert_eq!(app.mails().await.len(), WORDS.len());
+        assert_eq!(app.mails().await.len(), told.count());
     }
 
     #[tokio::test]
@@ -581,7 +594,9 @@ mod tests {
         assert_eq!(address_of(&app, "ada").await.as_deref(), Some(ADA));
         // What was on its way to the thief has been taken back.
         assert_eq!(resets(&app).await, [ADA]);
-        assert_eq!(app.count("select count(*) from mails where kind = 'notice'").await, 0);
+        let untold =
+            "select count(*) from mails m join events e on e.id = m.subject where e.kind <> 'undone'";
+        assert_eq!(app.count(untold).await, 0);
         assert_eq!(
             app.count("select count(*) from tokens where purpose = 'undo' and email <> 'ada@example.com'")
                 .await,
@@ -597,7 +612,8 @@ mod tests {
         move_to(&app, "ada", "t2@example.com").await;
         assert_eq!(press(&app, &owners).await, 303);
         let mails = app.mails().await;
-        assert!(mails.iter().all(|mail| mail.email == ADA), "{:?}", mails[0].email);
+        let others: Vec<_> = mails.iter().filter(|mail| mail.email != ADA).collect();
+        assert!(others.iter().all(|mail| mail.letter.subject == "Your account was taken back"));
     }
 
     #[tokio::test]
@@ -612,6 +628,31 @@ mod tests {
         assert_eq!(address_of(&app, "bob").await.as_deref(), Some(ADA));
         bob.assert_is("bob").await;
         assert_eq!(resets(&app).await, [ADA]);
+    }
+
+    /// It need not be a thief's: whoever has lost a mailbox to somebody changes the address.
+    #[tokio::test]
+    async fn the_address_that_loses_the_account_is_told_so_and_gets_no_link() {
+        let app = app().await;
+        move_to(&app, "ada", "new@example.com").await;
+        let owners = link_to(&app, ADA).await;
+        assert_eq!(press(&app, &owners).await, 303);
+        let mails = app.mails().await;
+        let told: Vec<_> = mails.iter().filter(|mail| mail.email == "new@example.com").collect();
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].letter.subject, "Your account was taken back");
+        assert!(!told[0].letter.text.contains("/undo/"), "{}", told[0].letter.text);
+        // Where the address stays, the mail that leads to a new password is enough.
+        let one = app.mails().await.len();
+        happens(&app, "ada", Event::PasswordChanged).await;
+        assert_eq!(press(&app, &link_to(&app, ADA).await).await, 303);
+        let mails = app.mails().await;
+        assert_eq!(mails.len(), one + 2);
+        assert!(
+            mails
+                .iter()
+                .all(|mail| mail.letter.subject != "Your account was taken back" || mail.email != ADA)
+        );
     }
 
     #[tokio::test]
