@@ -359,15 +359,17 @@ async fn forget(app: &App, mail: &Mail) -> Result<()> {
 /// Has the mail tried again later, or gives it up.
 async fn put_off(app: &App, mail: &Mail, error: &anyhow::Error) -> Result<()> {
     let gives_up = now() - mail.created_at >= GIVEN_UP_AFTER || is_final(error);
+    // Servers repeat the address, which the log is not to have.
+    let words = format!("{error:#}").replace(&mail.email, "…");
     if gives_up {
-        tracing::error!(mail = mail.id, kind = mail.kind, "a mail is given up: {error:#}");
+        tracing::error!(mail = mail.id, kind = mail.kind, "a mail is given up: {words}");
     } else {
-        tracing::warn!(mail = mail.id, kind = mail.kind, "a mail has to wait: {error:#}");
+        tracing::warn!(mail = mail.id, kind = mail.kind, "a mail has to wait: {words}");
     }
     let pause = (FIRST_PAUSE << (mail.attempts - 1).min(10)).min(LONGEST_PAUSE);
     let put_off = async |db: &mut Connection| {
         let sql = "update mails set due_at = $1, error = $2, failed_at = $3 where id = $4 and attempts = $5";
-        let query = sqlx::query(sql).bind(now() + pause).bind(format!("{error:#}"));
+        let query = sqlx::query(sql).bind(now() + pause).bind(&*words);
         query.bind(gives_up.then(now)).bind(&*mail.id).bind(mail.attempts).execute(db).await?;
         Ok(())
     };
@@ -418,6 +420,8 @@ mod tests {
     use super::*;
     use crate::access::Routes;
     use crate::test::TestApp;
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::TcpListener;
 
     fn mail(email: &str) -> Mail {
         Mail {
@@ -511,6 +515,39 @@ mod tests {
         assert_eq!(app.app.db.read(async |db| count(db).await).await.unwrap(), (0, 1));
         send_all(&app.app).await;
         assert_eq!(app.count("select attempts from mails").await, 11);
+    }
+
+    /// A server that answers `RCPT` with `answer`, and everything else kindly.
+    async fn server(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (read, mut write) = stream.split();
+            let mut lines = BufReader::new(read).lines();
+            write.write_all(b"220 mail.example.com\r\n").await.unwrap();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let answer = if line.starts_with("RCPT") { answer } else { "250 ok" };
+                write.write_all(format!("{answer}\r\n").as_bytes()).await.unwrap();
+            }
+        });
+        format!("smtp://127.0.0.1:{port}")
+    }
+
+    #[tokio::test]
+    async fn what_the_server_will_never_take_is_given_up_at_once_and_noted_without_the_address() {
+        for (answer, given_up) in [
+            ("550 5.1.1 <ada@example.com>: no such user", (0, 1)),
+            ("451 4.7.1 <ada@example.com>: try again later", (1, 0)),
+            ("530 5.7.0 <ada@example.com>: log in first", (1, 0)),
+        ] {
+            let app = TestApp::with_env(&[("SMTP_URL", &server(answer).await)], Routes::new()).await;
+            queued(&app, "test").await;
+            send_all(&app.app).await;
+            assert_eq!(app.app.db.read(async |db| count(db).await).await.unwrap(), given_up, "{answer}");
+            let noted = "select count(*) from mails where error like '%<…>: %'";
+            assert_eq!(app.count(noted).await, 1, "{answer}");
+        }
     }
 
     #[tokio::test]
