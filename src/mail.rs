@@ -44,7 +44,12 @@ impl Delivery {
     pub fn by_smtp(url: &url::Url, near: bool) -> anyhow::Result<Delivery> {
         let host = url.host_str().context("SMTP_URL names no server")?;
         let host = host.trim_matches(['[', ']']);
-        let required = url.query_pairs().any(|pair| pair == ("tls".into(), "required".into()));
+        let required = url.query() == Some("tls=required");
+        // Half a password that was not encoded may stand here too, and what comes before it is no server then.
+        ensure!(
+            (required || url.query().is_none()) && matches!(url.path(), "" | "/") && url.fragment().is_none(),
+            "SMTP_URL: after the server only ?tls=required can follow, and name and password must be percent-encoded"
+        );
         let parameters = TlsParameters::new_rustls(host.to_string())
             .context("the certificates that this system trusts cannot be read")?;
         let (tls, port) = match url.scheme() {
