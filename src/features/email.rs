@@ -9,7 +9,7 @@ use crate::config::Env;
 use crate::database::Connection;
 use crate::error::Result;
 use crate::features::Feature;
-use crate::form::{Errors, Form, NoFields};
+use crate::form::{Errors, Form, NoFields, query_parameter};
 use crate::guard::Client;
 use crate::mail::Mail;
 use crate::page::{Flash, Letter, LetterTemplate, Page, Template, lasting, templates};
@@ -17,7 +17,7 @@ use crate::session::{self, Session};
 use crate::throttle::{self, Key};
 use crate::token::{self, Purpose};
 use crate::user;
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
 use futures_util::FutureExt;
@@ -26,6 +26,9 @@ use serde::{Deserialize, Serialize};
 
 const PATH: &str = "/account/email";
 const LINK: &str = "/email/{token}";
+
+/// Marks the link for mail programs: a POST there confirms nothing, whatever they send along.
+const UNSUBSCRIBE: &str = "unsubscribe";
 
 pub fn feature(env: &Env) -> anyhow::Result<Feature> {
     let mut routes = Routes::new();
@@ -177,9 +180,11 @@ async fn answer(
     State(app): State<App>,
     client: Client,
     Path(token): Path<String>,
+    RawQuery(query): RawQuery,
     Form(form): Form<LinkForm>,
 ) -> Result<Response> {
-    let rejected = form.reject.is_some() || form.unsubscribe.is_some();
+    let one_click = query_parameter(query.as_deref(), UNSUBSCRIBE).is_some();
+    let rejected = form.reject.is_some() || form.unsubscribe.is_some() || one_click;
     let answer = app.db.write(async |db| {
         let link = token::spend(db, Purpose::Confirm, &token).await?;
         match rejected {
@@ -234,7 +239,8 @@ async fn write(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<Let
         link: link.clone(),
         lifetime: lasting(lifetime),
     };
-    Ok(Some(Letter { unsubscribe: link, ..app.pages.letter(&template)? }))
+    let unsubscribe = link.map(|link| format!("{link}?{UNSUBSCRIBE}=yes"));
+    Ok(Some(Letter { unsubscribe, ..app.pages.letter(&template)? }))
 }
 
 #[cfg(test)]
@@ -290,7 +296,8 @@ mod tests {
         assert_eq!((mails.len(), &*mails[0].email), (1, ADA));
         assert!(mails[0].letter.text.contains("account ada") && mails[0].letter.html.contains("Confirm"));
         let link = app.link_to(ADA).await;
-        assert_eq!(mails[0].letter.unsubscribe, Some(format!("http://localhost:8000{link}")));
+        let unsubscribe = format!("http://localhost:8000{link}?unsubscribe=yes");
+        assert_eq!(mails[0].letter.unsubscribe, Some(unsubscribe));
 
         // In another browser, where nobody is logged in.
         let phone = app.visitor();
@@ -329,6 +336,24 @@ mod tests {
             app.visitor().post(&link, &[(says, "One-Click")]).await.assert_redirect("/");
             assert_eq!(app.count("select count(*) from addresses").await, 0);
             app.visitor().get(&link).await.assert_status(404);
+        }
+    }
+
+    /// They should send `List-Unsubscribe=One-Click`, and some send something else or nothing.
+    #[tokio::test]
+    async fn a_mail_program_that_unsubscribes_never_confirms() {
+        let app = TestApp::new().await;
+        let mallory = app.person("mallory").await;
+        for body in ["List-Unsubscribe=One-Click", "list-unsubscribe=one-click", "List-Unsubscribe=", ""] {
+            give(&mallory, ADA).await;
+            app.execute("delete from limits").await;
+            let link = app.mails().await[0].letter.unsubscribe.clone().unwrap();
+            let link = link.strip_prefix("http://localhost:8000").unwrap();
+            // Where it is opened as a page, a person still chooses.
+            app.visitor().get(link).await.assert_contains("action=\"?\"").assert_contains("Yes, confirm it");
+            let form = Some("application/x-www-form-urlencoded");
+            app.visitor().post_body(link, form, body.as_bytes()).await.assert_status(303);
+            assert_eq!(app.count("select count(*) from addresses").await, 0, "{body:?}");
         }
     }
 
