@@ -91,7 +91,7 @@ pub async fn begin(db: &mut Connection, user_id: &str, email: &Email) -> Result<
     sqlx::query(sql).bind(user_id).execute(&mut *db).await?;
     let sql = "insert into addresses (user_id, email) values ($1, $2)";
     sqlx::query(sql).bind(user_id).bind(email.as_str()).execute(&mut *db).await?;
-    token::end(db, user_id, Purpose::Confirm).await?;
+    token::end_for_other_addresses(db, user_id, email.as_str()).await?;
     mail::queue(db, CONFIRM, Some(user_id), email.as_str()).await
 }
 

@@ -145,6 +145,14 @@ pub async fn end(db: &mut Connection, user_id: &str, purpose: Purpose) -> Result
     Ok(())
 }
 
+/// Links to confirm another address of the user's do not work any more. One to this address does until a newer is sent:
+/// whoever asks once too often is sent none.
+pub async fn end_for_other_addresses(db: &mut Connection, user_id: &str, email: &str) -> Result<()> {
+    let sql = "delete from tokens where user_id = $1 and purpose = 'confirm' and email <> $2";
+    sqlx::query(sql).bind(user_id).bind(email).execute(db).await?;
+    Ok(())
+}
+
 /// Links that are on their way to reset and to confirm do not work any more, and none that is yet to be mailed will.
 pub async fn end_begun(db: &mut Connection, user_id: &str) -> Result<()> {
     end(db, user_id, Purpose::Reset).await?;

@@ -427,6 +427,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn to_ask_for_one_mail_too_many_leaves_the_link_that_came_last() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        for _ in 0..5 {
+            give(&ada, ADA).await;
+            app.mails().await;
+        }
+        let link = app.link_to(ADA).await;
+        app.visitor().post(&link, &[]).await.assert_redirect("/");
+        assert_eq!(owner(&app, ADA).await, 1);
+        // A link to one address is none to another that was asked for instead.
+        give(&ada, "lovelace@example.com").await;
+        app.execute("delete from limits").await;
+        let link = app.link_to("lovelace@example.com").await;
+        give(&ada, "countess@example.com").await;
+        app.visitor().get(&link).await.assert_status(404);
+    }
+
+    #[tokio::test]
     async fn more_than_three_mails_an_hour_do_not_go_and_nobody_sees_a_difference() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
