@@ -84,7 +84,8 @@ pub struct Link {
 }
 
 /// Makes a one-time token for what it is about: an event, the mail that it goes with, or nothing. Of those to reset and to
-/// confirm the newest is the only one that works, and of a mail that was sent twice both: programs show one of two mails with
+/// confirm that go to one place the newest is the only one that works, so that nobody ends what a recovery code has opened by
+/// asking for a mail; and of a mail that was sent twice both: programs show one of two mails with
 /// one Message-ID, whichever they like. Those to undo stand beside each other, so that nobody can make an owner's worthless
 /// by causing another.
 pub async fn issue(
@@ -96,8 +97,10 @@ pub async fn issue(
     lifetime: Duration,
 ) -> Result<Token> {
     if purpose != Purpose::Undo {
-        let sql = "delete from tokens where user_id = $1 and purpose = $2 and (event_id <> $3 or $3 = '')";
-        sqlx::query(sql).bind(user_id).bind(purpose.name()).bind(event_id).execute(&mut *db).await?;
+        let sql = "delete from tokens where user_id = $1 and purpose = $2 and email = $3 \
+                   and (event_id <> $4 or $4 = '')";
+        let query = sqlx::query(sql).bind(user_id).bind(purpose.name()).bind(email).bind(event_id);
+        query.execute(&mut *db).await?;
     }
     let token = Token::random()?;
     let sql = "insert into tokens (token_hash, purpose, user_id, email, event_id, expires_at) \

@@ -74,6 +74,7 @@ mod tests {
     use super::super::RECOVER;
     use super::*;
     use crate::access::Routes;
+    use crate::mail;
     use crate::page::tests::check;
     use crate::password;
     use crate::test::{Answer, PASSWORD, TestApp};
@@ -117,6 +118,27 @@ mod tests {
         assert!(password::check(&app.app, &door, "ada", NEW).await.unwrap().is_some());
         assert_eq!(app.count("select count(*) from events where kind = 'recovery_code_used'").await, 1);
         assert_eq!(app.count("select count(*) from recovery_codes").await, 9);
+    }
+
+    #[tokio::test]
+    async fn nobody_ends_what_a_code_has_opened_by_asking_for_a_mail() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        app.confirm_address("ada", "ada@example.com").await;
+        let codes = codes_of(&app, "ada").await;
+        let link = submit(&app, "ada", &codes[0]).await.header("location").to_string();
+        let ask = async |db: &mut Connection| mail::queue(db, password::RESET, None, "ada@example.com").await;
+        app.app.db.write(ask).await.unwrap();
+        let mailed = app.link_to("ada@example.com").await;
+        for open in [&link, &mailed] {
+            app.visitor().get(open).await.assert_status(200);
+        }
+        // The newest of its kind works alone, and one that is used ends the other.
+        let newer = submit(&app, "ada", &codes[1]).await.header("location").to_string();
+        app.visitor().get(&link).await.assert_status(404);
+        let fields = [("password", NEW), ("confirm_password", NEW)];
+        app.visitor().post(&newer, &fields).await.assert_redirect("/login");
+        app.visitor().get(&mailed).await.assert_status(404);
     }
 
     #[tokio::test]
