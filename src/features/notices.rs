@@ -518,6 +518,26 @@ mod tests {
         assert_eq!(app.count("select count(*) from events where kind = 'undone'").await, 1);
     }
 
+    /// A server can lose its own answer that it has taken a mail.
+    #[tokio::test]
+    async fn of_a_mail_that_went_twice_both_links_work_until_one_is_used() {
+        let app = app().await;
+        happens(&app, "ada", Event::PasswordChanged).await;
+        let once = link_to(&app, ADA).await;
+        let id = app.user("ada").await;
+        let again = async |db: &mut Connection| {
+            let event = &event::history(db, &id, None, 1).await?[0].id;
+            mail::tell(db, Some(&id), event).await
+        };
+        app.app.db.write(again).await.unwrap();
+        let twice = link_to(&app, ADA).await;
+        for link in [&once, &twice] {
+            app.visitor().get(link).await.assert_status(200);
+        }
+        assert_eq!(press(&app, &once).await, 303);
+        assert_eq!(press(&app, &twice).await, 404);
+    }
+
     #[tokio::test]
     async fn a_link_that_does_not_work_does_not_say_why() {
         let app = app().await;
