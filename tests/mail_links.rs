@@ -42,7 +42,7 @@ fn undo_link(ada: &mut Browser, smtp: &Smtp, old: &str, new: &str) -> String {
     smtp.take(old, "/undo/").link("/undo/")
 }
 
-fn choose<'a>(password: &'a str) -> [(&'a str, &'a str); 2] {
+fn choose(password: &str) -> [(&str, &str); 2] {
     [("password", password), ("confirm_password", password)]
 }
 
