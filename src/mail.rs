@@ -194,7 +194,7 @@ impl Mail {
     }
 }
 
-/// Sends what is due until `stop`, and then what it has begun.
+/// Sends what is due until `stop`, and then what it has begun, for at most `DRAIN_TIMEOUT`.
 pub async fn forever(app: App, mut stop: watch::Receiver<bool>) {
     let mut sending = JoinSet::new();
     while !*stop.borrow() {
@@ -217,7 +217,10 @@ pub async fn forever(app: App, mut stop: watch::Receiver<bool>) {
             _ = stop.changed() => {}
         }
     }
-    while sending.join_next().await.is_some() {}
+    let rest = async { while sending.join_next().await.is_some() {} };
+    if timeout(app.config.drain_timeout, rest).await.is_err() {
+        tracing::warn!("a mail was still under way after DRAIN_TIMEOUT; it will be tried again");
+    }
 }
 
 /// Takes the mail that has been due longest.

@@ -6,7 +6,6 @@ use crate::config::{Config, Env};
 use crate::{features, mail, purge};
 use anyhow::Result;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 pub async fn run(env: &Env) -> Result<()> {
     let config = Config::from_env(env)?;
@@ -27,11 +26,12 @@ async fn serve(env: &Env, mut config: Config) -> Result<()> {
     tokio::spawn(purge::forever(app.clone()));
     let (stopping, stopped) = watch::channel(false);
     let outbox = tokio::spawn(mail::forever(app.clone(), stopped));
+    let stop = async {
+        stop.await;
+        stopping.send_replace(true);
+    };
     let served = app::serve(&site, listener, stop).await;
-    stopping.send_replace(true);
-    if timeout(app.config.drain_timeout, outbox).await.is_err() {
-        tracing::warn!("a mail was still under way after DRAIN_TIMEOUT; it will be tried again");
-    }
+    outbox.await?;
     app.db.close().await;
     served
 }
