@@ -12,6 +12,7 @@ use crate::page::Letter;
 use crate::throttle::{self, Key};
 use crate::user;
 use anyhow::{Context, anyhow, bail, ensure};
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
@@ -20,6 +21,7 @@ use lettre::transport::smtp::client::{Tls, TlsParameters};
 use lettre::transport::smtp::response::Category;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -225,26 +227,23 @@ pub async fn forever(app: App, mut stop: watch::Receiver<bool>) {
 
 /// Takes the mail that has been due longest.
 async fn claim(app: &App) -> Result<Option<Mail>> {
-    let due = async |db: &mut Connection| {
-        let sql = "select id from mails where due_at <= $1 and failed_at is null order by due_at limit 1";
-        Ok(sqlx::query_as(sql).bind(now()).fetch_optional(db).await?)
-    };
-    let Some((id,)): Option<(String,)> = app.db.read(due).await? else { return Ok(None) };
-    let claim = async |db: &mut Connection| {
-        let sql = "update mails set due_at = $1 + $2, attempts = attempts + 1 where id = $3 and due_at <= $1 \
-                   returning kind, user_id, email, subject, created_at, attempts";
-        Ok(sqlx::query_as(sql).bind(now()).bind(LEASE).bind(&*id).fetch_optional(db).await?)
-    };
-    let claimed: Option<(String, Option<String>, String, String, i64, i64)> = app.db.write(claim).await?;
-    Ok(claimed.map(|(kind, user_id, email, subject, created_at, attempts)| Mail {
-        id,
-        kind,
-        user_id,
-        email,
-        subject,
-        created_at,
-        attempts,
-    }))
+    loop {
+        let due = async |db: &mut Connection| {
+            let sql = "select id from mails where due_at <= $1 and failed_at is null order by due_at limit 1";
+            Ok(sqlx::query_as(sql).bind(now()).fetch_optional(db).await?)
+        };
+        let Some((id,)): Option<(String,)> = app.db.read(due).await? else { return Ok(None) };
+        let claim = async |db: &mut Connection| {
+            let sql = "update mails set due_at = $1 + $2, attempts = attempts + 1 where id = $3 and due_at <= $1 \
+                       returning kind, user_id, email, subject, created_at, attempts";
+            Ok(sqlx::query_as(sql).bind(now()).bind(LEASE).bind(&*id).fetch_optional(db).await?)
+        };
+        let claimed: Option<(String, Option<String>, String, String, i64, i64)> = app.db.write(claim).await?;
+        // Without an answer another process was quicker, and there may be more.
+        if let Some((kind, user_id, email, subject, created_at, attempts)) = claimed {
+            return Ok(Some(Mail { id, kind, user_id, email, subject, created_at, attempts }));
+        }
+    }
 }
 
 /// Sends what is due, one after the other.
@@ -256,8 +255,10 @@ pub async fn send_all(app: &App) {
 }
 
 async fn send(app: App, mail: Mail) {
+    // One that panics is put off like any other, and given up in the end.
+    let sent = AssertUnwindSafe(compose_and_deliver(&app, &mail)).catch_unwind();
     let outcome = tokio::select! {
-        outcome = compose_and_deliver(&app, &mail) => outcome,
+        outcome = sent => outcome.unwrap_or_else(|_| Err(anyhow!("writing or sending it panicked"))),
         lost = keep(&app, &mail) => Err(lost),
     };
     let noted = match outcome {

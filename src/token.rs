@@ -136,9 +136,14 @@ pub async fn find(db: &mut Connection, purpose: Purpose, text: &str) -> Result<L
 pub async fn spend(db: &mut Connection, purpose: Purpose, text: &str) -> Result<Link> {
     let link = find(db, purpose, text).await?;
     let hash = Token::parse(text).ok_or(Error::StaleLink)?.hash().to_vec();
-    user::lock(db, &link.user_id).await?;
-    let spent = sqlx::query("delete from tokens where token_hash = $1").bind(hash).execute(db).await?;
-    if spent.rows_affected() == 0 { Err(Error::StaleLink) } else { Ok(link) }
+    let spent = user::lock(db, &link.user_id).await?
+        && sqlx::query("delete from tokens where token_hash = $1")
+            .bind(hash)
+            .execute(db)
+            .await?
+            .rows_affected()
+            > 0;
+    if spent { Ok(link) } else { Err(Error::StaleLink) }
 }
 
 /// The user's links for this purpose do not work any more.

@@ -663,16 +663,11 @@ mod tests {
         assert_eq!(told[0].letter.subject, "Your account was taken back");
         assert!(!told[0].letter.text.contains("/undo/"), "{}", told[0].letter.text);
         // Where the address stays, the mail that leads to a new password is enough.
-        let one = app.mails().await.len();
         happens(&app, "ada", Event::PasswordChanged).await;
         assert_eq!(press(&app, &link_to(&app, ADA).await).await, 303);
         let mails = app.mails().await;
-        assert_eq!(mails.len(), one + 2);
-        assert!(
-            mails
-                .iter()
-                .all(|mail| mail.letter.subject != "Your account was taken back" || mail.email != ADA)
-        );
+        let told = mails.iter().filter(|mail| mail.letter.subject == "Your account was taken back");
+        assert_eq!(told.count(), 1);
     }
 
     #[tokio::test]
