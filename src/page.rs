@@ -26,8 +26,9 @@ use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::fs;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 use tera::{Context, Kwargs, State, Tera};
 
 /// A constant for every file in `templates/`.
@@ -57,11 +58,13 @@ pub struct Letter {
     pub unsubscribe: Option<String>,
 }
 
-/// All templates, parsed once; in debug builds parsed anew from disk for every page, so that a change shows
+/// All templates, parsed once; in debug builds parsed anew from disk when one has changed, so that it shows
 /// at the next reload.
 pub struct Pages {
     tera: Tera,
     around: Around,
+    /// Debug builds only: those on disk, and when one of them was last changed.
+    fresh: Mutex<Option<(Option<SystemTime>, Arc<Tera>)>>,
     /// By template and theme: the pages that [`Pages::same`] has rendered.
     same: Mutex<HashMap<(&'static str, &'static str), Bytes>>,
 }
@@ -75,7 +78,7 @@ impl Pages {
             mail: !matches!(config.mail, Delivery::Nowhere),
             mailbox: matches!(config.mail, Delivery::Mailbox),
         };
-        Ok(Pages { tera: load(&around)?, around, same: Mutex::default() })
+        Ok(Pages { tera: load(&around)?, around, fresh: Mutex::default(), same: Mutex::default() })
     }
 
     /// A page without data is the same for every stranger, so it is rendered once for each theme.
@@ -109,14 +112,28 @@ impl Pages {
     }
 
     fn fill(&self, file: &'static str, context: &Context) -> anyhow::Result<String> {
-        let fresh;
-        let tera = if cfg!(debug_assertions) {
-            fresh = load(&self.around)?;
-            &fresh
+        let html = if cfg!(debug_assertions) {
+            self.fresh()?.render(file, context)
         } else {
-            &self.tera
+            self.tera.render(file, context)
         };
-        tera.render(file, context).with_context(|| format!("templates/{file} cannot be rendered"))
+        html.with_context(|| format!("templates/{file} cannot be rendered"))
+    }
+
+    /// The templates as they are on disk.
+    fn fresh(&self) -> anyhow::Result<Arc<Tera>> {
+        let changed =
+            templates::ALL.iter().filter_map(|(name, _)| fs::metadata(path(name)).ok()?.modified().ok());
+        let changed = changed.max();
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, tera)) = &*fresh
+            && *of == changed
+        {
+            return Ok(tera.clone());
+        }
+        let tera = Arc::new(load(&self.around)?);
+        *fresh = Some((changed, tera.clone()));
+        Ok(tera)
     }
 }
 
@@ -142,11 +159,15 @@ fn load(around: &Around) -> anyhow::Result<Tera> {
 
 fn source(name: &str, compiled_in: &'static str) -> Cow<'static, str> {
     if cfg!(debug_assertions) {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/templates/").to_string() + name;
-        std::fs::read_to_string(path).map_or(Cow::Borrowed(compiled_in), Cow::Owned)
+        fs::read_to_string(path(name)).map_or(Cow::Borrowed(compiled_in), Cow::Owned)
     } else {
         Cow::Borrowed(compiled_in)
     }
+}
+
+/// Where a template is in the source.
+fn path(name: &str) -> String {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/templates/").to_string() + name
 }
 
 /// `/styles.css` is `asset.styles_css` in a template.
