@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Answer, Database, Launched, PASSWORD, Server, at_once, form};
+use common::{Answer, Database, Launched, PASSWORD, Server, alone, at_once, form};
 use std::time::{Duration, Instant};
 
 /// Sends this many sign-ups for one name at once, half of them to each process, and answers what came back.
@@ -39,6 +39,7 @@ fn assert_one_account(database: &Database, servers: &[Server; 2], answers: &[Ans
 
 #[test]
 fn a_thousand_sign_ups_with_one_name_make_one_account() {
+    let _cores = alone();
     let database = Database::new();
     let patient = [("HASH_QUEUE", "1000"), ("HASH_WAIT", "30s"), ("BODY_TIMEOUT", "30s")];
     let servers = [0; 2].map(|_| Server::launch(&database, &patient)).map(Launched::ready);
@@ -50,6 +51,7 @@ fn a_thousand_sign_ups_with_one_name_make_one_account() {
 
 #[test]
 fn with_default_settings_most_are_told_to_wait_and_one_gets_the_name() {
+    let _cores = alone();
     let database = Database::new();
     let slow = [("PASSWORD_ITERATIONS", "600000")];
     let servers = [0; 2].map(|_| Server::launch(&database, &slow)).map(Launched::ready);
