@@ -7,7 +7,7 @@
 use crate::config::Config;
 use crate::error::{self, Error, Result};
 use crate::migrate;
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use sqlx::pool::{PoolConnection, PoolOptions};
@@ -338,7 +338,7 @@ fn create_file(file: &Path, production: bool) -> anyhow::Result<()> {
     let opened = opened.with_context(|| format!("cannot open the database file {}", file.display()))?;
     #[cfg(unix)]
     if production && std::os::unix::fs::PermissionsExt::mode(&opened.metadata()?.permissions()) & 0o077 != 0 {
-        bail!("others can read the database file {0}: say chmod 600 {0}", file.display());
+        anyhow::bail!("others can read the database file {0}: say chmod 600 {0}", file.display());
     }
     Ok(())
 }
