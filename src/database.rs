@@ -377,7 +377,7 @@ pub fn new_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Env;
+    use crate::env::Env;
     use crate::test::{TestApp, TestDatabase};
 
     #[tokio::test]

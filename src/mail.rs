@@ -5,6 +5,7 @@
 //! whoever asks for a mail learns nothing from the time it takes, and no link waits in the database to be stolen.
 
 use crate::app::App;
+use crate::auth::User;
 use crate::config::Config;
 use crate::database::{Connection, new_id, now};
 use crate::error::{Error, Result};
@@ -113,7 +114,7 @@ const GIVEN_UP_AFTER: i64 = 24 * 60 * 60;
 pub struct Mail {
     pub id: String,
     kind: String,
-    pub user_id: Option<String>,
+    user_id: Option<String>,
     /// Whom it is for.
     pub email: String,
     /// What it is about, as the feature that sends it understands it.
@@ -122,8 +123,10 @@ pub struct Mail {
     attempts: i64,
 }
 
-/// Writes a mail, or decides that there is none to send.
-pub type Compose = for<'a> fn(&'a App, &'a mut Connection, &'a Mail) -> BoxFuture<'a, Result<Option<Letter>>>;
+/// Writes a mail, or decides that there is none to send. If it was queued for a user, they are there, and their row is taken.
+pub type Compose = for<'a> fn(&'a App, &'a mut Connection, &'a Mail, Option<User>) -> Writing<'a>;
+
+pub type Writing<'a> = BoxFuture<'a, Result<Option<Letter>>>;
 
 /// Puts a mail into the outbox. One whose kind no feature knows is dropped.
 pub async fn queue(
@@ -293,9 +296,9 @@ async fn compose_and_deliver(app: &App, mail: &Mail) -> anyhow::Result<()> {
     let (Some((_, compose)), false) = (compose, matches!(app.config.mail, Delivery::Nowhere)) else {
         return Ok(());
     };
-    let write = async |db: &mut Connection| match is_wanted(db, mail).await? {
-        true => compose(app, db, mail).await,
-        false => Ok(None),
+    let write = async |db: &mut Connection| match addressee(db, mail).await? {
+        Some(user) => compose(app, db, mail, user).await,
+        None => Ok(None),
     };
     let Some(letter) = app.db.write(write).await? else { return Ok(()) };
     match &app.config.mail {
@@ -319,16 +322,20 @@ async fn compose_and_deliver(app: &App, mail: &Mail) -> anyhow::Result<()> {
     }
 }
 
-/// Whether a mail is still to be written, by this process and to a user who may log in. It takes the user's row, as whoever
-/// takes a mail back does: otherwise a link could be made just after those of its kind were ended.
-async fn is_wanted(db: &mut Connection, mail: &Mail) -> Result<bool> {
-    if let Some(user_id) = &mail.user_id
-        && !user::lock(db, user_id).await?
-    {
-        return Ok(false);
-    }
+/// The user whom a mail was queued for, if it was for one; nothing at all if it is not to be written any more, by this process
+/// and to a user who may log in. The user's row is taken, as by whoever takes a mail back: otherwise a link could be made just
+/// after those of its kind were ended.
+async fn addressee(db: &mut Connection, mail: &Mail) -> Result<Option<Option<User>>> {
+    let user = match &mail.user_id {
+        Some(id) => match user::lock_named(db, id).await? {
+            Some(username) => Some(User { id: id.clone(), username }),
+            None => return Ok(None),
+        },
+        None => None,
+    };
     let sql = "select 1 from mails where id = $1 and attempts = $2";
-    Ok(sqlx::query(sql).bind(&*mail.id).bind(mail.attempts).fetch_optional(db).await?.is_some())
+    let stands = sqlx::query(sql).bind(&*mail.id).bind(mail.attempts).fetch_optional(db).await?;
+    Ok(stands.map(|_| user))
 }
 
 /// The mail as it goes over the wire. Tried again it has the same `Message-ID`, so that doubles can be known.

@@ -13,17 +13,14 @@ use crate::database::Connection;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::event::{self, Event};
+use crate::hash::{self, is_outdated, unmatchable, verify};
 use crate::policy::{MAX_BYTES, NewPassword};
 use crate::session::Door;
 use crate::throttle::{self, Key, Slowdown};
 use crate::token::random;
 use crate::user::{self, Username};
 use anyhow::anyhow;
-use argon2::Argon2;
-use base64::Engine;
-use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
-use pbkdf2::phc::PasswordHash;
-use pbkdf2::{Algorithm, Params, PasswordHasher, PasswordVerifier, Pbkdf2};
+use pbkdf2::Params;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -63,7 +60,7 @@ impl Gate {
         let iterations = self.iterations;
         let judge_and_hash = move || match password.weakness(&own) {
             Some(sentence) => Ok(Err(sentence)),
-            None => hash(password.as_str(), &salt, iterations).map(Ok),
+            None => hash::hash(password.as_str(), &salt, iterations).map(Ok),
         };
         self.run(judge_and_hash).await?
     }
@@ -79,52 +76,6 @@ impl Gate {
         });
         Ok(job.await.map_err(anyhow::Error::from)?)
     }
-}
-
-/// A PHC string.
-fn hash(password: &str, salt: &[u8; 16], iterations: u32) -> Result<String> {
-    let hash = Params::new(iterations).and_then(|params| {
-        let pbkdf2 = Pbkdf2::new(Algorithm::Pbkdf2Sha256, params);
-        pbkdf2.hash_password_with_salt(password.as_bytes(), salt)
-    });
-    Ok(hash.map_err(|error| anyhow!("a password cannot be hashed: {error}"))?.to_string())
-}
-
-/// Whether the hash is of this password. Ours are of its form NFC, those of other systems of what was typed: Argon2 as a
-/// PHC string, bcrypt, and Django's `pbkdf2_sha256$…`. Outputs are compared in constant time.
-fn verify(typed: &str, hash: &str) -> bool {
-    if hash.starts_with("$2") {
-        return bcrypt::verify(typed, hash).unwrap_or(false);
-    }
-    if let Some(hash) = from_django(hash) {
-        return verify_phc(typed, &hash);
-    }
-    if hash.starts_with("$argon2") {
-        return verify_phc(typed, hash);
-    }
-    verify_phc(&typed.nfc().collect::<String>(), hash)
-}
-
-fn verify_phc(password: &str, hash: &str) -> bool {
-    let Ok(hash) = PasswordHash::new(hash) else { return false };
-    let password = password.as_bytes();
-    Pbkdf2::SHA256.verify_password(password, &hash).is_ok()
-        || Argon2::default().verify_password(password, &hash).is_ok()
-}
-
-/// `pbkdf2_sha256$ROUNDS$SALT$HASH` as the PHC string of the same hash.
-fn from_django(hash: &str) -> Option<String> {
-    let mut parts = hash.strip_prefix("pbkdf2_sha256$")?.split('$');
-    let (rounds, salt, output) = (parts.next()?, parts.next()?, parts.next()?);
-    let salt = BASE64_STANDARD_NO_PAD.encode(salt);
-    let output = BASE64_STANDARD_NO_PAD.encode(BASE64_STANDARD.decode(output).ok()?);
-    Some(format!("$pbkdf2-sha256$i={rounds},l=32${salt}${output}"))
-}
-
-/// Whether a hash was made in another way than [`hash`] makes them, or with fewer rounds.
-fn is_outdated(hash: &str, iterations: u32) -> bool {
-    let rounds = hash.strip_prefix("$pbkdf2-sha256$i=").and_then(|rest| rest.split(',').next());
-    rounds.and_then(|rounds| rounds.parse().ok()).is_none_or(|rounds: u32| rounds < iterations)
 }
 
 /// That somebody knew a user's password, for the transaction that acts on it.
@@ -230,7 +181,7 @@ async fn match_in_turn(
         let judge = move || match verify(&typed, &kept) {
             false => Ok(None),
             true if in_vain || !is_outdated(&kept, iterations) => Ok(Some(kept)),
-            true => self::hash(&typed.nfc().collect::<String>(), &salt, iterations).map(Some),
+            true => hash::hash(&typed.nfc().collect::<String>(), &salt, iterations).map(Some),
         };
         let (Some(new), Some(user_id)) = (app.gate.run(judge).await??, user_id) else { return Ok(None) };
         if new == hash || app.db.write(async |db| replace(db, user_id, &hash, &new).await).await? {
@@ -347,12 +298,6 @@ impl Budget {
     }
 }
 
-/// A hash that takes as long as any and is of no password.
-fn unmatchable(iterations: u32) -> String {
-    let (salt, output) = ("A".repeat(22), "A".repeat(43));
-    format!("$pbkdf2-sha256$i={iterations},l=32${salt}${output}")
-}
-
 /// The kind of the mail that leads to choosing a new password.
 pub const RESET: &str = "password_reset";
 
@@ -403,9 +348,10 @@ async fn of_user(db: &mut Connection, user_id: &str) -> Result<Option<String>> {
 mod tests {
     use super::*;
     use crate::access::Routes;
-    use crate::config::Env;
+    use crate::env::Env;
     use crate::test::{PASSWORD, TestApp};
     use futures_util::future::join_all;
+    use pbkdf2::phc::PasswordHash;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::time::Instant;
 
@@ -533,7 +479,10 @@ mod tests {
             (hash.algorithm, hash.params.to_string(), salt, hash.hash.map(|output| output.len()))
         };
         for iterations in [1000, 600_000] {
-            assert_eq!(shape(&unmatchable(iterations)), shape(&hash("a", &[7; 16], iterations).unwrap()));
+            assert_eq!(
+                shape(&unmatchable(iterations)),
+                shape(&hash::hash("a", &[7; 16], iterations).unwrap())
+            );
         }
     }
 
@@ -605,7 +554,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hash_of_fewer_rounds_is_replaced_and_one_of_more_is_left() {
-        let fewer = hash(LAMP, &[7; 16], 1000).unwrap();
+        let fewer = hash::hash(LAMP, &[7; 16], 1000).unwrap();
         let app = with_hash("2000", &fewer).await;
         assert!(!knows(&app, "quiet harbour lamb").await);
         assert_eq!(stored(&app).await, fewer);
@@ -614,7 +563,7 @@ mod tests {
         assert!(renewed.starts_with("$pbkdf2-sha256$i=2000,l=32$"), "{renewed}");
         assert!(knows(&app, LAMP).await && !knows(&app, "quiet harbour lamb").await);
 
-        let more = hash(LAMP, &[7; 16], 2001).unwrap();
+        let more = hash::hash(LAMP, &[7; 16], 2001).unwrap();
         let app = with_hash("2000", &more).await;
         assert!(knows(&app, LAMP).await);
         assert_eq!(stored(&app).await, more);
@@ -622,7 +571,7 @@ mod tests {
 
     #[tokio::test]
     async fn of_ten_who_log_in_at_once_with_an_old_hash_all_come_in() {
-        for old in [FOREIGN[3].1, &hash(LAMP, &[7; 16], 1000).unwrap()] {
+        for old in [FOREIGN[3].1, &hash::hash(LAMP, &[7; 16], 1000).unwrap()] {
             let app = with_hash("2000", old).await;
             let door = app.door().await;
             let proofs = join_all((0..10).map(|_| check(&app.app, &door, "ada", LAMP))).await;

@@ -8,15 +8,16 @@ use crate::access::{Access, Routes};
 use crate::address;
 use crate::app::{App, Site};
 use crate::auth::User;
-use crate::config::{Config, Env};
+use crate::config::Config;
 use crate::database::Connection;
+use crate::env::Env;
 use crate::error::Result;
 use crate::features::{self, Feature};
 use crate::mail::{self, Delivered};
 use crate::page::Letter;
 use crate::password;
 use crate::policy::NewPassword;
-use crate::session::Door;
+use crate::session::{self, Door};
 use crate::user::{self, Username};
 use ::cookie::Cookie;
 use axum::body::{Body, Bytes};
@@ -24,12 +25,15 @@ use axum::extract::{ConnectInfo, FromRequestParts, Request};
 use axum::http::header::{CONTENT_TYPE, COOKIE, HOST, LOCATION, SET_COOKIE};
 use axum::http::{HeaderMap, Method};
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::ready;
 use http_body_util::BodyExt;
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::sleep;
 
 /// The password of every [`TestApp::person`].
 pub const PASSWORD: &str = "correct horse battery";
@@ -149,6 +153,29 @@ impl TestApp {
         user.unwrap().expect("there is such a person").id
     }
 
+    /// What a request is answered that is let in when somebody is just ending all their sessions, this one too.
+    pub async fn ended_meanwhile(&self, name: &str, request: impl Future<Output = Answer>) -> Answer {
+        let id = self.user(name).await;
+        let (reached, end) = (Notify::new(), Notify::new());
+        let ends = self.app.db.write(async |db| {
+            assert!(user::lock(db, &id).await?);
+            reached.notify_one();
+            end.notified().await;
+            session::end_all(db, &id).await
+        });
+        let go_on = async {
+            sleep(Duration::from_millis(300)).await;
+            end.notify_one();
+        };
+        let request = async {
+            reached.notified().await;
+            tokio::join!(request, go_on).0
+        };
+        let (ended, answer) = tokio::join!(ends, request);
+        ended.unwrap();
+        answer
+    }
+
     /// Changes rows as no page would.
     pub async fn execute(&self, sql: &'static str) {
         let execute = async |db: &mut Connection| Ok(sqlx::query(sql).execute(db).await?);
@@ -161,11 +188,7 @@ impl TestApp {
 }
 
 /// What a mail of the kind `test` says.
-fn greeting<'a>(
-    _: &'a App,
-    _: &'a mut Connection,
-    _: &'a mail::Mail,
-) -> BoxFuture<'a, Result<Option<Letter>>> {
+fn greeting<'a>(_: &'a App, _: &'a mut Connection, _: &'a mail::Mail, _: Option<User>) -> mail::Writing<'a> {
     let (text, html) = ("Hello.".into(), "<p>Hello.</p>".into());
     ready(Ok(Some(Letter { subject: "Hello".into(), text, html, unsubscribe: None }))).boxed()
 }

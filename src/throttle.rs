@@ -25,7 +25,7 @@ impl FromStr for Rate {
     fn from_str(text: &str) -> Result<Rate, ()> {
         let (times, per) = text.split_once('/').ok_or(())?;
         let times = times.parse().ok().filter(|times| (1..=1_000_000_000).contains(times)).ok_or(())?;
-        Ok(Rate { times, per: crate::config::parse_duration(per).ok_or(())? })
+        Ok(Rate { times, per: crate::env::parse_duration(per).ok_or(())? })
     }
 }
 

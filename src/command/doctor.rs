@@ -1,8 +1,9 @@
 //! `latchkey doctor`: would the site start here?
 
 use super::say;
-use crate::config::{Config, Env};
+use crate::config::Config;
 use crate::database::{Database, is_sqlite};
+use crate::env::Env;
 use crate::features;
 use crate::mail;
 use crate::page::Pages;

@@ -6,7 +6,7 @@ mod routes;
 pub mod serve;
 mod user;
 
-use crate::config::Env;
+use crate::env::Env;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use std::fmt::Display;

@@ -2,7 +2,8 @@
 
 use super::say;
 use crate::app::Site;
-use crate::config::{Config, Env};
+use crate::config::Config;
+use crate::env::Env;
 use crate::{features, purge};
 use anyhow::Result;
 

@@ -3,7 +3,7 @@
 use super::say;
 use crate::access::Route;
 use crate::asset;
-use crate::config::Env;
+use crate::env::Env;
 use crate::features;
 use anyhow::Result;
 

@@ -2,7 +2,8 @@
 
 use super::{say, start_log};
 use crate::app::{self, Site};
-use crate::config::{Config, Env};
+use crate::config::Config;
+use crate::env::Env;
 use crate::{features, mail, purge};
 use anyhow::Result;
 use tokio::sync::watch;

@@ -2,8 +2,9 @@
 
 use super::say;
 use crate::address::{self, Email};
-use crate::config::{Config, Env};
+use crate::config::Config;
 use crate::database::Database;
+use crate::env::Env;
 use crate::error::Error;
 use crate::guard::Client;
 use crate::password::{self, Gate};

@@ -3,7 +3,7 @@
 use crate::access::{Access, Routes};
 use crate::app::App;
 use crate::auth::User;
-use crate::config::Env;
+use crate::env::Env;
 use crate::error::Result;
 use crate::features::Feature;
 use crate::page::{Page, Template, templates};

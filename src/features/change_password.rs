@@ -3,7 +3,7 @@
 use crate::access::{Access, Routes, see_other};
 use crate::address;
 use crate::app::App;
-use crate::config::Env;
+use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::event::{self, Event};
 use crate::features::Feature;

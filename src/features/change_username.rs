@@ -2,7 +2,7 @@
 
 use crate::access::{Access, Routes, see_other};
 use crate::app::App;
-use crate::config::Env;
+use crate::env::Env;
 use crate::error::Result;
 use crate::features::Feature;
 use crate::form::{Errors, Form};
@@ -82,9 +82,6 @@ mod tests {
     use super::*;
     use crate::page::tests::check;
     use crate::test::{Answer, TestApp, Visitor};
-    use std::time::Duration;
-    use tokio::sync::Notify;
-    use tokio::time::sleep;
 
     async fn rename(visitor: &Visitor, name: &str) -> Answer {
         visitor.post(PATH, &[("username", name)]).await
@@ -171,25 +168,7 @@ mod tests {
     async fn a_session_that_was_ended_meanwhile_renames_nobody() {
         let app = TestApp::new().await;
         let thief = app.person("ada").await;
-        let id = app.user("ada").await;
-        let (reached, end) = (Notify::new(), Notify::new());
-        // The owner is at it, and has the user's row, when the thief's request is let in.
-        let owner = app.app.db.write(async |db| {
-            assert!(user::lock(db, &id).await?);
-            reached.notify_one();
-            end.notified().await;
-            session::end_all(db, &id).await
-        });
-        let stolen = async {
-            reached.notified().await;
-            let go_on = async {
-                sleep(Duration::from_millis(300)).await;
-                end.notify_one();
-            };
-            tokio::join!(rename(&thief, "thief"), go_on).0
-        };
-        let (ended, answer) = tokio::join!(owner, stolen);
-        ended.unwrap();
+        let answer = app.ended_meanwhile("ada", rename(&thief, "thief")).await;
         answer.assert_status(404);
         assert_eq!(app.count("select count(*) from users where username = 'ada'").await, 1);
     }

@@ -5,23 +5,21 @@ use crate::access::{Access, Routes, see_other};
 use crate::address::{self, Email};
 use crate::app::App;
 use crate::auth::User;
-use crate::config::Env;
 use crate::database::Connection;
+use crate::env::Env;
 use crate::error::Result;
 use crate::features::Feature;
 use crate::form::{Errors, Form, NoFields, query_parameter};
 use crate::guard::Client;
-use crate::mail::Mail;
+use crate::mail::{Mail, Writing};
 use crate::page::{Flash, Letter, LetterTemplate, Page, Template, lasting, templates};
 use crate::session::{self, Session};
 use crate::throttle::{self, Key};
 use crate::token::{self, Purpose};
-use crate::user;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 const PATH: &str = "/account/email";
@@ -210,26 +208,21 @@ impl LetterTemplate for ConfirmLetter {
     const HTML: &'static str = templates::EMAIL_CONFIRM;
 }
 
-fn compose<'a>(
-    app: &'a App,
-    db: &'a mut Connection,
-    mail: &'a Mail,
-) -> BoxFuture<'a, Result<Option<Letter>>> {
-    write(app, db, mail).boxed()
+fn compose<'a>(app: &'a App, db: &'a mut Connection, mail: &'a Mail, user: Option<User>) -> Writing<'a> {
+    write(app, db, mail, user).boxed()
 }
 
-async fn write(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<Letter>> {
-    let user_id = mail.user_id.as_deref().unwrap_or_default();
-    let Some(username) = user::lock_named(db, user_id).await? else { return Ok(None) };
-    let waits = address::of_user(db, user_id).await?.pending.as_ref() == Some(&mail.email);
-    if !waits || !mail.is_within_limits(app, db, user_id).await? {
+async fn write(app: &App, db: &mut Connection, mail: &Mail, user: Option<User>) -> Result<Option<Letter>> {
+    let Some(User { id: user_id, username }) = user else { return Ok(None) };
+    let waits = address::of_user(db, &user_id).await?.pending.as_ref() == Some(&mail.email);
+    if !waits || !mail.is_within_limits(app, db, &user_id).await? {
         return Ok(None);
     }
     let lifetime = app.config.verify_lifetime;
     let link = match address::owner(db, &mail.email).await? {
         Some(_) => None,
         None => {
-            let token = token::issue(db, Purpose::Confirm, user_id, &mail.email, &mail.id, lifetime).await?;
+            let token = token::issue(db, Purpose::Confirm, &user_id, &mail.email, &mail.id, lifetime).await?;
             Some(format!("{}/email/{}", app.config.origin(), token.text()))
         }
     };
@@ -250,9 +243,6 @@ mod tests {
     use crate::test::{TestApp, Visitor};
     use axum::http::Method;
     use futures_util::future::join_all;
-    use std::time::Duration;
-    use tokio::sync::Notify;
-    use tokio::time::sleep;
 
     const REMOVE: &str = "/account/email/remove";
     const ADA: &str = "ada@example.com";
@@ -541,32 +531,13 @@ mod tests {
         assert_eq!(app.count("select count(*) from mails").await, 0);
     }
 
-    /// The owner ends the session, and has the user's row, when the thief's request is let in.
     #[tokio::test]
     async fn a_session_that_was_ended_meanwhile_gives_and_removes_no_address() {
         for (path, fields) in [(PATH, [("email", "thief@example.com")]), (REMOVE, [("email", ADA)])] {
             let app = TestApp::new().await;
             let thief = app.person("ada").await;
             app.confirm_address("ada", ADA).await;
-            let id = app.user("ada").await;
-            let (reached, end) = (Notify::new(), Notify::new());
-            let owner_ends = app.app.db.write(async |db| {
-                assert!(user::lock(db, &id).await?);
-                reached.notify_one();
-                end.notified().await;
-                session::end_all(db, &id).await
-            });
-            let stolen = async {
-                reached.notified().await;
-                let go_on = async {
-                    sleep(Duration::from_millis(300)).await;
-                    end.notify_one();
-                };
-                tokio::join!(thief.post(path, &fields), go_on).0
-            };
-            let (ended, answer) = tokio::join!(owner_ends, stolen);
-            ended.unwrap();
-            answer.assert_status(404);
+            app.ended_meanwhile("ada", thief.post(path, &fields)).await.assert_status(404);
             assert_eq!(owner(&app, ADA).await, 1, "{path}");
             assert_eq!(app.count("select count(*) from addresses").await, 1, "{path}");
         }

@@ -3,8 +3,8 @@
 use crate::access::{Access, Routes};
 use crate::app::App;
 use crate::auth::User;
-use crate::config::Env;
 use crate::database::{Connection, Db};
+use crate::env::Env;
 use crate::error::Result;
 use crate::features::Feature;
 use ::cookie::time::OffsetDateTime;

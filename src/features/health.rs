@@ -2,7 +2,7 @@
 
 use crate::access::{Access, Routes};
 use crate::app::App;
-use crate::config::Env;
+use crate::env::Env;
 use crate::error::Result;
 use crate::features::Feature;
 use axum::extract::State;

@@ -1,7 +1,7 @@
 //! The home page: your app starts here.
 
 use crate::access::{Access, Routes};
-use crate::config::Env;
+use crate::env::Env;
 use crate::error::Result;
 use crate::features::Feature;
 use crate::page::{Page, Template, templates};

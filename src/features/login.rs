@@ -4,8 +4,8 @@
 
 use crate::access::{Access, Routes, see_other};
 use crate::app::App;
-use crate::config::Env;
 use crate::database::Connection;
+use crate::env::Env;
 use crate::error::Result;
 use crate::features::Feature;
 use crate::form::{Errors, Form, NoFields, query_parameter};

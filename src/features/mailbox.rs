@@ -2,7 +2,8 @@
 
 use crate::access::{Access, Routes};
 use crate::app::App;
-use crate::config::{Config, Env};
+use crate::config::Config;
+use crate::env::Env;
 use crate::error::Result;
 use crate::features::Feature;
 use crate::mail::{self, Delivered};

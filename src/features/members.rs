@@ -3,7 +3,7 @@
 use crate::access::{Access, Routes, see_other};
 use crate::app::App;
 use crate::auth::User;
-use crate::config::Env;
+use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::features::Feature;
 use crate::form::query_parameter;

@@ -28,8 +28,8 @@ mod signup;
 mod theme;
 
 use crate::access::Routes;
-use crate::config::Env;
 use crate::database::Connection;
+use crate::env::Env;
 use crate::mail::Compose;
 use crate::page::Flash;
 use crate::session::Door;

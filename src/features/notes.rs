@@ -6,8 +6,8 @@
 use crate::access::{Access, Routes, see_other};
 use crate::app::App;
 use crate::auth::User;
-use crate::config::Env;
 use crate::database::{BEHIND_ALL_IDS, Connection, new_id, now};
+use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::features::Feature;
 use crate::form::{Errors, Form, NoFields, query_parameter};

@@ -7,23 +7,23 @@
 
 use crate::access::{Access, Routes, see_other};
 use crate::app::App;
-use crate::config::Env;
+use crate::auth::User;
 use crate::database::Connection;
+use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::event::{self, Event, Told};
 use crate::features::Feature;
 use crate::form::{Form, NoFields};
 use crate::guard::Client;
-use crate::mail::{self, Mail};
+use crate::mail::{self, Mail, Writing};
 use crate::page::{Flash, Letter, LetterTemplate, Page, Template, date_time, lasting, templates};
 use crate::throttle::{self, Key, Rate};
 use crate::token::{self, Purpose};
-use crate::{address, device, password, recovery, session, user};
+use crate::{address, device, password, recovery, session};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -131,34 +131,29 @@ impl LetterTemplate for Notice {
     const HTML: &'static str = templates::NOTICES_NOTICE;
 }
 
-fn compose<'a>(
-    app: &'a App,
-    db: &'a mut Connection,
-    mail: &'a Mail,
-) -> BoxFuture<'a, Result<Option<Letter>>> {
-    write(app, db, mail).boxed()
+fn compose<'a>(app: &'a App, db: &'a mut Connection, mail: &'a Mail, user: Option<User>) -> Writing<'a> {
+    write(app, db, mail, user).boxed()
 }
 
-async fn write(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<Letter>> {
-    let user_id = mail.user_id.as_deref().unwrap_or_default();
-    let Some(username) = user::lock_named(db, user_id).await? else { return Ok(None) };
+async fn write(app: &App, db: &mut Connection, mail: &Mail, user: Option<User>) -> Result<Option<Letter>> {
+    let Some(User { id: user_id, username }) = user else { return Ok(None) };
     let Some(event) = event::find(db, &mail.subject).await? else { return Ok(None) };
     // Whoever took the account back needs no mail about it, nor is it to be undone by whom they took it from.
     let taken_back = event.event == Some(Event::Undone);
-    if taken_back && address::of_user(db, user_id).await?.confirmed.as_ref() == Some(&mail.email) {
+    if taken_back && address::of_user(db, &user_id).await?.confirmed.as_ref() == Some(&mail.email) {
         return Ok(None);
     }
     // Then there is nothing to undo either.
     let by_strangers = event.event == Some(Event::Throttled);
     let rate = if by_strangers { ONCE_A_DAY } else { app.config.mails_per_account };
-    if !may_be_told(db, mail, &event, rate).await? {
+    if !may_be_told(db, mail, &user_id, &event, rate).await? {
         return Ok(None);
     }
     let lifetime = app.config.undo_lifetime;
     let link = if by_strangers || taken_back {
         None
     } else {
-        let token = token::issue(db, Purpose::Undo, user_id, &mail.email, &event.id, lifetime).await?;
+        let token = token::issue(db, Purpose::Undo, &user_id, &mail.email, &event.id, lifetime).await?;
         Some(app.config.origin() + &LINK.replace("{token}", &token.text()))
     };
     let (email, lifetime) = (mail.email.clone(), lasting(lifetime));
@@ -167,11 +162,17 @@ async fn write(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<Let
 
 /// Each kind of event has a count of its own: nobody can hide one among many of another, and of one that comes again and
 /// again the link to the first undoes the rest.
-async fn may_be_told(db: &mut Connection, mail: &Mail, event: &Told, rate: Rate) -> Result<bool> {
+async fn may_be_told(
+    db: &mut Connection,
+    mail: &Mail,
+    user_id: &str,
+    event: &Told,
+    rate: Rate,
+) -> Result<bool> {
     if mail.is_tried_again() {
         return Ok(true);
     }
-    let of = format!("{}:{}", mail.user_id.as_deref().unwrap_or_default(), event.words);
+    let of = format!("{user_id}:{}", event.words);
     match throttle::take(db, &Key::new("told", &of), rate).await {
         Err(Error::TooMany(_)) => Ok(false),
         taken => taken.map(|()| true),
@@ -233,6 +234,7 @@ mod tests {
     use crate::session::Door;
     use crate::test::{PASSWORD, TestApp};
     use crate::token::Link;
+    use crate::user;
     use axum::extract::FromRequestParts;
     use axum::http::Method;
     use futures_util::future::join_all;
@@ -484,7 +486,7 @@ mod tests {
             .await
             .assert_redirect("/login")
             .assert_cookie("flash=undone; HttpOnly; SameSite=Lax; Path=/; Max-Age=60");
-        browser.get("/").await.assert_contains("It is undone, and everybody is logged out.");
+        browser.get(&theirs).await.assert_contains("It is undone, and everybody is logged out.");
         thief.assert_is("nobody").await;
         assert_eq!(address_of(&app, "ada").await.as_deref(), Some(ADA));
         assert_eq!(resets(&app).await, [ADA]);

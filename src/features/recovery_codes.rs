@@ -3,7 +3,7 @@
 use crate::access::{Access, Routes};
 use crate::app::App;
 use crate::auth::User;
-use crate::config::Env;
+use crate::env::Env;
 use crate::error::Result;
 use crate::event::{self, Event};
 use crate::features::Feature;
@@ -67,12 +67,9 @@ mod tests {
     use super::*;
     use crate::page::tests::check;
     use crate::test::{TestApp, Visitor};
-    use crate::user::{self, Username};
+    use crate::user::Username;
     use axum::http::Method;
     use std::collections::BTreeSet;
-    use std::time::Duration;
-    use tokio::sync::Notify;
-    use tokio::time::sleep;
 
     /// Makes new codes and reads them off the page.
     async fn make(visitor: &Visitor) -> BTreeSet<String> {
@@ -141,26 +138,7 @@ mod tests {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let thief = app.browser_of("ada").await;
-        let id = app.user("ada").await;
-        let (reached, end) = (Notify::new(), Notify::new());
-        // The owner is at it, and has the user's row, when the thief's request is let in.
-        let owner = app.app.db.write(async |db| {
-            assert!(user::lock(db, &id).await?);
-            reached.notify_one();
-            end.notified().await;
-            session::end_all(db, &id).await
-        });
-        let stolen = async {
-            reached.notified().await;
-            let attempt = thief.post(PATH, &[]);
-            let go_on = async {
-                sleep(Duration::from_millis(300)).await;
-                end.notify_one();
-            };
-            tokio::join!(attempt, go_on).0
-        };
-        let (ended, answer) = tokio::join!(owner, stolen);
-        ended.unwrap();
+        let answer = app.ended_meanwhile("ada", thief.post(PATH, &[])).await;
         answer.assert_status(404).assert_lacks("recovery-code\"");
         assert_eq!(app.count("select count(*) from recovery_codes").await, 0);
         ada.assert_is("nobody").await;

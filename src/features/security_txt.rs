@@ -3,8 +3,8 @@
 use crate::access::{Access, Routes};
 use crate::address::Email;
 use crate::app::App;
-use crate::config::Env;
 use crate::database::now;
+use crate::env::Env;
 use crate::error::Result;
 use crate::features::Feature;
 use ::cookie::time::OffsetDateTime;

@@ -19,8 +19,8 @@
 
 use crate::app::App;
 use crate::auth::AuthState;
-use crate::config::Env;
 use crate::database::{Connection, new_id, now};
+use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::features::Feature;
 use crate::guard;

@@ -2,8 +2,8 @@
 
 use crate::access::{Access, Routes, see_other};
 use crate::app::App;
-use crate::config::Env;
 use crate::device;
+use crate::env::Env;
 use crate::error::Result;
 use crate::event::{self, Event};
 use crate::features::Feature;

@@ -3,7 +3,8 @@
 use crate::access::{Access, Routes, see_other};
 use crate::address::{self, Email};
 use crate::app::App;
-use crate::config::{Config, Env};
+use crate::config::Config;
+use crate::env::Env;
 use crate::error::Result;
 use crate::features::Feature;
 use crate::form::{Errors, Form, query_parameter};

@@ -2,7 +2,7 @@
 
 use crate::access::{Access, Routes, see_other};
 use crate::app::App;
-use crate::config::Env;
+use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::features::Feature;
 use crate::form::Form;

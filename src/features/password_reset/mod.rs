@@ -8,7 +8,7 @@ mod recover;
 mod request;
 
 use crate::access::{Access, Routes};
-use crate::config::Env;
+use crate::env::Env;
 use crate::features::Feature;
 use crate::password;
 

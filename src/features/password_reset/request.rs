@@ -5,11 +5,12 @@ use super::{REQUEST, path};
 use crate::access::see_other;
 use crate::address::{self, Email};
 use crate::app::App;
+use crate::auth::User;
 use crate::database::Connection;
 use crate::error::Result;
 use crate::form::{Errors, Form};
 use crate::guard::Client;
-use crate::mail::{self, Mail};
+use crate::mail::{self, Mail, Writing};
 use crate::page::{Flash, Letter, LetterTemplate, Page, Template, lasting, templates};
 use crate::password;
 use crate::throttle::{self, Key};
@@ -19,7 +20,6 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 pub const ASKED: Flash = Flash {
@@ -77,35 +77,28 @@ impl LetterTemplate for ResetLetter {
     const HTML: &'static str = templates::PASSWORD_RESET_LETTER;
 }
 
-pub fn compose<'a>(
-    app: &'a App,
-    db: &'a mut Connection,
-    mail: &'a Mail,
-) -> BoxFuture<'a, Result<Option<Letter>>> {
-    write(app, db, mail).boxed()
+pub fn compose<'a>(app: &'a App, db: &'a mut Connection, mail: &'a Mail, user: Option<User>) -> Writing<'a> {
+    write(app, db, mail, user).boxed()
 }
 
-async fn write(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<Letter>> {
-    let Some((user_id, username)) = recipient(app, db, mail).await? else { return Ok(None) };
+async fn write(app: &App, db: &mut Connection, mail: &Mail, user: Option<User>) -> Result<Option<Letter>> {
+    // What core asks for names its user and is under no limit.
+    let user = if user.is_some() { user } else { owner(app, db, mail).await? };
+    let Some(User { id: user_id, username }) = user else { return Ok(None) };
     let lifetime = app.config.reset_lifetime;
     let token = token::issue(db, Purpose::Reset, &user_id, &mail.email, &mail.id, lifetime).await?;
     let link = app.config.origin() + &path(&token);
     Ok(Some(app.pages.letter(&ResetLetter { username, link, lifetime: lasting(lifetime) })?))
 }
 
-/// The id and the name of the user whose mail it is, if they may have one. What core asks for names its user and is under
-/// no limit.
-async fn recipient(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<(String, String)>> {
-    if let Some(user_id) = &mail.user_id {
-        let username = user::lock_named(db, user_id).await?;
-        return Ok(username.map(|username| (user_id.clone(), username)));
-    }
-    let Some(owner) = address::owner(db, &mail.email).await? else { return Ok(None) };
-    let Some(username) = user::lock_named(db, &owner).await? else { return Ok(None) };
+/// Whose address it is that somebody has typed, if they may have one more mail.
+async fn owner(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<User>> {
+    let Some(id) = address::owner(db, &mail.email).await? else { return Ok(None) };
+    let Some(username) = user::lock_named(db, &id).await? else { return Ok(None) };
     // Until the user's row was taken, the address could be given up.
-    let owns = address::owner(db, &mail.email).await?.as_ref() == Some(&owner);
-    let may = owns && mail.is_within_limits(app, db, &owner).await?;
-    Ok(may.then_some((owner, username)))
+    let owns = address::owner(db, &mail.email).await?.as_ref() == Some(&id);
+    let may = owns && mail.is_within_limits(app, db, &id).await?;
+    Ok(may.then_some(User { id, username }))
 }
 
 #[cfg(test)]
