@@ -132,6 +132,22 @@ create table recovery_codes (
 );
 create index recovery_codes_by_user on recovery_codes (user_id);
 
+-- 8 factors
+-- How many factors its user has shown: 1 or 2.
+alter table sessions add column factors bigint not null default 1;
+
+-- Log-ins in progress: the first factor is shown and the second is not, so nobody is logged in yet.
+create table logins (
+    token_hash bytea primary key,
+    user_id text not null references users (id) on delete cascade,
+    stay bigint not null,
+    next text not null,
+    wrong bigint not null,
+    expires_at bigint not null
+);
+create index logins_by_user on logins (user_id);
+create index logins_by_time on logins (expires_at);
+
 -- 10 notes
 create table notes (
     id text primary key,

@@ -5,8 +5,10 @@
 use crate::app::App;
 use crate::auth::{self, AuthState};
 use crate::error::{self, Error, Result};
+use crate::factor;
 use crate::form::{query_parameter, query_value};
 use crate::guard::{LocalPath, own_referer};
+use crate::half_way;
 use anyhow::anyhow;
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -30,6 +32,8 @@ pub enum Access {
     Public,
     /// Strangers; a user has no business there and is led on.
     Guest,
+    /// Whoever has shown the first of two factors and not yet the second; others are led to the log-in.
+    HalfWay,
     /// Whoever is logged in; a stranger is led to the log-in and back.
     User,
     /// Whoever proved lately, within `CONFIRM_LIFETIME`, who they are; other users are asked to do so, and led back.
@@ -41,6 +45,7 @@ impl fmt::Display for Access {
         f.pad(match self {
             Access::Public => "public",
             Access::Guest => "guest",
+            Access::HalfWay => "half-way",
             Access::User => "user",
             Access::Recent => "recent",
         })
@@ -166,6 +171,10 @@ async fn turn_away(app: &App, access: Access, parts: &Parts) -> Result<Option<Re
     if access == Access::Public || (access == Access::Guest && !reads) {
         return Ok(None);
     }
+    if access == Access::HalfWay {
+        let begun = half_way::find(app, &parts.headers).await?;
+        return Ok(if begun.is_none() { Some(see_other("/login")) } else { None });
+    }
     let auth = AuthState::of(parts);
     let session = auth.session().await?;
     let here = || parts.uri.path_and_query().map(|path| path.as_str().to_string());
@@ -179,6 +188,9 @@ async fn turn_away(app: &App, access: Access, parts: &Parts) -> Result<Option<Re
         (Access::User | Access::Recent, None) => detour("/login", &LocalPath::from(origin())),
         (Access::Recent, Some(session)) if !session.is_recent(&app.config) => {
             detour("/confirm", &LocalPath::from(origin().or(Some("/account".into()))))
+        }
+        (Access::User | Access::Recent, Some(session)) => {
+            factor::set_up(app, session, parts.uri.path()).map(see_other)
         }
         _ => None,
     })

@@ -9,7 +9,8 @@ use crate::lookup::Lookup;
 use crate::mail::DevMailbox;
 use crate::page::Pages;
 use crate::password::Gate;
-use crate::session::BeingSeen;
+use crate::seal::Seals;
+use crate::seen::BeingSeen;
 use crate::{asset, auth, error, guard, throttle};
 use anyhow::{Context, Result};
 use axum::Router;
@@ -45,6 +46,7 @@ pub struct Parts {
     pub being_seen: BeingSeen,
     pub gate: Gate,
     pub mailbox: DevMailbox,
+    pub seals: Seals,
     /// What the features offer besides their routes.
     pub features: Vec<Feature>,
     /// What keeps typed names secret in the table of limits.
@@ -74,15 +76,18 @@ impl Site {
         let routers = routes.chain([asset::routes()]).map(Routes::router);
         let router = routers.fold(Router::new(), Router::merge);
 
+        let seals = Seals::load(&config, &features)?;
         let db = Database::open(&config).await?;
         let salt = db.write(async |db| throttle::salt(db).await).await?;
         let app = App(Arc::new(Parts {
-            pages: Pages::load(&config)?,
+            pages: Pages::load(&config, &features)?,
             lookup: Lookup::start(&db),
             being_seen: BeingSeen::default(),
             gate: Gate::new(&config),
             mailbox: DevMailbox::default(),
-            typed_names: [salt, config.secret_key.clone().into_bytes()].concat(),
+            seals,
+            typed_names: [salt, config.secret_keys.first().cloned().unwrap_or_default().into_bytes()]
+                .concat(),
             features,
             config,
             db,

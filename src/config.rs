@@ -37,8 +37,14 @@ pub struct Config {
     pub reset_lifetime: Duration,
     pub verify_lifetime: Duration,
     pub undo_lifetime: Duration,
-    /// The newest of the keys in `SECRET_KEY`, or nothing.
-    pub secret_key: String,
+    /// The keys of `SECRET_KEY`, newest first.
+    pub secret_keys: Vec<String>,
+    pub require_two_factor: RequireTwoFactor,
+    /// How long a log-in may be in progress.
+    pub login_lifetime: Duration,
+    /// How many wrong codes end a log-in; twice as many lock the factor.
+    pub two_factor_attempts: i64,
+    pub two_factor_lock: Duration,
     pub session_lifetime: Duration,
     pub session_idle: Duration,
     pub sessions_per_user: i64,
@@ -95,11 +101,11 @@ impl Config {
             verify_lifetime: env.duration("VERIFY_LIFETIME", "24h")?,
             undo_lifetime: env.duration("UNDO_LIFETIME", "7d")?,
             base_url: site,
-            secret_key: env
-                .text("SECRET_KEY")
-                .and_then(|keys| keys.split(',').next())
-                .unwrap_or_default()
-                .into(),
+            secret_keys: env.text("SECRET_KEY").map_or(Vec::new(), parse_keys),
+            require_two_factor: parse_requirement(env.text("REQUIRE_TWO_FACTOR"))?,
+            login_lifetime: env.duration("LOGIN_LIFETIME", "5m")?,
+            two_factor_attempts: env.parse("TWO_FACTOR_ATTEMPTS", 5)?,
+            two_factor_lock: env.duration("TWO_FACTOR_LOCK", "15m")?,
             session_lifetime: env.duration("SESSION_LIFETIME", "30d")?,
             session_idle: env.duration("SESSION_IDLE", "7d")?,
             sessions_per_user: env.parse("SESSIONS_PER_USER", 50)?,
@@ -163,8 +169,9 @@ impl Config {
         ensure!(self.sessions_per_user >= 1, "SESSIONS_PER_USER must be at least 1");
         ensure!(self.password_slowdown.free >= 1, "PASSWORD_FREE_ATTEMPTS must be at least 1");
         ensure!(self.password_disable_after >= 1, "PASSWORD_DISABLE_AFTER must be at least 1");
+        ensure!(self.two_factor_attempts >= 1, "TWO_FACTOR_ATTEMPTS must be at least 1");
         ensure!(
-            self.secret_key.is_empty() || self.secret_key.len() >= 32,
+            self.secret_keys.iter().all(|key| key.len() >= 32),
             "SECRET_KEY is too short to be one: say openssl rand -base64 32 and set what it prints"
         );
         for url in [&self.database_url, &self.database_direct_url] {
@@ -214,6 +221,34 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Who must have a second factor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequireTwoFactor {
+    Nobody,
+    Admins,
+    Everybody,
+}
+
+impl RequireTwoFactor {
+    pub fn of_everybody(self) -> bool {
+        self == RequireTwoFactor::Everybody
+    }
+}
+
+fn parse_requirement(text: Option<&str>) -> Result<RequireTwoFactor> {
+    match text {
+        Some("none") => Ok(RequireTwoFactor::Nobody),
+        None | Some("admins") => Ok(RequireTwoFactor::Admins),
+        Some("all") => Ok(RequireTwoFactor::Everybody),
+        Some(other) => bail!("REQUIRE_TWO_FACTOR={other}: write none, admins or all"),
+    }
+}
+
+/// Keys stand between commas; spaces around them are not of them.
+fn parse_keys(text: &str) -> Vec<String> {
+    text.split(',').map(|key| key.trim().to_string()).collect()
 }
 
 const DEFAULT_DATABASE: &str = "sqlite://data/latchkey.db";

@@ -6,14 +6,14 @@
 
 use crate::config::Config;
 use crate::error::{self, Error, Result};
+#[cfg(feature = "sqlite")]
+use crate::file::{private_file, private_folder};
 use crate::migrate;
 use anyhow::{Context, anyhow, ensure};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use sqlx::pool::{PoolConnection, PoolOptions};
 use sqlx::{ConnectOptions, Either, Execute, Executor, SqlStr};
-#[cfg(feature = "sqlite")]
-use std::fs::{DirBuilder, OpenOptions};
 use std::ops::AsyncFnOnce;
 #[cfg(feature = "sqlite")]
 use std::path::Path;
@@ -320,21 +320,10 @@ pub fn is_sqlite(url: &str) -> bool {
 /// SQLite gives the files it puts beside it the same mode. In production one that others can read does not start.
 #[cfg(feature = "sqlite")]
 fn create_file(file: &Path, production: bool) -> anyhow::Result<()> {
-    let mut builder = DirBuilder::new();
-    let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-        builder.mode(0o700);
-        options.mode(0o600);
+    if let Some(folder) = file.parent() {
+        private_folder(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        builder
-            .recursive(true)
-            .create(folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
-    }
-    let opened = options.append(true).create(true).open(file);
+    let opened = private_file(file);
     let opened = opened.with_context(|| format!("cannot open the database file {}", file.display()))?;
     #[cfg(unix)]
     if production && std::os::unix::fs::PermissionsExt::mode(&opened.metadata()?.permissions()) & 0o077 != 0 {
@@ -372,6 +361,12 @@ pub const BEHIND_ALL_IDS: &str = "g";
 /// A UUIDv7 (RFC 9562): grows with time, so that order of id is order of making. It names a row and opens nothing.
 pub fn new_id() -> String {
     uuid::Uuid::now_v7().to_string()
+}
+
+/// When an id was made, in seconds since 1970.
+pub fn made_at(id: &str) -> i64 {
+    let time = uuid::Uuid::parse_str(id).ok().and_then(|id| id.get_timestamp());
+    time.map_or(0, |time| time.to_unix().0 as i64)
 }
 
 #[cfg(test)]

@@ -29,19 +29,27 @@ pub enum Event {
     AddressRemoved,
     RecoveryCodesMade,
     RecoveryCodeUsed,
+    PasswordRemoved,
+    TwoFactorOn,
+    TwoFactorOff,
+    WrongCode,
+    /// Codes were wrong so often that the next have to wait.
+    CodesLocked,
+    PasskeyAdded,
+    PasskeyRemoved,
     /// By the owner of an address that the account had had.
     Undone,
     Deleted,
 }
 
 /// Every event: how the table has it, and what it says to the person it happened to.
-const WORDS: [(Event, &str, &str); 20] = [
+const WORDS: [(Event, &str, &str); 27] = [
     (Event::SignedUp, "signed_up", "You signed up"),
     (Event::LoggedIn, "logged_in", "Logged in"),
     (Event::LogInFailed, "log_in_failed", "A password was wrong"),
     (Event::Throttled, "throttled", "Too many wrong passwords: the next attempts have to wait"),
     (Event::LoggedOut, "logged_out", "Logged out"),
-    (Event::Confirmed, "confirmed", "Confirmed with the password"),
+    (Event::Confirmed, "confirmed", "Confirmed who you are"),
     (Event::PasswordChanged, "password_changed", "Password changed"),
     (Event::UsernameChanged, "username_changed", "Username changed"),
     (Event::SessionEnded, "session_ended", "A session was ended"),
@@ -54,12 +62,19 @@ const WORDS: [(Event, &str, &str); 20] = [
     (Event::AddressRemoved, "address_removed", "E-mail address removed"),
     (Event::RecoveryCodesMade, "recovery_codes_made", "New recovery codes were made"),
     (Event::RecoveryCodeUsed, "recovery_code_used", "A recovery code was used"),
+    (Event::PasswordRemoved, "password_removed", "Password removed"),
+    (Event::TwoFactorOn, "two_factor_on", "Two-factor turned on"),
+    (Event::TwoFactorOff, "two_factor_off", "Two-factor turned off"),
+    (Event::WrongCode, "wrong_code", "A code was wrong"),
+    (Event::CodesLocked, "codes_locked", "Too many wrong codes: the next attempts have to wait"),
+    (Event::PasskeyAdded, "passkey_added", "Passkey added"),
+    (Event::PasskeyRemoved, "passkey_removed", "Passkey removed"),
     (Event::Undone, "undone", "Changes were undone by a link in a mail"),
     (Event::Deleted, "deleted", "Account deleted"),
 ];
 
 /// What people are told by mail, because somebody else may have done it.
-const TOLD: [Event; 10] = [
+const TOLD: [Event; 16] = [
     Event::Throttled,
     Event::NewBrowser,
     Event::PasswordChanged,
@@ -69,6 +84,12 @@ const TOLD: [Event; 10] = [
     Event::AddressRemoved,
     Event::RecoveryCodesMade,
     Event::RecoveryCodeUsed,
+    Event::PasswordRemoved,
+    Event::TwoFactorOn,
+    Event::TwoFactorOff,
+    Event::CodesLocked,
+    Event::PasskeyAdded,
+    Event::PasskeyRemoved,
     Event::Undone,
 ];
 

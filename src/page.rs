@@ -9,6 +9,7 @@ use crate::asset;
 use crate::auth::AuthState;
 use crate::config::Config;
 use crate::error::Result;
+use crate::features::Feature;
 use crate::form::query_value;
 use crate::guard::{clear_cookie, cookie, set_cookie};
 use crate::mail::Delivery;
@@ -72,8 +73,9 @@ pub struct Pages {
 impl Pages {
     /// # Errors
     /// A template that Tera cannot parse, or that names another that does not exist.
-    pub fn load(config: &Config) -> anyhow::Result<Pages> {
+    pub fn load(config: &Config, features: &[Feature]) -> anyhow::Result<Pages> {
         let around = Around {
+            features: features.iter().map(|feature| (feature.name, true)).collect(),
             site_name: config.site_name.clone(),
             mail: !matches!(config.mail, Delivery::Nowhere),
             mailbox: matches!(config.mail, Delivery::Mailbox),
@@ -141,6 +143,8 @@ impl Pages {
 #[derive(Serialize)]
 struct Around {
     site_name: String,
+    /// Those that this build has, by name.
+    features: BTreeMap<&'static str, bool>,
     /// Whether the site sends mail.
     mail: bool,
     /// Whether mails stay in the development mailbox.
@@ -375,20 +379,22 @@ pub fn words(status: StatusCode) -> (&'static str, &'static str) {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::features;
     use std::collections::BTreeSet;
 
     /// What [`Pages::render`] gives every template.
-    const AROUND: [&str; 7] = ["asset", "flash", "mail", "mailbox", "site_name", "theme", "user"];
+    const AROUND: [&str; 8] = ["asset", "features", "flash", "mail", "mailbox", "site_name", "theme", "user"];
 
-    fn config() -> Config {
-        Config::from_env(&[("SITE_NAME", "Latchkey")].into_iter().collect()).unwrap()
+    fn pages() -> Pages {
+        let env = [("SITE_NAME", "Latchkey")].into_iter().collect();
+        Pages::load(&Config::from_env(&env).unwrap(), &features::all(&env).unwrap()).unwrap()
     }
 
     /// Renders every example, to a stranger and to a user, and compares the struct's fields with the variables
     /// that its template reads. Give an example for every branch of the template.
     #[track_caller]
     pub fn check<T: Template>(examples: &[T]) {
-        let pages = Pages::load(&config()).unwrap();
+        let pages = pages();
         let fields: BTreeSet<String> = examples
             .iter()
             .flat_map(|example| match serde_json::to_value(example).unwrap() {
@@ -403,7 +409,7 @@ pub mod tests {
             for user in [None, Some("ada")] {
                 let look = Look { theme: "dark", flash: user.map(|_| "It was done.") };
                 let html = pages.render(example, user, look).unwrap();
-                let again = Pages::load(&config()).unwrap().render(example, user, look).unwrap();
+                let again = self::pages().render(example, user, look).unwrap();
                 assert_eq!(
                     html, again,
                     "answers are compared byte for byte, so order must not be left to chance"
@@ -416,7 +422,7 @@ pub mod tests {
     /// As [`check`], for mails.
     #[track_caller]
     pub fn check_letters<T: LetterTemplate>(examples: &[T]) {
-        let pages = Pages::load(&config()).unwrap();
+        let pages = pages();
         for example in examples {
             let letter = pages.letter(example).unwrap();
             assert!((10..=70).contains(&letter.subject.chars().count()), "{}", letter.subject);
@@ -426,7 +432,7 @@ pub mod tests {
             for file in [T::TEXT, T::HTML] {
                 let read = pages.tera.get_template_variables(file).unwrap();
                 let unknown: Vec<_> = read.into_iter().filter(|name| !fields.contains(name)).collect();
-                let known = ["mail", "mailbox", "site_name", "subject"];
+                let known = ["features", "mail", "mailbox", "site_name", "subject"];
                 assert!(
                     unknown.iter().all(|name| known.contains(name)),
                     "templates/{file} reads {unknown:?}"

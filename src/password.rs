@@ -301,6 +301,9 @@ impl Budget {
 /// The kind of the mail that leads to choosing a new password.
 pub const RESET: &str = "password_reset";
 
+/// A query for how many passwords, one or none, the user with the id `$1` has.
+pub const COUNT: &str = "select count(*) from passwords where user_id = $1";
+
 /// Answers whether the user still had the old hash.
 async fn replace(db: &mut Connection, user_id: &str, old: &str, new: &str) -> Result<bool> {
     let sql = "update passwords set hash = $1 where user_id = $2 and hash = $3";

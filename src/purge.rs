@@ -4,7 +4,7 @@
 use crate::app::App;
 use crate::database::{Connection, now};
 use crate::error::Result;
-use crate::{device, event, mail, session, throttle, token};
+use crate::{device, event, half_way, mail, session, throttle, token};
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -29,6 +29,7 @@ pub async fn purge(app: &App) -> Result<u64> {
         (throttle::PURGE, now()),
         (device::PURGE, now()),
         (token::PURGE, now()),
+        (half_way::PURGE, now()),
         (mail::PURGE, now()),
     ];
     let features = app.features.iter().flat_map(|feature| feature.purge).map(|&sql| (sql, now()));

@@ -46,9 +46,15 @@ pub async fn spend(db: &mut Connection, username: &Username, code: &str) -> Resu
     let query = sqlx::query_as(sql).bind(username.as_str()).bind(hash(&code));
     let Some((user_id,)): Option<(String,)> = query.fetch_optional(&mut *db).await? else { return Ok(None) };
     // Whoever waited for the row may have waited for somebody who used the same code.
+    Ok(spend_own(db, &user_id, &code).await?.then_some(user_id))
+}
+
+/// Whether this is a code of the user, whose row is [`crate::user::lock`]ed; it is no more.
+pub async fn spend_own(db: &mut Connection, user_id: &str, code: &str) -> Result<bool> {
+    let Some(code) = parse(code) else { return Ok(false) };
     let sql = "delete from recovery_codes where code_hash = $1 and user_id = $2";
-    let spent = sqlx::query(sql).bind(hash(&code)).bind(&*user_id).execute(db).await?;
-    Ok((spent.rows_affected() > 0).then_some(user_id))
+    let spent = sqlx::query(sql).bind(hash(&code)).bind(user_id).execute(db).await?;
+    Ok(spent.rows_affected() > 0)
 }
 
 /// How many codes the user has left.

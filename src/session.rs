@@ -4,6 +4,7 @@
 //! there is no key to keep. A session ends by absolute age, by rest, by log-out, by a change of its user's password, or
 //! with its user.
 
+use crate::access::see_other;
 use crate::app::App;
 use crate::auth::{AuthState, User};
 use crate::config::Config;
@@ -11,17 +12,18 @@ use crate::database::{Connection, new_id, now};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::event::{self, Event};
+use crate::factor::Proven;
 use crate::guard::{self, Client};
-use crate::throttle::{self, Key, Rate};
+use crate::half_way::{self, HalfWay};
+use crate::seen;
 use crate::token::{self, Token, TokenHash};
 use crate::user;
 use ::cookie::Cookie;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
+use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 const COOKIE: &str = "session_token";
@@ -38,6 +40,7 @@ pub struct Session {
     pub user: User,
     /// When its user last proved who they are, in seconds since 1970.
     pub confirmed_at: i64,
+    pub proven: Proven,
 }
 
 impl Session {
@@ -51,12 +54,13 @@ impl Session {
 #[derive(Clone)]
 pub struct Row {
     pub token_hash: TokenHash,
-    id: String,
-    user: User,
+    pub id: String,
+    pub user: User,
     created_at: i64,
     seen_at: i64,
     confirmed_at: i64,
-    device: String,
+    pub device: String,
+    proven: Proven,
 }
 
 /// The live session with this token; that `client` has used it is noted.
@@ -71,64 +75,23 @@ pub async fn find(app: &App, token: &Token, client: &Client) -> Result<Option<Se
         return Ok(None);
     }
     let elsewhere = !client.is(&row.device) && device::words(&row.device) != device::words(&client.device());
-    if elsewhere || !fresh(row.seen_at, seen_every(&app.config)) {
-        note_seen(app, &row, client, elsewhere, now);
+    if elsewhere || !fresh(row.seen_at, seen::every(&app.config)) {
+        seen::note(app, &row, client, elsewhere, now);
     }
-    Ok(Some(Session { id: row.id, user: row.user, confirmed_at: row.confirmed_at }))
+    Ok(Some(Session { id: row.id, user: row.user, confirmed_at: row.confirmed_at, proven: row.proven }))
 }
 
-/// How stale `seen_at` may grow: little beside the idle time, and not a write for every page.
-fn seen_every(config: &Config) -> Duration {
-    (config.session_idle / 4).clamp(Duration::from_secs(1), Duration::from_secs(60))
+/// What a log-in leads to: the cookies, and where the browser goes with them.
+pub struct Entry {
+    pub cookies: CookieJar,
+    pub to: String,
 }
 
-/// The sessions whose `seen_at` is being written.
-#[derive(Clone, Default)]
-pub struct BeingSeen(Arc<Mutex<HashSet<String>>>);
-
-impl BeingSeen {
-    /// Whether nobody else is at it.
-    fn begin(&self, id: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_string())
-    }
-
-    fn end(&self, id: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+impl IntoResponse for Entry {
+    fn into_response(self) -> Response {
+        (self.cookies, see_other(&self.to)).into_response()
     }
 }
-
-/// Writes when and by which browser a session was seen, off the request's path and once for all requests that find the
-/// row stale at the same time.
-fn note_seen(app: &App, row: &Row, client: &Client, elsewhere: bool, now: i64) {
-    if !app.being_seen.begin(&row.id) {
-        return;
-    }
-    let (app, row, client) = (app.clone(), row.clone(), client.clone());
-    tokio::spawn(async move {
-        let noted = app.db.note(async |db| {
-            let sql = "update sessions set seen_at = $1, device = $2, address = $3 \
-                       where id = $4 and device = $5 and seen_at <= $1";
-            let query = sqlx::query(sql).bind(now).bind(client.device()).bind(client.address.to_string());
-            let noted = query.bind(&*row.id).bind(&*row.device).execute(&mut *db).await?;
-            // Two browsers that take turns are told of now and then, not at each turn.
-            let key = Key::new("other_browser", &row.id);
-            if elsewhere && noted.rows_affected() > 0 && throttle::take(db, &key, TOLD).await.is_ok() {
-                event::record(db, &*row.user.id, Event::OtherBrowser, &client).await?;
-            }
-            Ok(())
-        });
-        if let Err(error) = noted.await {
-            tracing::warn!(
-                "when a session was last seen could not be written: {:#}",
-                anyhow::Error::from(error)
-            );
-        }
-        app.being_seen.end(&row.id);
-    });
-}
-
-/// How often somebody is told that a session of theirs is used by another browser.
-const TOLD: Rate = Rate { times: 5, per: Duration::from_secs(60 * 60) };
 
 /// Who stands at the door: an extractor for handlers that begin, renew or end a session.
 pub struct Door {
@@ -148,18 +111,54 @@ impl FromRequestParts<App> for Door {
 }
 
 impl Door {
-    /// Begins a session for this user in place of the one that came with the request, and answers the cookies. The
-    /// session outlives the browser if the user chose to `stay`. `None` when the user has been disabled or deleted meanwhile.
-    pub async fn log_in(&self, db: &mut Connection, user_id: &str, stay: bool) -> Result<Option<CookieJar>> {
+    /// Logs this user in, who has `proven` so much. Every feature is asked whether it wants another factor first; else a
+    /// session begins in place of the one that came with the request. It outlives the browser if the user chose to `stay`.
+    /// `None` when the user has been disabled or deleted meanwhile.
+    pub async fn log_in(
+        &self,
+        db: &mut Connection,
+        user_id: &str,
+        stay: bool,
+        proven: Proven,
+        next: &str,
+    ) -> Result<Option<Entry>> {
         if !user::lock(db, user_id).await? {
             return Ok(None);
         }
+        for asks in self.app.features.iter().filter_map(|feature| feature.next_factor) {
+            if let Some(path) = asks(&self.app, db, user_id, proven).await? {
+                let cookie = half_way::begin(db, &self.app.config, user_id, stay, next).await?;
+                return Ok(Some(Entry { cookies: CookieJar::new().add(cookie), to: path.into() }));
+            }
+        }
+        let cookies = self.begin(db, user_id, stay, proven).await?;
+        Ok(Some(Entry { cookies, to: next.into() }))
+    }
+
+    /// Logs in whoever has shown the second factor too. `None` when their log-in has ended meanwhile.
+    pub async fn complete(&self, db: &mut Connection, half_way: &HalfWay) -> Result<Option<Entry>> {
+        let HalfWay { user, stay, next, .. } = half_way;
+        if !user::lock(db, &user.id).await? || !half_way.spend(db).await? {
+            return Ok(None);
+        }
+        let cookies = self.begin(db, &user.id, *stay, Proven::TwoFactors).await?;
+        Ok(Some(Entry { cookies, to: next.clone() }))
+    }
+
+    /// Begins a session, and answers its cookies. The user's row is locked.
+    async fn begin(
+        &self,
+        db: &mut Connection,
+        user_id: &str,
+        stay: bool,
+        proven: Proven,
+    ) -> Result<CookieJar> {
         let (token, device) = (Token::random()?, Token::random()?);
         let most = self.app.config.sessions_per_user;
         let old = self.device();
         let is_new = device::is_new(db, old.as_ref(), user_id).await?;
         let device_id = device::remember(db, old.as_ref(), &device, user_id, most).await?;
-        let id = insert(db, &token, user_id, stay, &self.client, &device_id).await?;
+        let id = insert(db, &token, user_id, stay, proven, &self.client, &device_id).await?;
         let mut cookies = CookieJar::new();
         for begins in self.app.features.iter().filter_map(|feature| feature.session_begins) {
             cookies = begins(db, self, user_id, &id, cookies).await?;
@@ -167,38 +166,49 @@ impl Door {
         if let Some(token) = self.auth.token() {
             delete(db, token).await?;
         }
+        if let Some(token) = half_way::token(&self.app.config, &self.headers) {
+            half_way::end(db, &token).await?;
+            cookies = cookies.add(guard::clear_cookie(&self.app.config, half_way::COOKIE));
+        }
         delete_all_but_newest(db, user_id, most).await?;
         event::record(db, user_id, Event::LoggedIn, &self.client).await?;
         if is_new {
             event::record(db, user_id, Event::NewBrowser, &self.client).await?;
         }
         let device = device::cookie(&self.app.config, &device);
-        Ok(Some(cookies.add(device).add(self.cookie(&token, stay))))
+        Ok(cookies.add(device).add(self.cookie(&token, stay)))
     }
 
-    /// Gives the session that came with the request a new token, because its user has just proved who they are.
+    /// Gives the session that came with the request a new token, because its user has just proved who they are. It keeps
+    /// what was proven before, if that is more.
     ///
     /// # Errors
     /// [`Error::NOT_FOUND`] when the session has ended meanwhile.
-    pub async fn renew(&self, db: &mut Connection) -> Result<CookieJar> {
+    pub async fn renew(&self, db: &mut Connection, proven: Proven) -> Result<CookieJar> {
         let token = Token::random()?;
-        let sql = "update sessions set token_hash = $1, confirmed_at = $2, seen_at = $2 where token_hash = $3 \
-                   returning stay";
+        let sql = "update sessions set token_hash = $1, confirmed_at = $2, seen_at = $2, \
+                   factors = case when factors > $4 then factors else $4 end where token_hash = $3 returning stay";
         let old = self.auth.token().ok_or(Error::NOT_FOUND)?.hash().to_vec();
-        let query = sqlx::query_as(sql).bind(token.hash().to_vec()).bind(now()).bind(old);
+        let query =
+            sqlx::query_as(sql).bind(token.hash().to_vec()).bind(now()).bind(old).bind(proven.count());
         let (stay,): (i64,) = query.fetch_optional(db).await?.ok_or(Error::NOT_FOUND)?;
         Ok(CookieJar::new().add(self.cookie(&token, stay != 0)))
     }
 
-    /// What a changed credential ends: the user's other sessions, what other browsers were trusted with, and links to reset
-    /// and confirm that are on their way. This session goes on under a new token.
+    /// What a changed credential ends: the user's other sessions and log-ins in progress, what other browsers were trusted
+    /// with, and links to reset and confirm that are on their way. This session goes on under a new token.
     ///
     /// # Errors
     /// As [`Door::renew`].
-    pub async fn credentials_changed(&self, db: &mut Connection, session: &Session) -> Result<CookieJar> {
+    pub async fn credentials_changed(
+        &self,
+        db: &mut Connection,
+        session: &Session,
+        proven: Proven,
+    ) -> Result<CookieJar> {
         end_others(db, session).await?;
         token::end_begun(db, &session.user.id).await?;
-        self.renew(db).await
+        self.renew(db, proven).await
     }
 
     /// The device token that came with the request, known or not.
@@ -252,10 +262,10 @@ const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 /// How many sessions [`rows`] finds at once.
 pub const MOST_AT_ONCE: usize = 32;
 
-const ONE: &str = "select s.token_hash, s.id, s.created_at, s.seen_at, s.confirmed_at, s.device, u.id, u.username \
+const ONE: &str = "select s.token_hash, s.id, s.created_at, s.seen_at, s.confirmed_at, s.device, s.factors, u.id, u.username \
      from sessions s join users u on u.id = s.user_id where u.disabled_at is null and s.token_hash in ($1)";
 
-const MANY: &str = "select s.token_hash, s.id, s.created_at, s.seen_at, s.confirmed_at, s.device, u.id, u.username \
+const MANY: &str = "select s.token_hash, s.id, s.created_at, s.seen_at, s.confirmed_at, s.device, s.factors, u.id, u.username \
      from sessions s join users u on u.id = s.user_id where u.disabled_at is null and s.token_hash in \
      ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
      $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)";
@@ -268,15 +278,16 @@ pub async fn rows(db: &mut Connection, hashes: &[&TokenHash]) -> Result<Vec<Row>
     let padded = hashes.iter().copied().chain(std::iter::repeat(first)).take(length);
     let query = padded.fold(sqlx::query_as(sql), |query, hash| query.bind(&hash[..]));
     let found: Vec<Columns> = query.fetch_all(db).await?;
-    let row = |(hash, id, created_at, seen_at, confirmed_at, device, user_id, username): Columns| {
+    let row = |(hash, id, created_at, seen_at, confirmed_at, device, factors, user_id, username): Columns| {
+        let (token_hash, proven) = (hash.try_into().ok()?, Proven::of(factors));
         let user = User { id: user_id, username };
-        Some(Row { token_hash: hash.try_into().ok()?, id, user, created_at, seen_at, confirmed_at, device })
+        Some(Row { token_hash, id, user, created_at, seen_at, confirmed_at, device, proven })
     };
     Ok(found.into_iter().filter_map(row).collect())
 }
 
 /// What [`ONE`] and [`MANY`] select.
-type Columns = (Vec<u8>, String, i64, i64, i64, String, String, String);
+type Columns = (Vec<u8>, String, i64, i64, i64, String, i64, String, String);
 
 /// A session as its user sees it in a list.
 pub struct Listed {
@@ -322,6 +333,7 @@ pub async fn end(db: &mut Connection, user_id: &str, id: &str) -> Result<()> {
 /// Ends whatever anybody is logged in with or has begun as this user, whose row is [`user::lock`]ed.
 pub async fn end_all(db: &mut Connection, user_id: &str) -> Result<()> {
     sqlx::query("delete from sessions where user_id = $1").bind(user_id).execute(&mut *db).await?;
+    half_way::end_all(db, user_id).await?;
     device::forget_others(db, user_id).await?;
     token::end_begun(db, user_id).await
 }
@@ -337,7 +349,7 @@ pub async fn hold(db: &mut Connection, session: &Session) -> Result<()> {
     if lives { Ok(()) } else { Err(Error::NOT_FOUND) }
 }
 
-/// Ends all of the user's sessions but this one, and what other browsers were trusted with.
+/// Ends all of the user's sessions but this one, log-ins in progress, and what other browsers were trusted with.
 ///
 /// # Errors
 /// As [`hold`].
@@ -345,6 +357,7 @@ pub async fn end_others(db: &mut Connection, session: &Session) -> Result<()> {
     hold(db, session).await?;
     let sql = "delete from sessions where user_id = $1 and id <> $2";
     sqlx::query(sql).bind(&*session.user.id).bind(&*session.id).execute(&mut *db).await?;
+    half_way::end_all(db, &session.user.id).await?;
     device::forget_others(db, &session.user.id).await
 }
 
@@ -359,16 +372,17 @@ async fn insert(
     token: &Token,
     user_id: &str,
     stay: bool,
+    proven: Proven,
     client: &Client,
     device_id: &str,
 ) -> Result<String> {
     let (id, now) = (new_id(), now());
     let sql = "insert into sessions \
-               (id, token_hash, user_id, created_at, seen_at, confirmed_at, stay, address, device, device_id) \
-               values ($1, $2, $3, $4, $4, $4, $5, $6, $7, $8)";
+               (id, token_hash, user_id, created_at, seen_at, confirmed_at, stay, address, device, device_id, factors) \
+               values ($1, $2, $3, $4, $4, $4, $5, $6, $7, $8, $9)";
     let query = sqlx::query(sql).bind(&*id).bind(token.hash().to_vec()).bind(user_id).bind(now);
     let query = query.bind(i64::from(stay)).bind(client.address.to_string()).bind(client.device());
-    query.bind(device_id).execute(db).await?;
+    query.bind(device_id).bind(proven.count()).execute(db).await?;
     Ok(id)
 }
 
@@ -400,10 +414,9 @@ mod tests {
         let begin = async |db: &mut Connection| {
             let (id,): (String,) =
                 sqlx::query_as("select id from users order by id limit 1").fetch_one(&mut *db).await?;
-            door.log_in(db, &id, stay).await
+            door.log_in(db, &id, stay, Proven::OneFactor, "/").await
         };
-        let cookies = app.db.write(begin).await?;
-        Ok((cookies, ()).into_response())
+        Ok((app.db.write(begin).await?.map(|entry| entry.cookies), ()).into_response())
     }
 
     async fn leave(door: Door) -> Result<Response> {

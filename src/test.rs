@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::database::Connection;
 use crate::env::Env;
 use crate::error::Result;
+use crate::factor::Proven;
 use crate::features::{self, Feature};
 use crate::mail::{self, Delivered};
 use crate::page::Letter;
@@ -60,6 +61,7 @@ impl TestApp {
         let common = [
             ("DATABASE_URL", &*database.url),
             ("PASSWORD_ITERATIONS", "1"),
+            ("SECRET_KEY", "a key for tests alone with 32 bytes or more"),
             // All visitors have one address.
             ("PASSWORD_ATTEMPTS_PER_ADDRESS", "1000000/1h"),
             ("SIGNUPS_PER_ADDRESS", "1000000/1h"),
@@ -98,9 +100,9 @@ impl TestApp {
         let door = self.door().await;
         let begun = self.app.db.write(async |db| {
             let user = user::member(&mut *db, &username).await?.expect("there is such a person");
-            door.log_in(db, &user.id, false).await
+            door.log_in(db, &user.id, false, Proven::TwoFactors, "/").await
         });
-        let cookies = begun.await.unwrap().expect("the user may log in");
+        let cookies = begun.await.unwrap().expect("the user may log in").cookies;
         let cookies = cookies.iter().map(|cookie| (cookie.name().to_string(), cookie.value().to_string()));
         Visitor { site: self.site.clone(), cookies: Arc::new(Mutex::new(cookies.collect())) }
     }

@@ -22,7 +22,7 @@ pub async fn run(env: &Env) -> Result<()> {
         "features       ok: {}",
         features.iter().map(|feature| feature.name).collect::<Vec<_>>().join(", ")
     ))?;
-    Pages::load(&config)?;
+    Pages::load(&config, &features)?;
     say("templates      ok")?;
     let db = Database::open(&config).await?;
     let users = db.read(async |db| crate::user::count(db).await).await?;

@@ -6,6 +6,7 @@ use crate::app::App;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::event::{self, Event};
+use crate::factor::Proven;
 use crate::features::Feature;
 use crate::form::{Errors, Form};
 use crate::page::{Flash, Page, Template, templates};
@@ -111,7 +112,7 @@ async fn change(
         }
         password::set(db, &user.id, &hash).await?;
         event::record(db, &*user.id, Event::PasswordChanged, &door.client).await?;
-        door.credentials_changed(db, session).await
+        door.credentials_changed(db, session, Proven::OneFactor).await
     });
     Ok(Ok(changed.await?.add(CHANGED.cookie(&app.config))))
 }

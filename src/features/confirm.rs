@@ -6,44 +6,53 @@ use crate::auth::User;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::event::{self, Event};
+use crate::factor::{self, Sent};
 use crate::features::Feature;
 use crate::form::{Errors, Form, query_parameter};
 use crate::guard::LocalPath;
 use crate::page::{Page, Template, templates};
-use crate::password;
 use crate::session::Door;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get("/confirm", Access::User, show).post("/confirm", Access::User, create);
     Ok(Feature { routes, ..Feature::named("confirm") })
 }
 
-#[derive(Deserialize, Serialize, Default)]
+#[derive(Deserialize, Default)]
 #[serde(default)]
 struct ConfirmForm {
-    #[serde(skip_serializing)]
-    password: String,
     /// Where to go afterwards.
     next: LocalPath,
+    #[serde(flatten)]
+    sent: Sent,
 }
 
 #[derive(Serialize)]
 struct ConfirmPage {
-    form: ConfirmForm,
+    next: LocalPath,
+    /// How many of each kind the user has.
+    factors: BTreeMap<&'static str, i64>,
     errors: Errors,
+}
+
+impl ConfirmPage {
+    async fn new(app: &App, user: &User, next: LocalPath, errors: Errors) -> Result<ConfirmPage> {
+        let factors = app.db.read(async |db| factor::held(app, db, &user.id).await).await?;
+        Ok(ConfirmPage { next, factors, errors })
+    }
 }
 
 impl Template for ConfirmPage {
     const FILE: &'static str = templates::CONFIRM_NEW;
 }
 
-async fn show(page: Page, RawQuery(query): RawQuery) -> Result<Response> {
+async fn show(State(app): State<App>, user: User, page: Page, RawQuery(query): RawQuery) -> Result<Response> {
     let next = LocalPath::from(query_parameter(query.as_deref(), "next"));
-    let form = ConfirmForm { next, ..ConfirmForm::default() };
-    page.show(&ConfirmPage { form, errors: Errors::default() }).await
+    page.show(&ConfirmPage::new(&app, &user, next, Errors::default()).await?).await
 }
 
 async fn create(
@@ -53,16 +62,19 @@ async fn create(
     page: Page,
     Form(form): Form<ConfirmForm>,
 ) -> Result<Response> {
-    let Some(proof) = password::check_own(&app, &door, &user, &form.password).await? else {
-        let errors = Errors::from(("password", "This is not your password.".to_string()));
-        return page.refuse(&ConfirmPage { form, errors }).await;
+    let shown = match factor::check(&app, &door, &user, &form.sent).await? {
+        Ok(shown) => shown,
+        Err(mistake) => {
+            let errors = Errors::from(mistake);
+            return page.refuse(&ConfirmPage::new(&app, &user, form.next, errors).await?).await;
+        }
     };
     let confirmed = app.db.write(async |db| {
-        if !proof.redeem(db).await? {
+        if !shown.redeem(db).await? {
             return Err(Error::NOT_FOUND);
         }
         event::record(db, &*user.id, Event::Confirmed, &door.client).await?;
-        door.renew(db).await
+        door.renew(db, shown.proven()).await
     });
     Ok((confirmed.await?, see_other(&form.next)).into_response())
 }
@@ -90,11 +102,15 @@ mod tests {
 
     #[test]
     fn its_page_renders() {
-        let form =
-            |next: &str| ConfirmForm { next: LocalPath::from(next.to_string()), ..ConfirmForm::default() };
+        let page = |next: &str, password, errors| ConfirmPage {
+            next: LocalPath::from(next.to_string()),
+            factors: BTreeMap::from([("password", password), ("code", 1), ("passkey", 1)]),
+            errors,
+        };
         check(&[
-            ConfirmPage { form: form("/"), errors: Errors::default() },
-            ConfirmPage { form: form("/a?b"), errors: Errors::from(("password", "No.".to_string())) },
+            page("/", 1, Errors::default()),
+            page("/a?b", 1, Errors::from(("password", "No.".to_string()))),
+            page("/a?b", 0, Errors::from(("code", "No.".to_string()))),
         ]);
     }
 

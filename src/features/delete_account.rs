@@ -5,15 +5,17 @@ use crate::app::App;
 use crate::auth::User;
 use crate::env::Env;
 use crate::error::{Error, Result};
+use crate::factor::{self, Sent};
 use crate::features::Feature;
 use crate::form::{Errors, Form};
 use crate::page::{Flash, Page, Template, templates};
 use crate::session::Door;
-use crate::{password, user};
+use crate::user;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use std::collections::BTreeMap;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get("/delete", Access::User, show).post("/delete", Access::User, destroy);
@@ -22,23 +24,26 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
 
 const DELETED: Flash = Flash { name: "deleted", words: "Your account and everything in it is gone." };
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct DeleteForm {
-    password: String,
-}
-
 #[derive(Serialize)]
 struct DeletePage {
+    /// How many of each kind the user has.
+    factors: BTreeMap<&'static str, i64>,
     errors: Errors,
+}
+
+impl DeletePage {
+    async fn new(app: &App, user: &User, errors: Errors) -> Result<DeletePage> {
+        let factors = app.db.read(async |db| factor::held(app, db, &user.id).await).await?;
+        Ok(DeletePage { factors, errors })
+    }
 }
 
 impl Template for DeletePage {
     const FILE: &'static str = templates::DELETE_ACCOUNT_SHOW;
 }
 
-async fn show(page: Page) -> Result<Response> {
-    page.show(&DeletePage { errors: Errors::default() }).await
+async fn show(State(app): State<App>, user: User, page: Page) -> Result<Response> {
+    page.show(&DeletePage::new(&app, &user, Errors::default()).await?).await
 }
 
 async fn destroy(
@@ -46,15 +51,18 @@ async fn destroy(
     user: User,
     door: Door,
     page: Page,
-    Form(form): Form<DeleteForm>,
+    Form(sent): Form<Sent>,
 ) -> Result<Response> {
-    let Some(proof) = password::check_own(&app, &door, &user, &form.password).await? else {
-        let sentence = "This is not your password. Nothing was deleted.".to_string();
-        return page.refuse(&DeletePage { errors: Errors::from(("password", sentence)) }).await;
+    let shown = match factor::check(&app, &door, &user, &sent).await? {
+        Ok(shown) => shown,
+        Err((field, sentence)) => {
+            let errors = Errors::from((field, sentence + " Nothing was deleted."));
+            return page.refuse(&DeletePage::new(&app, &user, errors).await?).await;
+        }
     };
     let rest = app.config.name_rest;
     let deleted = app.db.write(async |db| {
-        if !proof.redeem(db).await? {
+        if !shown.redeem(db).await? {
             return Err(Error::NOT_FOUND);
         }
         user::delete(db, &user.id, rest, &door.client).await
@@ -71,9 +79,11 @@ mod tests {
 
     #[test]
     fn its_page_renders() {
+        let factors = |password| BTreeMap::from([("password", password), ("code", 1), ("passkey", 1)]);
         check(&[
-            DeletePage { errors: Errors::default() },
-            DeletePage { errors: Errors::from(("password", "No.".to_string())) },
+            DeletePage { factors: factors(1), errors: Errors::default() },
+            DeletePage { factors: factors(1), errors: Errors::from(("password", "No.".to_string())) },
+            DeletePage { factors: factors(0), errors: Errors::from(("code", "No.".to_string())) },
         ]);
     }
 

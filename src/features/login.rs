@@ -7,15 +7,15 @@ use crate::app::App;
 use crate::database::Connection;
 use crate::env::Env;
 use crate::error::Result;
+use crate::factor::Proven;
 use crate::features::Feature;
 use crate::form::{Errors, Form, NoFields, query_parameter};
 use crate::guard::LocalPath;
 use crate::page::{Page, Template, templates};
 use crate::password::{self, Proof};
-use crate::session::Door;
+use crate::session::{Door, Entry};
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
@@ -61,23 +61,24 @@ async fn create(
     page: Page,
     Form(form): Form<LoginForm>,
 ) -> Result<Response> {
-    let stay = form.stay.is_some();
-    let begun = match password::check(&app, &door, &form.username, &form.password).await? {
-        Some(proof) => app.db.write(async |db| enter(db, &door, &proof, stay).await).await?,
+    let entry = match password::check(&app, &door, &form.username, &form.password).await? {
+        Some(proof) => app.db.write(async |db| enter(db, &door, &proof, &form).await).await?,
         None => None,
     };
-    let Some(cookies) = begun else {
-        let sentence = "This username and password do not belong together.".to_string();
-        return page.refuse(&LoginPage { form, errors: Errors::from(("password", sentence)) }).await;
-    };
-    Ok((cookies, see_other(&form.next)).into_response())
+    match entry {
+        Some(entry) => Ok(entry.into_response()),
+        None => {
+            let sentence = "This username and password do not belong together.".to_string();
+            page.refuse(&LoginPage { form, errors: Errors::from(("password", sentence)) }).await
+        }
+    }
 }
 
-async fn enter(db: &mut Connection, door: &Door, proof: &Proof, stay: bool) -> Result<Option<CookieJar>> {
+async fn enter(db: &mut Connection, door: &Door, proof: &Proof, form: &LoginForm) -> Result<Option<Entry>> {
     if !proof.redeem(db).await? {
         return Ok(None);
     }
-    door.log_in(db, &proof.user.id, stay).await
+    door.log_in(db, &proof.user.id, form.stay.is_some(), Proven::OneFactor, &form.next).await
 }
 
 async fn destroy(door: Door, _: Form<NoFields>) -> Result<Response> {

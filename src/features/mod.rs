@@ -30,8 +30,10 @@ mod theme;
 use crate::access::Routes;
 use crate::database::Connection;
 use crate::env::Env;
+use crate::factor::{Factor, NextFactor};
 use crate::mail::Compose;
 use crate::page::Flash;
+use crate::seal::Sealed;
 use crate::session::Door;
 use anyhow::Result;
 use axum_extra::extract::CookieJar;
@@ -51,6 +53,16 @@ pub struct Feature {
     /// What it keeps of a user, for whoever wants a copy of their data: a name, and a query for the user with the id `$1`.
     #[allow(dead_code)] // A feature reads it, which may have been removed.
     pub export: &'static [(&'static str, &'static str)],
+    /// By what people can show who they are.
+    pub factor: Option<Factor>,
+    pub next_factor: Option<NextFactor>,
+    /// The page below which a second factor is set up.
+    pub set_up: Option<&'static str>,
+    /// Statements that each end something by which somebody could come in, if it was added to the account `$1` at the time
+    /// `$2` or later.
+    pub undo: &'static [&'static str],
+    /// What it keeps sealed.
+    pub sealed: &'static [Sealed],
     /// Told, in the transaction and before the session that came with the request ends, that one begins: for whom and its
     /// id. It may add cookies.
     pub session_begins: Option<SessionBegins>,

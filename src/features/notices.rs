@@ -8,7 +8,7 @@
 use crate::access::{Access, Routes, see_other};
 use crate::app::App;
 use crate::auth::User;
-use crate::database::Connection;
+use crate::database::{Connection, DEADLINE, made_at};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::event::{self, Event, Told};
@@ -19,7 +19,7 @@ use crate::mail::{self, Mail, Writing};
 use crate::page::{Flash, Letter, LetterTemplate, Page, Template, date_time, lasting, templates};
 use crate::throttle::{self, Key, Rate};
 use crate::token::{self, Purpose};
-use crate::{address, device, password, recovery, session};
+use crate::{address, device, factor, password, recovery, session};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
@@ -44,7 +44,7 @@ const UNDONE: Flash = Flash {
 };
 
 /// What a notice says: its subject, and what follows from it. Of events that are not here the subject tells nothing.
-const WORDS: [(Event, &str, &str); 10] = [
+const WORDS: [(Event, &str, &str); 16] = [
     (
         Event::Throttled,
         "Too many wrong passwords",
@@ -83,6 +83,37 @@ const WORDS: [(Event, &str, &str); 10] = [
         "Those that were made before do not work any more.",
     ),
     (Event::RecoveryCodeUsed, "A recovery code was used", "It does not work a second time."),
+    (
+        Event::PasswordRemoved,
+        "Your password was removed",
+        "From now on your account opens without one, by what you have set up in its place.",
+    ),
+    (
+        Event::TwoFactorOn,
+        "Two-factor was turned on",
+        "From now on a log-in with the password asks for a code too. Everybody else who was logged in was logged out.",
+    ),
+    (
+        Event::TwoFactorOff,
+        "Two-factor was turned off",
+        "From now on the password alone opens your account. Everybody else who was logged in was logged out.",
+    ),
+    (
+        Event::CodesLocked,
+        "Too many wrong codes",
+        "Somebody who knows your password, or is logged in as you, typed several wrong codes. No code is taken for a while. \
+         If it was not you, please change your password.",
+    ),
+    (
+        Event::PasskeyAdded,
+        "A passkey was added",
+        "Whoever has the device that keeps it can log in to your account.",
+    ),
+    (
+        Event::PasskeyRemoved,
+        "A passkey was removed",
+        "It does not open your account any more. Everybody else who was logged in was logged out.",
+    ),
     (
         Event::Undone,
         "Your account was taken back",
@@ -206,12 +237,12 @@ async fn undo(
     Path(token): Path<String>,
     _: Form<NoFields>,
 ) -> Result<Response> {
-    app.db.write(async |db| take_back(db, &token, &client).await).await?;
+    app.db.write(async |db| take_back(&app, db, &token, &client).await).await?;
     Ok((CookieJar::new().add(UNDONE.cookie(&app.config)), see_other("/login")).into_response())
 }
 
 /// Leaves nothing that opens the account but the mail that goes to the address of the link.
-async fn take_back(db: &mut Connection, token: &str, client: &Client) -> Result<()> {
+async fn take_back(app: &App, db: &mut Connection, token: &str, client: &Client) -> Result<()> {
     let link = token::spend(db, Purpose::Undo, token).await?;
     let user_id = &*link.user_id;
     token::end_undos_since(db, user_id, &link.event_id).await?;
@@ -221,6 +252,9 @@ async fn take_back(db: &mut Connection, token: &str, client: &Client) -> Result<
     address::make_own(db, user_id, &link.email).await?;
     password::disable(db, user_id).await?;
     recovery::end(db, user_id).await?;
+    // An event is recorded a little after what it tells of.
+    let since = made_at(&link.event_id) - DEADLINE.as_secs() as i64 - 1;
+    factor::end_since(app, db, user_id, since).await?;
     session::end_all(db, user_id).await?;
     throttle::forget_user(db, user_id).await?;
     mail::queue(db, password::RESET, Some(user_id), &link.email).await
@@ -230,6 +264,7 @@ async fn take_back(db: &mut Connection, token: &str, client: &Client) -> Result<
 mod tests {
     use super::*;
     use crate::address::Email;
+    use crate::factor::Proven;
     use crate::page::tests::{check, check_letters};
     use crate::session::Door;
     use crate::test::{PASSWORD, TestApp};
@@ -348,12 +383,12 @@ mod tests {
     async fn what_another_version_of_the_app_has_recorded_is_told_too() {
         let app = app().await;
         happens(&app, "ada", Event::PasswordChanged).await;
-        app.execute("update events set kind = 'passkey_added' where kind = 'password_changed'").await;
+        app.execute("update events set kind = 'token_made' where kind = 'password_changed'").await;
         let link = link_to(&app, ADA).await;
         let letter = app.mails().await.swap_remove(0).letter;
         assert_eq!(letter.subject, "Something happened to your account");
-        assert!(letter.text.contains("passkey added."), "{}", letter.text);
-        app.visitor().get(&link).await.assert_contains("passkey added.");
+        assert!(letter.text.contains("token made."), "{}", letter.text);
+        app.visitor().get(&link).await.assert_contains("token made.");
         // Nor does a link depend on how long events are kept.
         app.execute("delete from events").await;
         app.visitor().get(&link).await.assert_contains("Something happened to the account");
@@ -388,7 +423,8 @@ mod tests {
         let (mut parts, ()) =
             axum::http::Request::builder().header("cookie", cookie).body(()).unwrap().into_parts();
         let door = Door::from_request_parts(&mut parts, &app.app).await.unwrap();
-        let begun = app.app.db.write(async |db| door.log_in(db, &id, false).await).await;
+        let begun =
+            app.app.db.write(async |db| door.log_in(db, &id, false, Proven::TwoFactors, "/").await).await;
         assert!(begun.unwrap().is_some());
         assert_eq!(app.mails().await.len(), 0);
 

@@ -1,23 +1,23 @@
 //! Sign up: a username, a password typed twice, and an e-mail address if one likes. Whoever signs up is logged in.
 
-use crate::access::{Access, Routes, see_other};
+use crate::access::{Access, Routes};
 use crate::address::{self, Email};
 use crate::app::App;
 use crate::config::Config;
 use crate::env::Env;
 use crate::error::Result;
+use crate::factor::Proven;
 use crate::features::Feature;
 use crate::form::{Errors, Form, query_parameter};
 use crate::guard::LocalPath;
 use crate::page::{Flash, Page, Template, templates};
 use crate::password;
 use crate::policy::{NewPassword, own_words};
-use crate::session::Door;
+use crate::session::{Door, Entry};
 use crate::throttle::{self, Key};
 use crate::user::{self, Username};
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
@@ -95,8 +95,8 @@ async fn create(
     Form(form): Form<SignupForm>,
 ) -> Result<Response> {
     let mistakes = match form.judge(&app.config) {
-        Ok(account) => match sign_up(&app, &door, account).await? {
-            Ok(cookies) => return Ok((cookies, see_other(&form.next)).into_response()),
+        Ok(account) => match sign_up(&app, &door, account, &form.next).await? {
+            Ok(entry) => return Ok(entry.into_response()),
             Err(mistake) => Errors::from(mistake),
         },
         Err(mistakes) => mistakes,
@@ -104,12 +104,13 @@ async fn create(
     page.refuse(&SignupPage::new(&app, form, mistakes)).await
 }
 
-/// Answers the cookies of the session that begins, or the field with a mistake and its sentence.
+/// Answers the session that begins, or the field with a mistake and its sentence.
 async fn sign_up(
     app: &App,
     door: &Door,
     NewAccount { username, email, password }: NewAccount,
-) -> Result<Result<CookieJar, (&'static str, String)>> {
+    next: &str,
+) -> Result<Result<Entry, (&'static str, String)>> {
     let (address, rate) = (Key::address("signup", door.client.address), app.config.signups_per_address);
     app.db.note(async |db| throttle::take(db, &address, rate).await).await?;
     let own = own_words(&app.config, username.as_str(), email.as_ref().map(Email::as_str));
@@ -127,11 +128,13 @@ async fn sign_up(
         if let Some(email) = &email {
             address::begin(db, &user_id, email).await?;
         }
-        door.log_in(db, &user_id, false).await
+        door.log_in(db, &user_id, false, Proven::OneFactor, next).await
     });
-    let Some(cookies) = begun.await? else { return Ok(Err(("username", username.is_taken()))) };
-    let told = email.map(|_| CONFIRM.cookie(&app.config));
-    Ok(Ok(told.into_iter().fold(cookies, CookieJar::add)))
+    let Some(mut entry) = begun.await? else { return Ok(Err(("username", username.is_taken()))) };
+    if email.is_some() {
+        entry.cookies = entry.cookies.add(CONFIRM.cookie(&app.config));
+    }
+    Ok(Ok(entry))
 }
 
 #[cfg(test)]

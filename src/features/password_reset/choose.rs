@@ -98,6 +98,7 @@ mod tests {
     use super::*;
     use crate::access::{Access, Routes};
     use crate::database::Connection;
+    use crate::factor::Proven;
     use crate::page::tests::check;
     use crate::session::{Door, Session};
     use crate::test::{Answer, PASSWORD, TestApp};
@@ -246,7 +247,10 @@ mod tests {
     #[tokio::test]
     async fn a_changed_password_ends_a_link_that_is_on_its_way() {
         async fn change(session: Session, door: Door, State(app): State<App>) -> Result<Response> {
-            let cookies = app.db.write(async |db| door.credentials_changed(db, &session).await).await?;
+            let cookies = app
+                .db
+                .write(async |db| door.credentials_changed(db, &session, Proven::OneFactor).await)
+                .await?;
             Ok(cookies.into_response())
         }
         let app = TestApp::with(Routes::new().post("/change", Access::User, change)).await;
