@@ -101,3 +101,168 @@ pub async fn end_all(db: &mut Connection, user_id: &str) -> Result<()> {
 
 /// Those that have expired; `$1` is the time.
 pub const PURGE: &str = "delete from logins where token_hash in (select token_hash from logins where expires_at <= $1 limit 1000)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::{Access, Routes};
+    use crate::database::Connection;
+    use crate::factor::Proven;
+    use crate::features::Feature;
+    use crate::session::Door;
+    use crate::test::{TestApp, Visitor};
+    use axum::extract::State;
+    use axum::http::Method;
+    use axum::response::{IntoResponse, Response};
+    use futures_util::FutureExt;
+    use futures_util::future::{BoxFuture, ready};
+
+    /// Asks everybody who has shown one factor for another.
+    fn ask<'a>(
+        _: &'a App,
+        _: &'a mut Connection,
+        _: &'a str,
+        proven: Proven,
+    ) -> BoxFuture<'a, Result<Option<&'static str>>> {
+        ready(Ok((proven == Proven::OneFactor).then_some("/second"))).boxed()
+    }
+
+    async fn first(State(app): State<App>, door: Door) -> Result<Response> {
+        let log_in = async |db: &mut Connection| {
+            let sql = "select id from users order by id limit 1";
+            let (id,): (String,) = sqlx::query_as(sql).fetch_one(&mut *db).await?;
+            door.log_in(db, &id, true, Proven::OneFactor, "/private?a=b").await
+        };
+        Ok(app.db.write(log_in).await?.ok_or(Error::NOT_FOUND)?.into_response())
+    }
+
+    async fn asked(half_way: HalfWay) -> String {
+        format!("{} is half-way", half_way.user.username)
+    }
+
+    async fn second(State(app): State<App>, door: Door, half_way: HalfWay) -> Result<Response> {
+        let entry = app.db.write(async |db| door.complete(db, &half_way).await).await?;
+        Ok(entry.ok_or(Error::NOT_FOUND)?.into_response())
+    }
+
+    async fn wrong(State(app): State<App>, half_way: HalfWay) -> Result<String> {
+        Ok(app.db.write(async |db| half_way.note_wrong(db, 5).await).await?.to_string())
+    }
+
+    async fn app() -> TestApp {
+        let routes = Routes::new()
+            .post("/first", Access::Public, first)
+            .get("/second", Access::HalfWay, asked)
+            .post("/second", Access::HalfWay, second)
+            .post("/second/wrong", Access::HalfWay, wrong);
+        let app =
+            TestApp::with_feature(&[], Feature { routes, next_factor: Some(ask), ..Feature::named("test") });
+        let app = app.await;
+        app.person("ada").await;
+        app
+    }
+
+    async fn half_way(app: &TestApp) -> Visitor {
+        let browser = app.visitor();
+        let answer = browser.post("/first", &[]).await;
+        answer.assert_redirect("/second");
+        answer.assert_cookie("login=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=300");
+        assert_eq!(answer.headers.get_all("set-cookie").iter().count(), 1, "{answer}");
+        browser
+    }
+
+    #[tokio::test]
+    async fn with_one_factor_there_is_no_session_and_the_second_leads_to_where_one_wanted_to_go() {
+        let app = app().await;
+        let browser = half_way(&app).await;
+        browser.assert_is("nobody").await;
+        browser.get("/second").await.assert_body("ada is half-way");
+        let answer = browser.post("/second", &[]).await;
+        answer.assert_redirect("/private?a=b");
+        // As was chosen with the first.
+        answer.assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
+        answer.assert_cookie("login=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0");
+        browser.assert_is("ada").await;
+        assert_eq!(app.count("select count(*) from logins").await, 0);
+        assert_eq!(app.count("select count(*) from sessions where factors = 2").await, 2);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_half_way_is_nobody_on_every_route() {
+        let app = app().await;
+        let browser = half_way(&app).await;
+        let env = [("BASE_URL", "http://localhost")].into_iter().collect();
+        for route in crate::features::all(&env).unwrap().iter().flat_map(|feature| feature.routes.iter()) {
+            let path = route.path.replace("{username}", "ada").replace("{id}", "1").replace("{token}", "x");
+            let (half_way, stranger) = (browser.copy(), app.visitor());
+            let as_half_way = half_way.send(route.method.clone(), &path, &[], "").await;
+            let as_stranger = stranger.send(route.method.clone(), &path, &[], "").await;
+            if route.access != Access::HalfWay {
+                assert_eq!(as_half_way.status, as_stranger.status, "{as_half_way}");
+                let to = |answer: &crate::test::Answer| answer.headers.get("location").cloned();
+                assert_eq!(to(&as_half_way), to(&as_stranger), "{as_half_way}");
+            }
+            half_way.assert_is("nobody").await;
+            as_half_way.assert_lacks("Logged in: ada");
+        }
+        for method in [Method::GET, Method::POST] {
+            let answer = browser.send(method, "/private", &[], "").await;
+            assert!(answer.status == 405 || answer.header("location").starts_with("/login"), "{answer}");
+        }
+        assert_eq!(app.count("select count(*) from sessions").await, 1);
+    }
+
+    #[tokio::test]
+    async fn without_a_first_factor_there_is_no_second() {
+        let app = app().await;
+        let made_up = app.visitor().with_cookie("login", &Token::random().unwrap().text());
+        let of_a_session = app.browser_of("ada").await;
+        let session = of_a_session.cookie("session_token").unwrap();
+        for browser in [app.visitor(), made_up, of_a_session, app.visitor().with_cookie("login", &session)] {
+            browser.get("/second").await.assert_redirect("/login");
+            browser.post("/second", &[]).await.assert_redirect("/login").assert_no_header("set-cookie");
+        }
+    }
+
+    #[tokio::test]
+    async fn it_ends_after_a_while_and_with_whatever_ends_sessions() {
+        let app = app().await;
+        for end in ["expire", "disable", "log out everywhere"] {
+            let browser = half_way(&app).await;
+            match end {
+                "expire" => app.execute("update logins set expires_at = expires_at - 300").await,
+                "disable" => app.execute("update users set disabled_at = 1").await,
+                _ => {
+                    let id = app.user("ada").await;
+                    app.app.db.write(async |db| crate::session::end_all(db, &id).await).await.unwrap();
+                }
+            }
+            browser.post("/second", &[]).await.assert_redirect("/login").assert_no_header("set-cookie");
+            app.execute("update users set disabled_at = null").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn after_five_wrong_ones_it_is_over() {
+        let app = app().await;
+        let browser = half_way(&app).await;
+        let another = half_way(&app).await;
+        for goes_on in [true, true, true, true, false] {
+            browser.post("/second/wrong", &[]).await.assert_body(&goes_on.to_string());
+        }
+        browser.post("/second", &[]).await.assert_redirect("/login");
+        another.post("/second", &[]).await.assert_redirect("/private?a=b");
+    }
+
+    #[tokio::test]
+    async fn of_twenty_who_complete_one_at_once_one_comes_in() {
+        let app = app().await;
+        let browser = half_way(&app).await;
+        let copies: Vec<Visitor> = (0..20).map(|_| browser.copy()).collect();
+        let answers =
+            futures_util::future::join_all(copies.iter().map(|copy| copy.post("/second", &[]))).await;
+        let entered = answers.iter().filter(|answer| answer.headers.contains_key("location"));
+        assert_eq!(entered.filter(|answer| answer.header("location") == "/private?a=b").count(), 1);
+        assert_eq!(app.count("select count(*) from sessions").await, 2);
+    }
+}

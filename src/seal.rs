@@ -5,7 +5,7 @@
 //! seals and all open.
 
 use crate::config::Config;
-use crate::database::{Connection, Database};
+use crate::database::{Connection, Database, new_id};
 use crate::error::{Error, Result};
 use crate::features::Feature;
 use crate::file::{private_file, private_folder};
@@ -69,7 +69,7 @@ impl Seals {
                 "SECRET_KEY must be set in production, because some secrets are kept encrypted: say \
                  openssl rand -base64 32 and set what it prints, the same for all replicas"
             );
-            vec![of_development()?]
+            vec![key_in(Path::new(OF_DEVELOPMENT))?]
         } else {
             Vec::new()
         };
@@ -151,24 +151,144 @@ fn place(table: &str, user_id: &str) -> String {
 }
 
 /// The key of a site in development, which is made when it is first needed.
-fn of_development() -> anyhow::Result<String> {
-    let file = Path::new(DEVELOPMENT);
+fn key_in(file: &Path) -> anyhow::Result<String> {
     let key = match fs::read_to_string(file) {
         Err(error) if error.kind() == NotFound => make(file).and_then(|()| fs::read_to_string(file)),
         read => read,
     };
-    key.with_context(|| format!("the key in {DEVELOPMENT} can be neither read nor made"))
+    key.with_context(|| format!("the key in {} can be neither read nor made", file.display()))
 }
 
-const DEVELOPMENT: &str = "data/secret_key";
+const OF_DEVELOPMENT: &str = "data/secret_key";
 
 /// Puts a new key into the file, whole and at once; or leaves one that another process has just put there.
 fn make(file: &Path) -> io::Result<()> {
     let key = BASE64_STANDARD.encode(random::<32>().map_err(|_| io::Error::other("no randomness"))?);
-    let begun = file.with_extension(std::process::id().to_string());
+    // Under another name first, so that nobody reads half of it.
+    let begun = file.with_extension(new_id());
     private_folder(file.parent().unwrap_or(Path::new(".")))?;
     private_file(&begun)?.write_all(key.as_bytes())?;
     let made = fs::hard_link(&begun, file);
     fs::remove_file(&begun)?;
     made.or_else(|error| if error.kind() == AlreadyExists { Ok(()) } else { Err(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Env;
+    use crate::test::TestApp;
+
+    const OLD: &str = "the key that was there before the other one";
+    const NEW: &str = "the key that is to take the place of the old";
+
+    fn seals(keys: &str) -> Seals {
+        let env: Env = [("SECRET_KEY", keys)].into_iter().collect();
+        Seals::load(&Config::from_env(&env).unwrap(), &[]).unwrap()
+    }
+
+    #[test]
+    fn what_is_sealed_opens_again_and_shows_nothing() {
+        let seals = seals(NEW);
+        let (one, other) =
+            (seals.seal("t", "ada", b"secret").unwrap(), seals.seal("t", "ada", b"secret").unwrap());
+        assert_eq!(seals.open("t", "ada", &one).unwrap(), b"secret");
+        assert_eq!(seals.open("t", "ada", &other).unwrap(), b"secret");
+        assert_ne!(one, other);
+        assert!(!one.windows(6).any(|bytes| bytes == b"secret"));
+    }
+
+    #[test]
+    fn in_another_row_or_changed_it_does_not_open() {
+        let seals = seals(NEW);
+        let sealed = seals.seal("t", "ada", b"secret").unwrap();
+        assert!(seals.open("t", "bob", &sealed).is_err());
+        assert!(seals.open("u", "ada", &sealed).is_err());
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert!(seals.open("t", "ada", &changed).is_err(), "byte {at}");
+        }
+        for length in 0..sealed.len() {
+            assert!(seals.open("t", "ada", &sealed[..length]).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn the_first_key_seals_and_all_of_the_list_open() {
+        let old = seals(OLD).seal("t", "ada", b"secret").unwrap();
+        let both = seals(&format!("{NEW}, {OLD}"));
+        assert_eq!(both.open("t", "ada", &old).unwrap(), b"secret");
+        let new = both.seal("t", "ada", b"secret").unwrap();
+        assert_eq!(seals(NEW).open("t", "ada", &new).unwrap(), b"secret");
+        assert!(seals(OLD).open("t", "ada", &new).is_err());
+        assert!(both.is_current(&new) && !both.is_current(&old));
+    }
+
+    #[test]
+    fn a_site_in_production_that_seals_does_not_start_without_a_key() {
+        let production =
+            [("BASE_URL", "https://example.com"), ("TRUSTED_PROXIES", "none"), ("SMTP_URL", "none")];
+        let config = Config::from_env(&production.into_iter().collect()).unwrap();
+        let feature = || Feature { sealed: &[SALTS], ..Feature::named("test") };
+        let error = Seals::load(&config, &[feature()]).err().unwrap().to_string();
+        assert!(
+            error.contains("SECRET_KEY must be set") && error.contains("openssl rand -base64 32"),
+            "{error}"
+        );
+        assert!(Seals::load(&config, &[]).is_ok());
+    }
+
+    #[test]
+    fn of_many_processes_that_make_a_key_at_once_all_have_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("data/secret_key");
+        std::thread::scope(|threads| {
+            for _ in 0..8 {
+                threads.spawn(|| key_in(&file).unwrap());
+            }
+        });
+        let key = key_in(&file).unwrap();
+        assert_eq!(key.len(), 44);
+        assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
+        #[cfg(unix)]
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions()) & 0o777,
+            0o600
+        );
+    }
+
+    /// A column like those of features, in a table that every app has.
+    const SALTS: Sealed = Sealed {
+        table: "salts",
+        select: "select name, value from salts where name > $1 and name like 'sealed%' order by name limit 100",
+        update: "update salts set value = $1 where name = $2 and value = $3",
+    };
+
+    #[tokio::test]
+    async fn what_is_sealed_with_an_old_key_is_counted_and_sealed_anew() {
+        let app = TestApp::new().await;
+        let (old, both) = (seals(OLD), seals(&format!("{NEW},{OLD}")));
+        for number in 0..250 {
+            let name = format!("sealed{number:03}");
+            let seals = if number < 120 { &old } else { &both };
+            let sealed = seals.seal("salts", &name, name.as_bytes()).unwrap();
+            let insert = async |db: &mut Connection| {
+                let query = sqlx::query("insert into salts (name, value) values ($1, $2)");
+                Ok(query.bind(&*name).bind(sealed.clone()).execute(db).await?)
+            };
+            app.app.db.write(insert).await.unwrap();
+        }
+        assert_eq!(both.count_old(&app.app.db, &SALTS).await.unwrap(), 120);
+        assert_eq!(both.reseal(&app.app.db, &SALTS).await.unwrap(), 120);
+        assert_eq!(both.count_old(&app.app.db, &SALTS).await.unwrap(), 0);
+        assert_eq!(both.reseal(&app.app.db, &SALTS).await.unwrap(), 0);
+        // Now the old key can go.
+        assert_eq!(seals(NEW).count_old(&app.app.db, &SALTS).await.unwrap(), 0);
+        let rows = next(&app.app.db, &SALTS, "").await.unwrap();
+        let (name, sealed) = &rows[7];
+        assert_eq!(seals(NEW).open("salts", name, sealed).unwrap(), name.as_bytes());
+        // Without the key nothing is lost, and whoever asks is told.
+        assert!(seals(OLD).reseal(&app.app.db, &SALTS).await.is_err());
+    }
 }

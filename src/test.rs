@@ -57,6 +57,11 @@ impl TestApp {
 
     /// An app with other settings.
     pub async fn with_env(settings: &[(&str, &str)], routes: Routes) -> TestApp {
+        TestApp::with_feature(settings, Feature { routes, ..Feature::named("test") }).await
+    }
+
+    /// An app with a feature of the test's own.
+    pub async fn with_feature(settings: &[(&str, &str)], mut feature: Feature) -> TestApp {
         let database = TestDatabase::new().await;
         let common = [
             ("DATABASE_URL", &*database.url),
@@ -69,8 +74,10 @@ impl TestApp {
         ];
         let env: Env = common.iter().chain(settings).copied().collect();
         let mut features = features::all(&env).unwrap();
-        let routes = routes.get("/whoami", Access::Public, whoami).get("/private", Access::User, whoami);
-        features.push(Feature { routes, letters: &[("test", greeting)], ..Feature::named("test") });
+        let routes = feature.routes.get("/whoami", Access::Public, whoami);
+        feature.routes = routes.get("/private", Access::User, whoami);
+        feature.letters = &[("test", greeting)];
+        features.push(feature);
         let site = Site::open(Config::from_env(&env).unwrap(), features).await.unwrap();
         TestApp { app: site.app.clone(), site, _database: database }
     }

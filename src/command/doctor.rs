@@ -7,6 +7,7 @@ use crate::env::Env;
 use crate::features;
 use crate::mail;
 use crate::page::Pages;
+use crate::seal::Seals;
 use anyhow::Result;
 
 /// Goes through what starting needs, in its order, and ends with the first thing that is wrong.
@@ -24,10 +25,20 @@ pub async fn run(env: &Env) -> Result<()> {
     ))?;
     Pages::load(&config, &features)?;
     say("templates      ok")?;
+    let seals = Seals::load(&config, &features)?;
     let db = Database::open(&config).await?;
     let users = db.read(async |db| crate::user::count(db).await).await?;
     let engine = if is_sqlite(&config.database_url) { "SQLite" } else { "Postgres" };
     say(format!("database       ok: {engine}, {users} users, every section of schema.sql applied"))?;
+    for column in features.iter().flat_map(|feature| feature.sealed) {
+        say(match seals.count_old(&db, column).await? {
+            0 => format!("secrets        ok: all of {} are sealed with the newest key", column.table),
+            old => format!(
+                "secrets        {old} of {} are sealed with an older key: say latchkey reseal",
+                column.table
+            ),
+        })?;
+    }
     let (waiting, given_up) = db.read(async |db| mail::count(db).await).await?;
     db.close().await;
     let goes = config.mail.check().await?;

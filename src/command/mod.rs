@@ -2,6 +2,7 @@
 
 mod doctor;
 mod purge;
+mod reseal;
 mod routes;
 pub mod serve;
 mod user;
@@ -37,6 +38,8 @@ enum Command {
     Doctor,
     /// Delete what has expired, as the running site does by itself
     Purge,
+    /// Seal anew, with the newest key of SECRET_KEY, what is sealed with older ones
+    Reseal,
     /// Look after accounts
     #[command(subcommand)]
     User(user::Command),
@@ -66,6 +69,7 @@ async fn start(command: Command) -> Result<()> {
         Command::Routes => routes::run(&env),
         Command::Doctor => doctor::run(&env).await,
         Command::Purge => purge::run(&env).await,
+        Command::Reseal => reseal::run(&env).await,
         Command::User(command) => user::run(&env, command).await,
     }
 }
