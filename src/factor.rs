@@ -69,12 +69,11 @@ pub async fn held(app: &App, db: &mut Connection, user_id: &str) -> Result<BTree
     Ok(held)
 }
 
-/// In how many ways the user can log in. The last is not to be removed; the user's row is [`crate::user::lock`]ed by whoever
-/// is about to remove one.
-pub async fn ways_in(app: &App, db: &mut Connection, user_id: &str) -> Result<i64> {
-    let held = held(app, db, user_id).await?;
+/// In how many ways somebody who has these can log in. The last is not to be removed: whoever removes one asks in the same
+/// transaction, in which the user's row is [`crate::user::lock`]ed.
+pub fn ways_in(app: &App, held: &BTreeMap<&'static str, i64>) -> i64 {
     let suffice = factors(app).filter(|factor| factor.suffices).map(|factor| factor.name);
-    Ok(suffice.chain([PASSWORD]).filter_map(|name| held.get(name)).sum())
+    suffice.chain([PASSWORD]).filter_map(|name| held.get(name)).sum()
 }
 
 /// What people send to show once more that it is them: any of the factors, each in its field.
@@ -144,4 +143,93 @@ pub fn set_up(app: &App, session: &Session, path: &str) -> Option<&'static str> 
 
 fn factors(app: &App) -> impl Iterator<Item = &Factor> {
     app.features.iter().filter_map(|feature| feature.factor.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::{Access, Routes};
+    use crate::features::Feature;
+    use crate::test::{PASSWORD, TestApp, Visitor};
+    use futures_util::FutureExt;
+    use std::future::ready;
+
+    async fn page() -> &'static str {
+        "a page"
+    }
+
+    /// A site where everybody must have two factors, which are set up at /set-up.
+    async fn strict() -> TestApp {
+        let routes = Routes::new()
+            .get("/set-up", Access::Recent, page)
+            .get("/set-up/more", Access::Recent, page)
+            .get("/set-upper", Access::User, page)
+            .get("/settings", Access::Recent, page);
+        let feature = Feature { routes, set_up: Some("/set-up"), ..Feature::named("test") };
+        TestApp::with_feature(&[("REQUIRE_TWO_FACTOR", "all")], feature).await
+    }
+
+    /// Somebody who has shown no more than a password.
+    async fn with_one_factor(app: &TestApp, name: &str) -> Visitor {
+        let person = app.person(name).await;
+        app.execute("update sessions set factors = 1").await;
+        person
+    }
+
+    #[tokio::test]
+    async fn whoever_must_have_two_factors_is_led_to_set_them_up_before_anything_else() {
+        let app = strict().await;
+        let ada = with_one_factor(&app, "ada").await;
+        let to = app.app.features.iter().find_map(|feature| feature.set_up).unwrap();
+        for path in ["/private", "/settings", "/set-upper"] {
+            ada.get(path).await.assert_redirect(to);
+        }
+        for path in ["/set-up", "/set-up/more"] {
+            ada.get(path).await.assert_status(200);
+        }
+        ada.get("/whoami").await.assert_body("ada");
+        // By an older log-in it is set up no more than anywhere else.
+        app.execute("update sessions set confirmed_at = confirmed_at - 600").await;
+        ada.get("/set-up").await.assert_redirect("/confirm?next=%2Fset-up");
+        ada.get("/settings").await.assert_redirect("/confirm?next=%2Fsettings");
+        app.execute("update sessions set factors = 2, confirmed_at = confirmed_at + 600").await;
+        ada.get("/settings").await.assert_status(200);
+    }
+
+    #[tokio::test]
+    async fn nobody_else_is_led_there() {
+        let app = TestApp::new().await;
+        let ada = with_one_factor(&app, "ada").await;
+        ada.get("/private").await.assert_status(200);
+        let app = strict().await;
+        app.person("ada").await.get("/private").await.assert_status(200);
+        app.visitor().get("/private").await.assert_redirect("/login?next=%2Fprivate");
+    }
+
+    fn word<'a>(_: &'a App, _: &'a Door, user: &'a User, typed: &'a str) -> BoxFuture<'a, Result<bool>> {
+        ready(Ok(typed == format!("{}'s word", user.username))).boxed()
+    }
+
+    #[tokio::test]
+    async fn any_factor_shows_who_somebody_is_in_its_own_field_and_no_other() {
+        let count = "select count(*) from recovery_codes where user_id = $1";
+        let factor = Factor { name: "word", count, suffices: false, check: word, refusal: "Not the word." };
+        let app =
+            TestApp::with_feature(&[], Feature { factor: Some(factor), ..Feature::named("test") }).await;
+        app.person("ada").await;
+        let (door, id) = (app.door().await, app.user("ada").await);
+        let ada = User { id: id.clone(), username: "ada".into() };
+        let sent = |field: &str, typed: &str| Sent(BTreeMap::from([(field.into(), typed.into())]));
+        let judge =
+            async |sent: Sent| check(&app.app, &door, &ada, &sent).await.unwrap().map(|shown| shown.proven());
+        assert_eq!(judge(sent("password", PASSWORD)).await, Ok(Proven::OneFactor));
+        assert_eq!(judge(sent("word", "ada's word")).await, Ok(Proven::TwoFactors));
+        assert_eq!(judge(sent("word", "bob's word")).await, Err(("word", "Not the word.".into())));
+        assert_eq!(judge(sent("word", PASSWORD)).await, Err(("word", "Not the word.".into())));
+        for nothing in [sent("password", "ada's word"), sent("user", "ada"), Sent::default()] {
+            assert_eq!(judge(nothing).await, Err(("password", "This is not your password.".into())));
+        }
+        let held = app.app.db.read(async |db| held(&app.app, db, &id).await).await.unwrap();
+        assert_eq!((held[super::PASSWORD], held["word"], ways_in(&app.app, &held)), (1, 0, 1));
+    }
 }

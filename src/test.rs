@@ -191,6 +191,12 @@ impl TestApp {
         self.app.db.write(execute).await.unwrap();
     }
 
+    /// Takes somebody's password away.
+    pub async fn take_password(&self, name: &str) {
+        let id = self.user(name).await;
+        self.app.db.write(async |db| password::disable(db, &id).await).await.unwrap();
+    }
+
     pub async fn lose_database(&self) {
         self.app.db.close().await;
     }

@@ -3,38 +3,48 @@
 use crate::access::{Access, Routes, see_other};
 use crate::address;
 use crate::app::App;
+use crate::auth::User;
+use crate::database::Connection;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::event::{self, Event};
-use crate::factor::Proven;
+use crate::factor::{self, Proven};
 use crate::features::Feature;
-use crate::form::{Errors, Form};
+use crate::form::{Errors, Form, NoFields};
 use crate::page::{Flash, Page, Template, templates};
-use crate::password;
+use crate::password::{self, Proof};
 use crate::policy::{NewPassword, own_words};
-use crate::session::{Door, Session};
+use crate::session::{self, Door, Session};
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
 
 const PATH: &str = "/account/password";
 
+const REMOVE: &str = "/account/password/remove";
+
 /// Where password managers look for it (W3C, A Well-Known URL for Changing Passwords).
 const WELL_KNOWN: &str = "/.well-known/change-password";
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    let routes = Routes::new().get(PATH, Access::Recent, show).post(PATH, Access::Recent, update).get(
-        WELL_KNOWN,
-        Access::Public,
-        lead,
-    );
-    Ok(Feature { routes, flashes: &[CHANGED], ..Feature::named("change_password") })
+    let routes = Routes::new()
+        .get(PATH, Access::Recent, show)
+        .post(PATH, Access::Recent, update)
+        .post(REMOVE, Access::Recent, remove)
+        .get(WELL_KNOWN, Access::Public, lead);
+    Ok(Feature { routes, flashes: &[CHANGED, REMOVED], ..Feature::named("change_password") })
 }
 
 const CHANGED: Flash = Flash {
     name: "password_changed",
     words: "Your password was changed. You are logged out everywhere else.",
+};
+
+const REMOVED: Flash = Flash {
+    name: "password_removed",
+    words: "Your account has no password any more. You are logged out everywhere else.",
 };
 
 #[derive(Deserialize, Default)]
@@ -47,16 +57,28 @@ struct PasswordForm {
 
 #[derive(Serialize)]
 struct PasswordPage {
+    has_password: bool,
+    /// Whether the user could log in without it.
+    is_removable: bool,
     errors: Errors,
     min_length: usize,
+}
+
+impl PasswordPage {
+    async fn new(app: &App, user: &User, errors: Errors) -> Result<PasswordPage> {
+        let held = app.db.read(async |db| factor::held(app, db, &user.id).await).await?;
+        let has_password = held[factor::PASSWORD] > 0;
+        let is_removable = has_password && factor::ways_in(app, &held) > 1;
+        Ok(PasswordPage { has_password, is_removable, errors, min_length: app.config.password_min_length })
+    }
 }
 
 impl Template for PasswordPage {
     const FILE: &'static str = templates::CHANGE_PASSWORD_EDIT;
 }
 
-async fn show(State(app): State<App>, page: Page) -> Result<Response> {
-    page.show(&PasswordPage { errors: Errors::default(), min_length: app.config.password_min_length }).await
+async fn show(State(app): State<App>, user: User, page: Page) -> Result<Response> {
+    page.show(&PasswordPage::new(&app, &user, Errors::default()).await?).await
 }
 
 async fn update(
@@ -68,9 +90,40 @@ async fn update(
 ) -> Result<Response> {
     match change(&app, &session, &door, &form).await? {
         Ok(cookies) => Ok((cookies, see_other(PATH)).into_response()),
-        Err((field, sentence)) => {
-            let errors = Errors::from((field, sentence));
-            page.refuse(&PasswordPage { errors, min_length: app.config.password_min_length }).await
+        Err(mistake) => {
+            let errors = Errors::from(mistake);
+            page.refuse(&PasswordPage::new(&app, &session.user, errors).await?).await
+        }
+    }
+}
+
+/// Makes the account one without a password, if there is another way in.
+async fn remove(
+    State(app): State<App>,
+    session: Session,
+    door: Door,
+    page: Page,
+    _: Form<NoFields>,
+) -> Result<Response> {
+    let user_id = &*session.user.id;
+    let removed = app.db.write(async |db| {
+        session::hold(db, &session).await?;
+        let held = factor::held(&app, db, user_id).await?;
+        if held[factor::PASSWORD] > 0 && factor::ways_in(&app, &held) < 2 {
+            return Ok(None);
+        }
+        password::disable(db, user_id).await?;
+        event::record(db, user_id, Event::PasswordRemoved, &door.client).await?;
+        door.credentials_changed(db, &session, Proven::OneFactor).await.map(Some)
+    });
+    match removed.await? {
+        Some(cookies) => Ok((cookies.add(REMOVED.cookie(&app.config)), see_other(PATH)).into_response()),
+        None => {
+            let sentence =
+                "The password is the only way into your account. Add another before you remove it.";
+            let errors = Errors::from(("remove", sentence.to_string()));
+            let page = page.show(&PasswordPage::new(&app, &session.user, errors).await?).await?;
+            Ok((StatusCode::CONFLICT, page).into_response())
         }
     }
 }
@@ -91,25 +144,21 @@ async fn change(
         Ok(new) => new,
         Err(mistake) => return Ok(Err(mistake)),
     };
-    if form.password == form.current_password {
-        return Ok(Err(("password", "This is your password already.".into())));
-    }
-    let Some(proof) = password::check_own(app, door, user, &form.current_password).await? else {
-        return Ok(Err(("current_password", "This is not your current password.".into())));
+    let proof = match show_current(app, door, user, form).await? {
+        Ok(proof) => proof,
+        Err(mistake) => return Ok(Err(mistake)),
     };
     let addresses = app.db.read(async |db| address::of_user(db, &user.id).await).await?;
     let own = own_words(&app.config, &user.username, addresses.all());
     let hash = match app.gate.hash(new, own).await? {
         Ok(hash) => hash,
         Err(sentence) => {
-            app.db.write(async |db| proof.redeem(db).await).await?;
+            app.db.write(async |db| redeem(db, session, proof.as_ref()).await).await?;
             return Ok(Err(("password", sentence.into())));
         }
     };
     let changed = app.db.write(async |db| {
-        if !proof.redeem(db).await? {
-            return Err(Error::NOT_FOUND);
-        }
+        redeem(db, session, proof.as_ref()).await?;
         password::set(db, &user.id, &hash).await?;
         event::record(db, &*user.id, Event::PasswordChanged, &door.client).await?;
         door.credentials_changed(db, session, Proven::OneFactor).await
@@ -117,11 +166,42 @@ async fn change(
     Ok(Ok(changed.await?.add(CHANGED.cookie(&app.config))))
 }
 
+/// That the user knows the current password, which an account may do without. Or the field with a mistake and its sentence.
+async fn show_current(
+    app: &App,
+    door: &Door,
+    user: &User,
+    form: &PasswordForm,
+) -> Result<Result<Option<Proof>, (&'static str, String)>> {
+    let held = app.db.read(async |db| factor::held(app, db, &user.id).await).await?;
+    if held[factor::PASSWORD] == 0 {
+        return Ok(Ok(None));
+    }
+    if form.password == form.current_password {
+        return Ok(Err(("password", "This is your password already.".into())));
+    }
+    let proof = password::check_own(app, door, user, &form.current_password).await?;
+    Ok(proof.map(Some).ok_or(("current_password", "This is not your current password.".into())))
+}
+
+/// Takes the user's row, for the transaction that acts on it.
+async fn redeem(db: &mut Connection, session: &Session, proof: Option<&Proof>) -> Result<()> {
+    match proof {
+        Some(proof) if !proof.redeem(db).await? => Err(Error::NOT_FOUND),
+        Some(_) => Ok(()),
+        None => session::hold(db, session).await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::factor::Factor;
     use crate::page::tests::check;
+    use crate::recovery;
     use crate::test::{Answer, PASSWORD, TestApp, Visitor};
+
+    use futures_util::FutureExt;
 
     const NEW: &str = "quiet harbour lamp";
 
@@ -136,13 +216,17 @@ mod tests {
 
     #[test]
     fn its_page_renders() {
-        let mut errors = Errors::default();
-        for field in ["current_password", "password", "confirm_password"] {
-            errors.add(field, "No.");
-        }
+        let errors = || {
+            let mut errors = Errors::default();
+            for field in ["current_password", "password", "confirm_password", "remove"] {
+                errors.add(field, "No.");
+            }
+            errors
+        };
         check(&[
-            PasswordPage { errors: Errors::default(), min_length: 8 },
-            PasswordPage { errors, min_length: 8 },
+            PasswordPage { has_password: true, is_removable: true, errors: Errors::default(), min_length: 8 },
+            PasswordPage { has_password: true, is_removable: false, errors: errors(), min_length: 8 },
+            PasswordPage { has_password: false, is_removable: false, errors: errors(), min_length: 8 },
         ]);
     }
 
@@ -224,5 +308,80 @@ mod tests {
         }
         submit(&ada, PASSWORD, NEW, NEW).await.assert_status(429).assert_header("retry-after", "30");
         assert!(knows(&app, PASSWORD).await);
+    }
+
+    /// An app in which recovery codes, which core has, are a way in and the word "open" proves it.
+    async fn with_another_way_in() -> TestApp {
+        let check: factor::Check = |_, _, _, typed| std::future::ready(Ok(typed == "open")).boxed();
+        let factor = Factor {
+            name: "test",
+            count: "select count(*) from recovery_codes where user_id = $1",
+            suffices: true,
+            check,
+            refusal: "No.",
+        };
+        TestApp::with_feature(&[], Feature { factor: Some(factor), ..Feature::named("test") }).await
+    }
+
+    async fn add_way_in(app: &TestApp) {
+        let id = app.user("ada").await;
+        app.app.db.write(async |db| recovery::make(db, &id).await).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_has_another_way_in_can_do_without_a_password_and_set_one_again() {
+        let app = with_another_way_in().await;
+        let ada = app.person("ada").await;
+        let elsewhere = app.browser_of("ada").await;
+        ada.get(PATH).await.assert_lacks(REMOVE);
+        add_way_in(&app).await;
+        ada.get(PATH).await.assert_contains(REMOVE);
+        ada.post(REMOVE, &[]).await.assert_redirect(PATH);
+        let page = ada.get(PATH).await;
+        page.assert_contains("has no password any more").assert_contains("Set a password");
+        page.assert_lacks("Current password").assert_lacks(REMOVE);
+        elsewhere.assert_is("nobody").await;
+        assert!(!knows(&app, PASSWORD).await);
+        assert_eq!(app.count("select count(*) from events where kind = 'password_removed'").await, 1);
+        // What was the password is as good as another now.
+        submit(&ada, "", PASSWORD, PASSWORD).await.assert_redirect(PATH);
+        assert!(knows(&app, PASSWORD).await);
+    }
+
+    #[tokio::test]
+    async fn the_last_way_in_is_not_removed() {
+        let app = with_another_way_in().await;
+        let ada = app.person("ada").await;
+        let elsewhere = app.browser_of("ada").await;
+        let answer = ada.post(REMOVE, &[]).await;
+        answer
+            .assert_status(409)
+            .assert_contains("the only way into your account")
+            .assert_no_header("set-cookie");
+        assert!(knows(&app, PASSWORD).await);
+        elsewhere.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ends_meanwhile_neither_sets_nor_removes_a_password() {
+        let app = with_another_way_in().await;
+        let ada = app.person("ada").await;
+        add_way_in(&app).await;
+        app.ended_meanwhile("ada", ada.post(REMOVE, &[])).await.assert_status(404);
+        assert!(knows(&app, PASSWORD).await);
+        app.take_password("ada").await;
+        let thief = app.browser_of("ada").await;
+        app.ended_meanwhile("ada", submit(&thief, "", NEW, NEW)).await.assert_status(404);
+        assert!(!knows(&app, NEW).await);
+    }
+
+    #[tokio::test]
+    async fn whoever_has_no_password_is_told_at_the_log_in_what_everybody_is_told() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        app.take_password("ada").await;
+        for password in ["", PASSWORD, "not the password"] {
+            assert!(!knows(&app, password).await);
+        }
     }
 }
