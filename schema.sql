@@ -133,8 +133,10 @@ create table recovery_codes (
 create index recovery_codes_by_user on recovery_codes (user_id);
 
 -- 8 factors
--- How many factors its user has shown: 1 or 2.
+-- How many factors had been shown by whom it belongs to, or who did it: 1 or 2.
 alter table sessions add column factors bigint not null default 1;
+alter table addresses add column factors bigint not null default 1;
+alter table events add column factors bigint not null default 1;
 
 -- Log-ins in progress: the first factor is shown and the second is not, so nobody is logged in yet.
 create table logins (

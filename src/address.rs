@@ -6,6 +6,7 @@
 use crate::database::{Connection, now};
 use crate::error::{Error, Result};
 use crate::event::{self, Event};
+use crate::factor::Proven;
 use crate::guard::Client;
 use crate::mail;
 use crate::token::{self, Link, Purpose};
@@ -84,13 +85,14 @@ pub async fn owner(db: &mut Connection, email: &str) -> Result<Option<String>> {
 /// The kind of the mail that asks whether an address is the user's.
 pub const CONFIRM: &str = "confirm_address";
 
-/// Has an address wait to be confirmed, in place of another that waited, and mails it a link. The user's row is
-/// [`crate::user::lock`]ed.
-pub async fn begin(db: &mut Connection, user_id: &str, email: &Email) -> Result<()> {
+/// Has an address wait to be confirmed, in place of another that waited, and mails it a link. The user has `proven` so much,
+/// and their row is [`crate::user::lock`]ed.
+pub async fn begin(db: &mut Connection, user_id: &str, email: &Email, proven: Proven) -> Result<()> {
     let sql = "delete from addresses where user_id = $1 and confirmed_at is null";
     sqlx::query(sql).bind(user_id).execute(&mut *db).await?;
-    let sql = "insert into addresses (user_id, email) values ($1, $2)";
-    sqlx::query(sql).bind(user_id).bind(email.as_str()).execute(&mut *db).await?;
+    let sql = "insert into addresses (user_id, email, factors) values ($1, $2, $3)";
+    let query = sqlx::query(sql).bind(user_id).bind(email.as_str()).bind(proven.count());
+    query.execute(&mut *db).await?;
     token::end_for_other_addresses(db, user_id, email.as_str()).await?;
     mail::queue(db, CONFIRM, Some(user_id), email.as_str()).await
 }
@@ -109,7 +111,9 @@ pub async fn confirm(db: &mut Connection, link: &Link, client: &Client) -> Resul
     }
     // Before it is done, while the old address is the one to be told.
     let event = if old.confirmed.is_some() { Event::AddressChanged } else { Event::AddressConfirmed };
-    event::record(db, &*link.user_id, event, client).await?;
+    let sql = "select factors from addresses where user_id = $1 and confirmed_at is null";
+    let (factors,): (i64,) = sqlx::query_as(sql).bind(&*link.user_id).fetch_one(&mut *db).await?;
+    event::record_proven(db, &*link.user_id, event, Proven::of(factors), client).await?;
     // Somebody who takes an account back may have got it at this moment.
     if make_own(db, &link.user_id, &link.email).await? { Ok(()) } else { Err(Error::StaleLink) }
 }
@@ -128,10 +132,16 @@ pub async fn make_own(db: &mut Connection, user_id: &str, email: &str) -> Result
     Ok(made.rows_affected() > 0)
 }
 
-/// Takes an address from the user, confirmed or not. One that was confirmed is told.
-pub async fn remove(db: &mut Connection, user_id: &str, email: &str, client: &Client) -> Result<()> {
+/// Takes an address from the user, confirmed or not, who has `proven` so much. One that was confirmed is told.
+pub async fn remove(
+    db: &mut Connection,
+    user_id: &str,
+    email: &str,
+    proven: Proven,
+    client: &Client,
+) -> Result<()> {
     if of_user(db, user_id).await?.confirmed.as_deref() == Some(email) {
-        event::record(db, user_id, Event::AddressRemoved, client).await?;
+        event::record_proven(db, user_id, Event::AddressRemoved, proven, client).await?;
     }
     let sql = "delete from addresses where user_id = $1 and email = $2";
     sqlx::query(sql).bind(user_id).bind(email).execute(&mut *db).await?;

@@ -2,6 +2,7 @@
 
 use crate::database::{BEHIND_ALL_IDS, Connection, new_id, now};
 use crate::error::Result;
+use crate::factor::Proven;
 use crate::guard::Client;
 use crate::mail;
 
@@ -107,10 +108,22 @@ pub async fn record(
     event: Event,
     client: &Client,
 ) -> Result<()> {
+    record_proven(db, user_id, event, Proven::OneFactor, client).await
+}
+
+/// As [`record`], of somebody who has shown so much of who they are: what was done with two factors a mailbox alone does not
+/// undo.
+pub async fn record_proven(
+    db: &mut Connection,
+    user_id: impl Into<Option<&str>>,
+    event: Event,
+    proven: Proven,
+    client: &Client,
+) -> Result<()> {
     let (id, user_id) = (new_id(), user_id.into());
-    let sql =
-        "insert into events (id, user_id, kind, created_at, address, device) values ($1, $2, $3, $4, $5, $6)";
-    let query = sqlx::query(sql).bind(&*id).bind(user_id).bind(event.kind()).bind(now());
+    let sql = "insert into events (id, user_id, kind, factors, created_at, address, device) \
+               values ($1, $2, $3, $4, $5, $6, $7)";
+    let query = sqlx::query(sql).bind(&*id).bind(user_id).bind(event.kind()).bind(proven.count()).bind(now());
     query.bind(client.address.to_string()).bind(client.device()).execute(&mut *db).await?;
     if TOLD.contains(&event) { mail::tell(db, user_id, &id).await } else { Ok(()) }
 }
@@ -128,6 +141,7 @@ pub struct Told {
     /// None when it is from another version of the app; then its words are its name.
     pub event: Option<Event>,
     pub words: String,
+    pub proven: Proven,
     pub created_at: i64,
     pub address: String,
     /// The `User-Agent`.
@@ -135,19 +149,20 @@ pub struct Told {
 }
 
 /// What the table has of an event.
-type Columns = (String, String, i64, String, String);
+type Columns = (String, String, i64, i64, String, String);
 
 impl From<Columns> for Told {
-    fn from((id, kind, created_at, address, device): Columns) -> Told {
+    fn from((id, kind, factors, created_at, address, device): Columns) -> Told {
         let known = WORDS.iter().find(|(_, known, _)| *known == kind);
         let words = known.map_or(kind.replace('_', " "), |(_, _, words)| words.to_string());
-        Told { id, event: known.map(|&(event, ..)| event), words, created_at, address, device }
+        let (event, proven) = (known.map(|&(event, ..)| event), Proven::of(factors));
+        Told { id, event, words, proven, created_at, address, device }
     }
 }
 
 pub async fn find(db: &mut Connection, id: &str) -> Result<Option<Told>> {
-    let sql =
-        "select id, kind, created_at, coalesce(address, ''), coalesce(device, '') from events where id = $1";
+    let sql = "select id, kind, factors, created_at, coalesce(address, ''), coalesce(device, '') from events \
+               where id = $1";
     let row: Option<Columns> = sqlx::query_as(sql).bind(id).fetch_optional(db).await?;
     Ok(row.map(Told::from))
 }
@@ -159,7 +174,7 @@ pub async fn history(
     after: Option<&str>,
     most: i64,
 ) -> Result<Vec<Told>> {
-    let sql = "select id, kind, created_at, coalesce(address, ''), coalesce(device, '') from events \
+    let sql = "select id, kind, factors, created_at, coalesce(address, ''), coalesce(device, '') from events \
                where user_id = $1 and id < $2 order by id desc limit $3";
     let query = sqlx::query_as(sql).bind(user_id).bind(after.unwrap_or(BEHIND_ALL_IDS)).bind(most);
     let rows: Vec<Columns> = query.fetch_all(db).await?;

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::database::Database;
 use crate::env::Env;
 use crate::error::Error;
+use crate::factor::Proven;
 use crate::guard::Client;
 use crate::password::{self, Gate};
 use crate::policy::{NewPassword, own_words};
@@ -51,7 +52,7 @@ async fn add(config: &Config, name: &str, email: Option<&str>) -> Result<()> {
         let Some(id) = user::create(db, &username, &here).await? else { return Ok(false) };
         password::set(db, &id, &hash).await?;
         if let Some(email) = &email {
-            address::begin(db, &id, email).await?;
+            address::begin(db, &id, email, Proven::OneFactor).await?;
         }
         Ok::<_, Error>(true)
     });

@@ -3,14 +3,17 @@
 use crate::access::{Access, Routes};
 use crate::app::App;
 use crate::auth::User;
+use crate::database::Connection;
 use crate::env::Env;
 use crate::error::Result;
+use crate::factor;
 use crate::features::Feature;
 use crate::page::{Page, Template, templates};
 use crate::recovery;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     Ok(Feature { routes: Routes::new().get("/account", Access::User, show), ..Feature::named("account") })
@@ -20,6 +23,8 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
 struct AccountPage {
     /// Whether there is one without the password.
     way_back: bool,
+    /// How many of each kind the user has.
+    factors: BTreeMap<&'static str, i64>,
 }
 
 impl Template for AccountPage {
@@ -27,8 +32,13 @@ impl Template for AccountPage {
 }
 
 async fn show(State(app): State<App>, user: User, page: Page) -> Result<Response> {
-    let way_back = app.db.read(async |db| recovery::has_way_back(db, &user.id).await).await?;
-    page.show(&AccountPage { way_back }).await
+    let show = async |db: &mut Connection| {
+        let factors = factor::held(&app, db, &user.id).await?;
+        let others = factor::ways_in(&app, &factors) - factors[factor::PASSWORD];
+        let way_back = others > 0 || recovery::has_way_back(db, &user.id).await?;
+        Ok(AccountPage { way_back, factors })
+    };
+    page.show(&app.db.read(show).await?).await
 }
 
 #[cfg(test)]
@@ -39,7 +49,12 @@ mod tests {
 
     #[test]
     fn its_page_renders() {
-        check(&[AccountPage { way_back: true }, AccountPage { way_back: false }]);
+        let factors =
+            |number| BTreeMap::from([("password", 1 - number), ("code", number), ("passkey", 2 * number)]);
+        check(&[
+            AccountPage { way_back: true, factors: factors(1) },
+            AccountPage { way_back: false, factors: factors(0) },
+        ]);
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use crate::auth::User;
 use crate::database::Connection;
 use crate::env::Env;
 use crate::error::Result;
+use crate::factor::Proven;
 use crate::features::Feature;
 use crate::form::{Errors, Form, NoFields, query_parameter};
 use crate::guard::Client;
@@ -113,7 +114,7 @@ async fn begin(app: &App, session: &Session, client: &Client, email: &Email) -> 
     app.db.note(async |db| throttle::take(db, &key, rate).await).await?;
     let begun = app.db.write(async |db| {
         session::hold(db, session).await?;
-        address::begin(db, &session.user.id, email).await
+        address::begin(db, &session.user.id, email, session.proven).await
     });
     begun.await?;
     Ok(answered(app, SENT, PATH))
@@ -141,7 +142,7 @@ async fn remove(
         let user_id = &*session.user.id;
         let own = address::of_user(db, user_id).await?;
         for email in own.all().filter(|own| form.email.as_deref().is_none_or(|email| email == *own)) {
-            address::remove(db, user_id, email, &client).await?;
+            address::remove(db, user_id, email, session.proven, &client).await?;
         }
         Ok(())
     });
@@ -186,7 +187,7 @@ async fn answer(
     let answer = app.db.write(async |db| {
         let link = token::spend(db, Purpose::Confirm, &token).await?;
         match rejected {
-            true => address::remove(db, &link.user_id, &link.email, &client).await,
+            true => address::remove(db, &link.user_id, &link.email, Proven::OneFactor, &client).await,
             false => address::confirm(db, &link, &client).await,
         }
     });

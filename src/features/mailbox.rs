@@ -93,7 +93,10 @@ mod tests {
         app.person("ada").await;
         let id = app.user("ada").await;
         let email = crate::address::Email::parse("ada@example.com").unwrap();
-        let begun = app.app.db.write(async |db| crate::address::begin(db, &id, &email).await);
+        let begun = app
+            .app
+            .db
+            .write(async |db| crate::address::begin(db, &id, &email, crate::factor::Proven::OneFactor).await);
         begun.await.unwrap();
         if app.mails().await.is_empty() {
             return; // The feature that writes it was removed.

@@ -12,6 +12,7 @@ use crate::database::{Connection, DEADLINE, made_at};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::event::{self, Event, Told};
+use crate::factor::{self, Proven};
 use crate::features::Feature;
 use crate::form::{Form, NoFields};
 use crate::guard::Client;
@@ -19,7 +20,7 @@ use crate::mail::{self, Mail, Writing};
 use crate::page::{Flash, Letter, LetterTemplate, Page, Template, date_time, lasting, templates};
 use crate::throttle::{self, Key, Rate};
 use crate::token::{self, Purpose};
-use crate::{address, device, factor, password, recovery, session};
+use crate::{address, device, password, recovery, session};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
@@ -181,7 +182,7 @@ async fn write(app: &App, db: &mut Connection, mail: &Mail, user: Option<User>) 
         return Ok(None);
     }
     let lifetime = app.config.undo_lifetime;
-    let link = if by_strangers || taken_back {
+    let link = if by_strangers || taken_back || event.proven == Proven::TwoFactors {
         None
     } else {
         let token = token::issue(db, Purpose::Undo, &user_id, &mail.email, &event.id, lifetime).await?;
@@ -264,7 +265,7 @@ async fn take_back(app: &App, db: &mut Connection, token: &str, client: &Client)
 mod tests {
     use super::*;
     use crate::address::Email;
-    use crate::factor::Proven;
+    use crate::database::now;
     use crate::page::tests::{check, check_letters};
     use crate::session::Door;
     use crate::test::{PASSWORD, TestApp};
@@ -292,9 +293,13 @@ mod tests {
 
     /// Gives an account another address, as whoever is logged in can, and proves it.
     async fn move_to(app: &TestApp, name: &str, email: &str) {
+        move_proven(app, name, email, Proven::OneFactor).await;
+    }
+
+    async fn move_proven(app: &TestApp, name: &str, email: &str, proven: Proven) {
         let (user_id, client) = (app.user(name).await, app.door().await.client);
         let moved = app.app.db.write(async |db| {
-            address::begin(db, &user_id, &Email::parse(email).unwrap()).await?;
+            address::begin(db, &user_id, &Email::parse(email).unwrap(), proven).await?;
             let link = Link { user_id, username: name.into(), email: email.into(), event_id: "".into() };
             address::confirm(db, &link, &client).await
         });
@@ -340,7 +345,15 @@ mod tests {
     fn its_page_and_its_mails_render() {
         let happening = |event, words: &str| {
             let (id, words, address) = (String::new(), words.into(), "192.0.2.1".into());
-            Happening::from(Told { id, event, words, created_at: 0, address, device: FIREFOX.into() })
+            Happening::from(Told {
+                id,
+                event,
+                words,
+                proven: Proven::OneFactor,
+                created_at: 0,
+                address,
+                device: FIREFOX.into(),
+            })
         };
         let page = |happening| UndoPage { username: "ada".into(), email: ADA.into(), happening };
         check(&[page(None), page(Some(happening(Some(Event::NewBrowser), "")))]);
@@ -675,6 +688,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_done_with_two_factors_the_mailbox_alone_does_not_undo() {
+        let app = app().await;
+        move_proven(&app, "ada", "lovelace@example.com", Proven::TwoFactors).await;
+        let mails = app.mails().await;
+        let told = mails.iter().find(|mail| mail.email == ADA).expect("the old address is told");
+        assert_eq!(told.letter.subject, "Your e-mail address was changed");
+        assert!(!told.letter.text.contains("/undo/") && !told.letter.html.contains("/undo/"));
+    }
+
+    #[tokio::test]
+    async fn what_was_added_since_ends_and_what_was_there_before_stays() {
+        // Log-ins in progress of another user stand for whatever a feature may keep.
+        let undo = &["delete from logins where user_id <> $1 and expires_at >= $2"];
+        let app = TestApp::with_feature(&[], Feature { undo, ..Feature::named("test") }).await;
+        app.person("ada").await;
+        app.person("bob").await;
+        app.confirm_address("ada", ADA).await;
+        happens(&app, "ada", Event::PasswordChanged).await;
+        let at = now();
+        for (hash, added) in [("before", at - 60), ("since", at + 60)] {
+            let bob = app.user("bob").await;
+            let insert = async |db: &mut Connection| {
+                let sql = "insert into logins (token_hash, user_id, stay, next, wrong, expires_at) \
+                           values ($1, $2, 0, '/', 0, $3)";
+                Ok(sqlx::query(sql).bind(hash.as_bytes().to_vec()).bind(bob).bind(added).execute(db).await?)
+            };
+            app.app.db.write(insert).await.unwrap();
+        }
+        assert_eq!(press(&app, &link_to(&app, ADA).await).await, 303);
+        assert_eq!(app.count("select count(*) from logins").await, 1);
+    }
+
+    #[tokio::test]
     async fn an_address_that_is_somebody_elses_by_now_stays_theirs_and_the_thief_keeps_none() {
         let app = app().await;
         move_to(&app, "ada", "t1@example.com").await;
@@ -718,7 +764,7 @@ mod tests {
             app.person(name).await;
             let (id, lifetime) = (app.user(name).await, app.app.config.verify_lifetime);
             let begun = app.app.db.write(async |db| {
-                address::begin(db, &id, &Email::parse(ADA).unwrap()).await?;
+                address::begin(db, &id, &Email::parse(ADA).unwrap(), Proven::OneFactor).await?;
                 token::issue(db, Purpose::Confirm, &id, ADA, "", lifetime).await
             });
             links.push(begun.await.unwrap().text());

@@ -126,7 +126,7 @@ async fn sign_up(
         let Some(user_id) = user::create(db, &username, &door.client).await? else { return Ok(None) };
         password::set(db, &user_id, &hash).await?;
         if let Some(email) = &email {
-            address::begin(db, &user_id, email).await?;
+            address::begin(db, &user_id, email, Proven::OneFactor).await?;
         }
         door.log_in(db, &user_id, false, Proven::OneFactor, next).await
     });

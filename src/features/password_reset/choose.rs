@@ -3,6 +3,7 @@
 use crate::access::see_other;
 use crate::address;
 use crate::app::App;
+use crate::database::Connection;
 use crate::error::Result;
 use crate::event::{self, Event};
 use crate::form::{Errors, Form};
@@ -10,16 +11,23 @@ use crate::guard::Client;
 use crate::page::{Flash, Page, Template, templates};
 use crate::password;
 use crate::policy::{NewPassword, own_words};
-use crate::session;
+use crate::session::{self, Door};
 use crate::throttle;
 use crate::token::{self, Link, Purpose};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 pub const CHOSEN: Flash =
     Flash { name: "password_reset", words: "Your new password is set. Log in with it." };
+
+pub const LOOK_THROUGH: Flash = Flash {
+    name: "look_through",
+    words: "You have a new password. Your account page shows what else opens your account: please look it through.",
+};
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -92,15 +100,33 @@ async fn choose(
     chosen.await.map(Ok)
 }
 
+/// At the first log-in after a reset: whoever had the account before may have left themselves another way in.
+pub fn welcome_back<'a>(
+    db: &'a mut Connection,
+    door: &'a Door,
+    user_id: &'a str,
+    _: &'a str,
+    cookies: CookieJar,
+) -> BoxFuture<'a, Result<CookieJar>> {
+    async move {
+        let sql = "select kind from events where user_id = $1 and kind in ($2, $3) order by id desc limit 1";
+        let query =
+            sqlx::query_as(sql).bind(user_id).bind(Event::LoggedIn.kind()).bind(Event::PasswordReset.kind());
+        let last: Option<(String,)> = query.fetch_optional(db).await?;
+        let is_first = last.is_some_and(|(kind,)| kind == Event::PasswordReset.kind());
+        Ok(if is_first { cookies.add(LOOK_THROUGH.cookie(door.config())) } else { cookies })
+    }
+    .boxed()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::path;
     use super::*;
     use crate::access::{Access, Routes};
-    use crate::database::Connection;
     use crate::factor::Proven;
     use crate::page::tests::check;
-    use crate::session::{Door, Session};
+    use crate::session::Session;
     use crate::test::{Answer, PASSWORD, TestApp};
     use axum::http::Method;
     use futures_util::future::join_all;
@@ -311,5 +337,16 @@ mod tests {
         }
         // Nothing is loaded from elsewhere, so there is nobody else to tell.
         answers[0].assert_lacks("src=\"http").assert_lacks("href=\"http");
+    }
+
+    #[tokio::test]
+    async fn the_first_log_in_afterwards_is_told_to_look_through_what_else_opens_the_account() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        submit(&app, &link_of(&app, "ada").await, NEW).await.assert_redirect("/login");
+        for told in [true, false] {
+            let browser = app.browser_of("ada").await;
+            assert_eq!(browser.cookie("flash").as_deref() == Some(LOOK_THROUGH.name), told);
+        }
     }
 }

@@ -26,9 +26,10 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
         routes =
             routes.get(REQUEST, Access::Guest, request::new).post(REQUEST, Access::Guest, request::create);
     }
-    let flashes = &[request::ASKED, choose::CHOSEN];
+    let flashes = &[request::ASKED, choose::CHOSEN, choose::LOOK_THROUGH];
     let letters = &[(password::RESET, request::compose as _)];
-    Ok(Feature { routes, flashes, letters, ..Feature::named("password_reset") })
+    let session_begins = Some(choose::welcome_back as _);
+    Ok(Feature { routes, flashes, letters, session_begins, ..Feature::named("password_reset") })
 }
 
 /// Where a token is good for something.
