@@ -11,7 +11,7 @@ use crate::page::Pages;
 use crate::password::Gate;
 use crate::seal::Seals;
 use crate::seen::BeingSeen;
-use crate::{asset, auth, error, guard, throttle};
+use crate::{asset, auth, error, factor, guard, throttle};
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::body::Body;
@@ -76,6 +76,7 @@ impl Site {
         let routers = routes.chain([asset::routes()]).map(Routes::router);
         let router = routers.fold(Router::new(), Router::merge);
 
+        factor::check_requirement(&config, &features)?;
         let seals = Seals::load(&config, &features)?;
         let db = Database::open(&config).await?;
         let salt = db.write(async |db| throttle::salt(db).await).await?;

@@ -2,10 +2,13 @@
 
 use crate::app::App;
 use crate::auth::User;
+use crate::config::Config;
 use crate::database::Connection;
 use crate::error::Result;
+use crate::features::Feature;
 use crate::password;
 use crate::session::{Door, Session};
+use anyhow::ensure;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -129,6 +132,20 @@ pub async fn end_since(app: &App, db: &mut Connection, user_id: &str, time: i64)
     Ok(())
 }
 
+/// Whether what `REQUIRE_TWO_FACTOR` asks can be had.
+///
+/// # Errors
+/// One sentence that says what to set.
+pub fn check_requirement(config: &Config, features: &[Feature]) -> anyhow::Result<()> {
+    let can_be_had = features.iter().any(|feature| feature.set_up.is_some());
+    ensure!(
+        can_be_had || !config.require_two_factor.of_everybody(),
+        "REQUIRE_TWO_FACTOR=all asks for what no feature of this site offers: set it to none, or build the site with \
+         two-factor log-in or passkeys"
+    );
+    Ok(())
+}
+
 /// Where somebody has to go who may do nothing else before there is a second factor.
 pub fn set_up(app: &App, session: &Session, path: &str) -> Option<&'static str> {
     if !app.config.require_two_factor.of_everybody() || session.proven == Proven::TwoFactors {
@@ -149,7 +166,6 @@ fn factors(app: &App) -> impl Iterator<Item = &Factor> {
 mod tests {
     use super::*;
     use crate::access::{Access, Routes};
-    use crate::features::Feature;
     use crate::test::{PASSWORD, TestApp, Visitor};
     use futures_util::FutureExt;
     use std::future::ready;
@@ -194,6 +210,17 @@ mod tests {
         ada.get("/settings").await.assert_redirect("/confirm?next=%2Fsettings");
         app.execute("update sessions set factors = 2, confirmed_at = confirmed_at + 600").await;
         ada.get("/settings").await.assert_status(200);
+    }
+
+    #[test]
+    fn a_site_that_asks_for_what_it_does_not_offer_does_not_start() {
+        let config =
+            |value| Config::from_env(&[("REQUIRE_TWO_FACTOR", value)].into_iter().collect()).unwrap();
+        let offers = Feature { set_up: Some("/set-up"), ..Feature::named("test") };
+        assert!(check_requirement(&config("all"), &[offers]).is_ok());
+        assert!(check_requirement(&config("admins"), &[]).is_ok());
+        let error = check_requirement(&config("all"), &[Feature::named("test")]).unwrap_err().to_string();
+        assert!(error.contains("set it to none"), "{error}");
     }
 
     #[tokio::test]

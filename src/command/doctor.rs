@@ -4,10 +4,9 @@ use super::say;
 use crate::config::Config;
 use crate::database::{Database, is_sqlite};
 use crate::env::Env;
-use crate::features;
-use crate::mail;
 use crate::page::Pages;
 use crate::seal::Seals;
+use crate::{factor, features, mail};
 use anyhow::Result;
 
 /// Goes through what starting needs, in its order, and ends with the first thing that is wrong.
@@ -25,6 +24,7 @@ pub async fn run(env: &Env) -> Result<()> {
     ))?;
     Pages::load(&config, &features)?;
     say("templates      ok")?;
+    factor::check_requirement(&config, &features)?;
     let seals = Seals::load(&config, &features)?;
     let db = Database::open(&config).await?;
     let users = db.read(async |db| crate::user::count(db).await).await?;
