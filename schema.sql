@@ -169,3 +169,13 @@ create table session_data (
     data text not null,
     expires_at bigint not null
 );
+
+-- 12 two_factor
+-- Authenticator apps. The secret is sealed; before it is confirmed it opens nothing.
+create table totp (
+    user_id text primary key references users (id) on delete cascade,
+    secret bytea not null,
+    created_at bigint not null,
+    confirmed_at bigint,
+    last_step bigint not null
+);

@@ -26,6 +26,7 @@ mod session_data;
 mod session_list;
 mod signup;
 mod theme;
+mod two_factor;
 
 use crate::access::Routes;
 use crate::database::Connection;
@@ -110,6 +111,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         session_list::feature(env)?,
         signup::feature(env)?,
         theme::feature(env)?,
+        two_factor::feature(env)?,
     ])
 }
 

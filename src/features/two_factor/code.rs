@@ -1,0 +1,367 @@
+//! What authenticator apps have been set up, and whether a code is right.
+
+use crate::app::App;
+use crate::database::{Connection, now};
+use crate::error::Result;
+use crate::event::{self, Event};
+use crate::guard::Client;
+use crate::seal::Sealed;
+use crate::throttle::{self, Key, Slowdown};
+use crate::{recovery, user};
+use anyhow::Context;
+use totp_rs::Builder;
+
+/// What secrets are sealed for.
+const TABLE: &str = "totp";
+
+pub const COUNT: &str = "select count(*) from totp where user_id = $1 and confirmed_at is not null";
+
+/// Set-ups that nobody finished within the hour; `$1` is the time.
+pub const PURGE: &str = "delete from totp where confirmed_at is null and created_at <= $1 - 3600";
+
+pub const EXPORT: (&str, &str) =
+    ("two_factor", "select created_at, confirmed_at from totp where user_id = $1");
+
+/// What was added to the account `$1` since the time `$2`.
+pub const UNDO: &str = "delete from totp where user_id = $1 and confirmed_at >= $2";
+
+pub const SEALED: Sealed = Sealed {
+    table: TABLE,
+    select: "select user_id, secret from totp where user_id > $1 order by user_id limit 100",
+    update: "update totp set secret = $1 where user_id = $2 and secret = $3",
+};
+
+/// Whether this is a code of the user's app or a recovery code of theirs; then it is used up. It is counted before it is
+/// judged, and both while the user's row is held: guesses follow one another, however many processes they are sent to.
+///
+/// # Errors
+/// [`crate::error::Error::TooMany`] while wrong ones keep every code waiting.
+pub async fn judge(
+    db: &mut Connection,
+    app: &App,
+    client: &Client,
+    user_id: &str,
+    code: &str,
+) -> Result<bool> {
+    if !user::lock(db, user_id).await? || !is_on(db, user_id).await? {
+        return Ok(false);
+    }
+    let (key, slow) = (Key::new("two_factor", user_id), slowdown(app));
+    // Not as the user's, so that a new password does not forgive it.
+    let count = throttle::attempt(db, &key, None, slow, throttle::milliseconds()).await?;
+    if spend_recovery_code(db, client, user_id, code).await? || spend(db, app, user_id, code).await? {
+        throttle::forget(db, &key).await?;
+        return Ok(true);
+    }
+    let event = if count < slow.free { Event::WrongCode } else { Event::CodesLocked };
+    event::record(db, user_id, event, client).await?;
+    Ok(false)
+}
+
+async fn spend_recovery_code(
+    db: &mut Connection,
+    client: &Client,
+    user_id: &str,
+    code: &str,
+) -> Result<bool> {
+    let spent = recovery::spend_own(db, user_id, code).await?;
+    if spent {
+        event::record(db, user_id, Event::RecoveryCodeUsed, client).await?;
+    }
+    Ok(spent)
+}
+
+/// How many codes in a row may be wrong, those of two log-ins, and how long all have to wait then.
+fn slowdown(app: &App) -> Slowdown {
+    Slowdown { free: 2 * app.config.two_factor_attempts, delay: app.config.two_factor_lock }
+}
+
+/// Whether the user's app shows this code and it is later than the last that was used.
+async fn spend(db: &mut Connection, app: &App, user_id: &str, code: &str) -> Result<bool> {
+    let sql = "select secret from totp where user_id = $1 and confirmed_at is not null";
+    let Some(secret) = open(db, app, sql, user_id).await? else { return Ok(false) };
+    let Some(step) = step_of(&secret, code, now())? else { return Ok(false) };
+    let sql = "update totp set last_step = $1 where user_id = $2 and last_step < $1";
+    let spent = sqlx::query(sql).bind(step).bind(user_id).execute(db).await?;
+    Ok(spent.rows_affected() > 0)
+}
+
+/// Seconds that an app shows one code.
+const STEP: u64 = 30;
+
+/// The step of this code: the one at this time or the one before it, because people take a while to type.
+fn step_of(secret: &[u8], code: &str, now: i64) -> Result<Option<i64>> {
+    let totp = Builder::new().with_secret(secret).with_step_duration(STEP).with_skew(0).build();
+    let totp = totp.context("the secret of an authenticator app is too short")?;
+    let code: String = code.split_whitespace().collect();
+    let now = now.cast_unsigned();
+    let step = [now, now.saturating_sub(STEP)].into_iter().find_map(|time| totp.check(&code, time));
+    Ok(step.map(u64::cast_signed))
+}
+
+/// The secret that a query selects for this user.
+async fn open(db: &mut Connection, app: &App, sql: &'static str, user_id: &str) -> Result<Option<Vec<u8>>> {
+    let sealed: Option<(Vec<u8>,)> = sqlx::query_as(sql).bind(user_id).fetch_optional(db).await?;
+    sealed.map(|(sealed,)| app.seals.open(TABLE, user_id, &sealed)).transpose()
+}
+
+pub async fn is_on(db: &mut Connection, user_id: &str) -> Result<bool> {
+    Ok(on_since(db, user_id).await?.is_some())
+}
+
+/// When the user's app was confirmed, if there is one.
+pub async fn on_since(db: &mut Connection, user_id: &str) -> Result<Option<i64>> {
+    let sql = "select confirmed_at from totp where user_id = $1 and confirmed_at is not null";
+    let row: Option<(i64,)> = sqlx::query_as(sql).bind(user_id).fetch_optional(db).await?;
+    Ok(row.map(|(confirmed_at,)| confirmed_at))
+}
+
+/// Keeps the secret of a set-up, in place of one that was not finished. Answers whether it was kept: a confirmed one stays.
+pub async fn begin(db: &mut Connection, app: &App, user_id: &str, secret: &[u8]) -> Result<bool> {
+    let sealed = app.seals.seal(TABLE, user_id, secret)?;
+    let sql = "insert into totp (user_id, secret, created_at, last_step) values ($1, $2, $3, 0) \
+               on conflict (user_id) do update set secret = $2, created_at = $3 where totp.confirmed_at is null";
+    let begun = sqlx::query(sql).bind(user_id).bind(sealed).bind(now()).execute(db).await?;
+    Ok(begun.rows_affected() > 0)
+}
+
+/// The secret of a set-up that has not been finished.
+pub async fn begun(db: &mut Connection, app: &App, user_id: &str) -> Result<Option<Vec<u8>>> {
+    open(db, app, "select secret from totp where user_id = $1 and confirmed_at is null", user_id).await
+}
+
+/// Finishes a set-up by a code of its secret, which is spent by that. Answers whether it is one. The user's row is
+/// [`user::lock`]ed.
+///
+/// # Errors
+/// As [`judge`].
+pub async fn finish(
+    db: &mut Connection,
+    app: &App,
+    user_id: &str,
+    secret: &[u8],
+    code: &str,
+) -> Result<bool> {
+    // A count of its own: who slips here locks nothing that they log in with, and who gets it right unlocks nothing.
+    let key = Key::new("two_factor_set_up", user_id);
+    throttle::attempt(db, &key, None, slowdown(app), throttle::milliseconds()).await?;
+    let Some(step) = step_of(secret, code, now())? else { return Ok(false) };
+    throttle::forget(db, &key).await?;
+    let sql = "update totp set confirmed_at = $1, last_step = $2 where user_id = $3";
+    sqlx::query(sql).bind(now()).bind(step).bind(user_id).execute(db).await?;
+    Ok(true)
+}
+
+pub async fn remove(db: &mut Connection, user_id: &str) -> Result<()> {
+    sqlx::query("delete from totp where user_id = $1").bind(user_id).execute(db).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{early_in_a_step, later, turn_on};
+    use super::*;
+    use crate::error::Error;
+    use crate::purge::purge;
+    use crate::test::TestApp;
+    use futures_util::future::join_all;
+
+    /// RFC 6238, appendix B: the secret, times, and codes, of which six digits are the last of its eight.
+    const SECRET: &[u8] = b"12345678901234567890";
+    const VECTORS: [(i64, &str); 6] = [
+        (59, "287082"),
+        (1_111_111_109, "081804"),
+        (1_111_111_111, "050471"),
+        (1_234_567_890, "005924"),
+        (2_000_000_000, "279037"),
+        (20_000_000_000, "353130"),
+    ];
+
+    #[test]
+    fn codes_are_those_of_the_standard() {
+        for (time, code) in VECTORS {
+            assert_eq!(step_of(SECRET, code, time).unwrap(), Some(time / 30), "{code}");
+        }
+    }
+
+    #[test]
+    fn the_code_of_this_step_and_the_one_before_are_taken_and_no_other() {
+        let (time, code) = VECTORS[3];
+        let step = time / 30;
+        for (now, expected) in [
+            (step * 30, Some(step)),
+            (step * 30 + 29, Some(step)),
+            (step * 30 + 59, Some(step)),
+            (step * 30 + 60, None),
+            (step * 30 - 1, None),
+            (0, None),
+        ] {
+            assert_eq!(step_of(SECRET, code, now).unwrap(), expected, "{}", now - step * 30);
+        }
+    }
+
+    #[test]
+    fn spaces_are_forgiven_and_nothing_else() {
+        let (time, _) = VECTORS[0];
+        for code in ["287 082", " 287082\r\n", "2 8 7 0 8 2", "287\u{a0}082"] {
+            assert_eq!(step_of(SECRET, code, time).unwrap(), Some(1), "{code:?}");
+        }
+        for code in [
+            "",
+            " ",
+            "28708",
+            "2870820",
+            "0287082",
+            "+287082",
+            "28708a",
+            "287-082",
+            "２８７０８２",
+            "94287082",
+        ] {
+            assert_eq!(step_of(SECRET, code, time).unwrap(), None, "{code:?}");
+        }
+    }
+
+    /// Judges a code of somebody's.
+    async fn judged(app: &TestApp, name: &str, code: &str) -> Result<bool> {
+        let (id, client) = (app.user(name).await, app.door().await.client);
+        app.app.db.write(async |db| judge(db, &app.app, &client, &id, code).await).await
+    }
+
+    async fn is_right(app: &TestApp, name: &str, code: &str) -> bool {
+        judged(app, name, code).await.unwrap()
+    }
+
+    /// The seconds that a code has to wait.
+    async fn wait(app: &TestApp, name: &str, code: &str) -> u64 {
+        match judged(app, name, code).await {
+            Err(Error::TooMany(wait)) => wait.as_secs_f64().ceil() as u64,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_code_works_once_and_the_one_that_confirmed_the_app_not_at_all() {
+        let app = TestApp::new().await;
+        let (phone, _) = turn_on(&app.person("ada").await).await;
+        let code = phone.code();
+        assert!(!is_right(&app, "ada", &code).await);
+        later(&app).await;
+        let code = phone.code();
+        assert!(is_right(&app, "ada", &code).await);
+        assert!(!is_right(&app, "ada", &code).await);
+    }
+
+    #[tokio::test]
+    async fn after_a_newer_code_an_older_one_is_not_taken_nor_is_one_before_its_time() {
+        let app = TestApp::new().await;
+        let (phone, _) = turn_on(&app.person("ada").await).await;
+        later(&app).await;
+        early_in_a_step().await;
+        assert!(!is_right(&app, "ada", &phone.code_of(-1)).await);
+        assert!(!is_right(&app, "ada", &phone.code_of(2)).await);
+        assert!(is_right(&app, "ada", &phone.code_of(1)).await);
+        assert!(is_right(&app, "ada", &phone.code()).await);
+        assert!(!is_right(&app, "ada", &phone.code_of(1)).await);
+        assert!(!is_right(&app, "ada", &phone.code()).await);
+    }
+
+    #[tokio::test]
+    async fn of_fifty_who_send_one_code_one_gets_in() {
+        let app = TestApp::new().await;
+        let (phone, codes) = turn_on(&app.person("ada").await).await;
+        later(&app).await;
+        for code in [&phone.code(), &codes[0]] {
+            let answers = join_all((0..50).map(|_| judged(&app, "ada", code))).await;
+            assert_eq!(answers.iter().filter(|answer| matches!(answer, Ok(true))).count(), 1, "{answers:?}");
+            app.execute("delete from limits").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_recovery_code_stands_in_for_the_app_once_and_its_owner_hears_of_it() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let (_, codes) = turn_on(&ada).await;
+        let (_, eves) = turn_on(&app.person("eve").await).await;
+        assert!(!is_right(&app, "ada", &eves[0]).await);
+        assert!(is_right(&app, "ada", &codes[0].to_uppercase().replace('-', " ")).await);
+        assert!(!is_right(&app, "ada", &codes[0]).await);
+        assert_eq!(app.count("select count(*) from events where kind = 'recovery_code_used'").await, 1);
+
+        let id = app.user("ada").await;
+        let new = app.app.db.write(async |db| recovery::make(db, &id).await).await.unwrap();
+        assert!(!is_right(&app, "ada", &codes[1]).await);
+        assert!(is_right(&app, "ada", &new[0]).await);
+    }
+
+    #[tokio::test]
+    async fn ten_wrong_codes_in_a_row_lock_every_code_of_the_account_and_of_no_other() {
+        let app = TestApp::new().await;
+        let (phone, codes) = turn_on(&app.person("ada").await).await;
+        let (eves, _) = turn_on(&app.person("eve").await).await;
+        app.confirm_address("ada", "ada@example.com").await;
+        later(&app).await;
+        let malformed = ["", "12345", "١٢٣٤٥٦", "abcd-efgh", &codes[0][1..]];
+        for wrong in malformed.iter().map(ToString::to_string).chain((0..5).map(|_| phone.wrong())) {
+            assert!(!is_right(&app, "ada", &wrong).await, "{wrong}");
+        }
+        for code in [&phone.code(), &codes[0], &phone.wrong()] {
+            assert_eq!(wait(&app, "ada", code).await, 900);
+        }
+        assert!(is_right(&app, "eve", &eves.code()).await);
+        assert_eq!(app.count("select count(*) from events where kind = 'wrong_code'").await, 9);
+        assert_eq!(app.count("select count(*) from events where kind = 'codes_locked'").await, 1);
+
+        // A quarter of an hour later a wrong one locks for longer, and a right one ends it.
+        app.execute("update limits set free_at = free_at - 900000").await;
+        assert!(!is_right(&app, "ada", &phone.wrong()).await);
+        assert_eq!(wait(&app, "ada", &codes[0]).await, 1800);
+        app.execute("update limits set free_at = free_at - 1800000").await;
+        assert!(is_right(&app, "ada", &codes[0]).await);
+        for _ in 0..9 {
+            assert!(!is_right(&app, "ada", &phone.wrong()).await);
+        }
+        assert!(is_right(&app, "ada", &phone.code()).await);
+    }
+
+    #[tokio::test]
+    async fn a_new_password_does_not_forgive_wrong_codes() {
+        let app = TestApp::new().await;
+        let (phone, codes) = turn_on(&app.person("ada").await).await;
+        for _ in 0..10 {
+            assert!(!is_right(&app, "ada", &phone.wrong()).await);
+        }
+        let id = app.user("ada").await;
+        app.app.db.write(async |db| throttle::forget_user(db, &id).await).await.unwrap();
+        assert_eq!(wait(&app, "ada", &codes[0]).await, 900);
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_kept_sealed_and_opens_for_nobody_else() {
+        let app = TestApp::new().await;
+        turn_on(&app.person("ada").await).await;
+        let (phone, _) = turn_on(&app.person("eve").await).await;
+        later(&app).await;
+        // Eve can write to the table, and gives Ada the secret of her own app.
+        let copy = "update totp set secret = (select secret from totp t join users u on u.id = t.user_id \
+                    where u.username = 'eve')";
+        app.execute(copy).await;
+        let code = phone.code();
+        assert!(matches!(judged(&app, "ada", &code).await, Err(Error::Fault(_))));
+        assert!(is_right(&app, "eve", &code).await);
+    }
+
+    #[tokio::test]
+    async fn a_set_up_that_nobody_finishes_is_gone_after_an_hour() {
+        let app = TestApp::new().await;
+        let (ada, eve) = (app.person("ada").await, app.person("eve").await);
+        turn_on(&ada).await;
+        eve.post("/account/two-factor/start", &[]).await.assert_status(200);
+        app.execute("update totp set created_at = created_at - 3500").await;
+        assert_eq!(purge(&app.app).await.unwrap(), 0);
+        app.execute("update totp set created_at = created_at - 100").await;
+        assert_eq!(purge(&app.app).await.unwrap(), 1);
+        assert_eq!(app.count("select count(*) from totp where confirmed_at is not null").await, 1);
+    }
+}
