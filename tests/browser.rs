@@ -156,6 +156,7 @@ fn forms_on_a_sibling_subdomain_are_refused_and_change_nothing() {
         ("INSECURE_HTTP", "yes"),
         ("TRUSTED_PROXIES", "none"),
         ("SMTP_URL", "none"),
+        ("SECRET_KEY", "a key for tests alone with 32 bytes or more"),
     ]);
     let browser = Browser::open_with(&["--host-resolver-rules=MAP *.example.test 127.0.0.1"]);
     forms_from_are_refused("evil.example.test", &browser, &site);

@@ -1,12 +1,14 @@
 //! Photographs every page, for a designer's eye: narrow and wide, light and dark, into target/screenshots.
-//! needs: account, activity, change_password, change_username, confirm, delete_account, email, home, login, mailbox, members, notes, notices, password_reset, recovery_codes, session_list, signup, theme
+//! needs: account, activity, change_password, change_username, confirm, delete_account, email, home, login, mailbox, members, notes, notices, password_reset, recovery_codes, session_list, signup, theme, two_factor
 
 mod webdriver;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+use totp_rs::{Builder, Secret};
 use webdriver::Browser;
-use webdriver::site::{PASSWORD, Site};
+use webdriver::site::{PASSWORD, Site, log_in};
 
 /// Keeps a picture under this name of the page that the browser is at.
 fn photographer(browser: &Browser) -> impl Fn(&str) {
@@ -116,6 +118,7 @@ fn pages_are_photographed() {
     ways_back(&site, &browser, &photograph);
     visit("/account", "account-with-a-way-back");
     account_pages(&site, &browser, &photograph);
+    two_factor_pages(&site, &browser, &photograph);
     visit("/delete", "delete");
     browser.fill("Your password", "not the password");
     browser.press("Delete my account");
@@ -220,6 +223,58 @@ fn account_pages(site: &Site, browser: &Browser, photograph: &impl Fn(&str)) {
     browser.press("Go on");
     browser.sees("This is not your password.");
     photograph("confirm-mistake");
+}
+
+/// Ada is logged in, and has no second factor when it ends either.
+fn two_factor_pages(site: &Site, browser: &Browser, photograph: &impl Fn(&str)) {
+    let visit = |path: &str, name: &str| {
+        browser.visit(&site.page(path));
+        photograph(name);
+    };
+    let refused = |name: &str| {
+        browser.fill("Code", "000000");
+        browser.press_at("main form > button");
+        browser.sees("This code is wrong");
+        photograph(name);
+    };
+    browser.visit(&site.page("/account/two-factor"));
+    browser.fill("Your password", "quiet harbour lamp");
+    browser.press("Go on");
+    photograph("two-factor-off");
+    browser.press("Set it up");
+    photograph("two-factor-set-up");
+    refused("two-factor-set-up-mistake");
+    let key = browser.text("#totp-key").replace(' ', "");
+    let phone = Builder::new().with_secret(Secret::try_from_base32(key).unwrap()).build().unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    browser.fill("Code", &phone.generate(now).to_string());
+    browser.press("Turn on");
+    photograph("two-factor-codes");
+    let codes = browser.text(".codes");
+    visit("/account/two-factor", "two-factor-on");
+    refused("two-factor-on-mistake");
+    visit("/confirm", "two-factor-confirm");
+    visit("/delete", "two-factor-delete");
+
+    site.execute("delete from limits");
+    let stranger = Browser::open();
+    let photograph_stranger = photographer(&stranger);
+    stranger.visit(&site.page("/login"));
+    log_in(&stranger, "ada", "quiet harbour lamp");
+    stranger.sees("One more step");
+    photograph_stranger("two-factor-log-in");
+    stranger.fill("Code", "000000");
+    stranger.press("Log in");
+    photograph_stranger("two-factor-log-in-mistake");
+    stranger.click("summary");
+    stranger.fill("Recovery code", "abcd-efgh");
+    stranger.press("Log in with it");
+    photograph_stranger("two-factor-recovery-mistake");
+
+    browser.visit(&site.page("/account/two-factor"));
+    browser.fill("Code", codes.lines().next().unwrap());
+    browser.press("Turn off");
+    photograph("two-factor-flash");
 }
 
 /// Ada is logged in, and has no address.

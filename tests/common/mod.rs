@@ -79,6 +79,7 @@ impl Server {
             ("INSECURE_HTTP", "yes"),
             ("TRUSTED_PROXIES", "none"),
             ("PASSWORD_ITERATIONS", "600000"),
+            ("SECRET_KEY", "a key for tests alone with 32 bytes or more"),
         ];
         Server::on(database, &[&production[..], settings].concat())
     }
@@ -215,6 +216,11 @@ impl Database {
             let (count,): (i64,) = sqlx::query_as(sql).fetch_one(&mut connection).await.unwrap();
             count
         })
+    }
+
+    /// Changes rows as no page would.
+    pub fn execute(&self, sql: &'static str) {
+        execute(&self.url, sql.to_string());
     }
 
     /// Every value of every column of every table, each with the place where it stands; bytes are `\x` and hex.

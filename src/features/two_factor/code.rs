@@ -340,7 +340,7 @@ mod tests {
     #[tokio::test]
     async fn a_secret_is_kept_sealed_and_opens_for_nobody_else() {
         let app = TestApp::new().await;
-        turn_on(&app.person("ada").await).await;
+        let (_, codes) = turn_on(&app.person("ada").await).await;
         let (phone, _) = turn_on(&app.person("eve").await).await;
         later(&app).await;
         // Eve can write to the table, and gives Ada the secret of her own app.
@@ -350,6 +350,8 @@ mod tests {
         let code = phone.code();
         assert!(matches!(judged(&app, "ada", &code).await, Err(Error::Fault(_))));
         assert!(is_right(&app, "eve", &code).await);
+        // Whose app is of no use any more still has the paper.
+        assert!(is_right(&app, "ada", &codes[0]).await);
     }
 
     #[tokio::test]
