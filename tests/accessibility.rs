@@ -1,12 +1,12 @@
 //! Shows what people hear who cannot see the pages, that nothing sticks out on a small screen, and that pages keep
 //! their own security policy.
-//! needs: account, activity, change_password, change_username, confirm, delete_account, home, login, mailbox, members, notes, password_reset, recovery_codes, session_list, signup, theme
+//! needs: account, activity, change_password, change_username, confirm, delete_account, home, login, mailbox, members, notes, password_reset, recovery_codes, session_list, signup, theme, two_factor
 
 mod webdriver;
 
 use serde_json::json;
 use webdriver::Browser;
-use webdriver::site::{PASSWORD, Site};
+use webdriver::site::{PASSWORD, Site, log_in};
 
 /// Sends a form as a browser would that checks nothing itself.
 fn press_unchecked(browser: &Browser, words: &str) {
@@ -88,6 +88,39 @@ fn account_pages(browser: &Browser, site: &Site, look: &mut impl FnMut(&str)) {
     look("/confirm");
     press_unchecked(browser, "Go on");
     look("/confirm with a mistake");
+    browser.fill("Your password", PASSWORD);
+    browser.press("Go on");
+    two_factors(browser, site, look);
+}
+
+/// For [`each_page`]: somebody is logged in, and is half-way in the end.
+fn two_factors(browser: &Browser, site: &Site, look: &mut impl FnMut(&str)) {
+    browser.visit(&site.page("/account/two-factor"));
+    look("/account/two-factor while it is off");
+    browser.press("Set it up");
+    look("/account/two-factor/start");
+    press_unchecked(browser, "Turn on");
+    look("/account/two-factor/confirm with a mistake");
+    // As if the right code had been sent.
+    site.execute("update totp set confirmed_at = created_at");
+    browser.visit(&site.page("/account/two-factor"));
+    look("/account/two-factor while it is on");
+    press_unchecked(browser, "Turn off");
+    look("/account/two-factor/off with a mistake");
+    for path in ["/confirm", "/delete"] {
+        browser.visit(&site.page(path));
+        look(&format!("{path} with two factors"));
+    }
+    browser.press("Log out");
+    browser.visit(&site.page("/login"));
+    log_in(browser, "wwwwwwwwwwwwwwwwwwww", PASSWORD);
+    browser.is_at("/login/two-factor");
+    // What is folded away is read out once it is unfolded.
+    browser.click("summary");
+    look("/login/two-factor");
+    press_unchecked(browser, "Log in");
+    browser.click("summary");
+    look("/login/two-factor with a mistake");
 }
 
 /// For [`each_page`]: somebody is logged in, and has no way back yet.

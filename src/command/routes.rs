@@ -15,5 +15,5 @@ pub fn run(env: &Env) -> Result<()> {
 }
 
 fn line(route: &Route, owner: &str) -> String {
-    format!("{:<7}{:<8}{:<32}{owner}", route.method.as_str(), route.access, route.path)
+    format!("{:<7}{:<10}{:<32}{owner}", route.method.as_str(), route.access, route.path)
 }

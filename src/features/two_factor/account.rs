@@ -133,7 +133,7 @@ async fn set_up(db: &mut Connection, app: &App, session: &Session, door: &Door, 
     if !code::finish(db, app, user_id, &secret, code).await? {
         return Ok(SetUp::GoesOn(secret));
     }
-    event::record(db, user_id, Event::TwoFactorOn, &door.client).await?;
+    event::record_proven(db, user_id, Event::TwoFactorOn, session.proven, &door.client).await?;
     let codes = recovery::make(db, user_id).await?;
     let cookies = door.credentials_changed(db, session, Proven::TwoFactors).await?;
     Ok(SetUp::Done(cookies, codes))
@@ -170,8 +170,8 @@ async fn end(
         return Ok(None);
     }
     code::remove(db, user_id).await?;
-    event::record(db, user_id, Event::TwoFactorOff, &door.client).await?;
-    Ok(Some(door.credentials_changed(db, session, Proven::OneFactor).await?))
+    event::record_proven(db, user_id, Event::TwoFactorOff, Proven::TwoFactors, &door.client).await?;
+    Ok(Some(door.credentials_changed(db, session, Proven::TwoFactors).await?))
 }
 
 /// A QR code as an SVG draws it: a dash for each run of dark modules, and room around them.
@@ -277,7 +277,10 @@ mod tests {
             ended.assert_is("nobody").await;
         }
         assert_eq!(app.count("select count(*) from sessions where factors = 2").await, 1);
-        assert_eq!(app.count("select count(*) from events where kind = 'two_factor_on'").await, 1);
+        assert_eq!(
+            app.count("select count(*) from events where kind = 'two_factor_on' and factors = 1").await,
+            1
+        );
         ada.get(ACCOUNT).await.assert_contains("You have <strong>10</strong> left.").assert_lacks(&key);
     }
 
@@ -354,7 +357,10 @@ mod tests {
         }
         in_progress.get("/login/two-factor").await.assert_redirect("/login");
         assert_eq!(app.count("select count(*) from totp").await, 0);
-        assert_eq!(app.count("select count(*) from events where kind = 'two_factor_off'").await, 1);
+        assert_eq!(
+            app.count("select count(*) from events where kind = 'two_factor_off' and factors = 2").await,
+            1
+        );
         // Nothing is used up by whoever turns off what is off.
         send(&ada, OFF, &codes[1]).await.assert_redirect(ACCOUNT);
         assert_eq!(app.count("select count(*) from recovery_codes").await, 9);

@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::database::{Connection, now};
 use crate::error::Result;
 use crate::event::{self, Event};
+use crate::factor::Proven;
 use crate::guard::Client;
 use crate::seal::Sealed;
 use crate::throttle::{self, Key, Slowdown};
@@ -66,7 +67,7 @@ async fn spend_recovery_code(
 ) -> Result<bool> {
     let spent = recovery::spend_own(db, user_id, code).await?;
     if spent {
-        event::record(db, user_id, Event::RecoveryCodeUsed, client).await?;
+        event::record_proven(db, user_id, Event::RecoveryCodeUsed, Proven::TwoFactors, client).await?;
     }
     Ok(spent)
 }
@@ -287,7 +288,10 @@ mod tests {
         assert!(!is_right(&app, "ada", &eves[0]).await);
         assert!(is_right(&app, "ada", &codes[0].to_uppercase().replace('-', " ")).await);
         assert!(!is_right(&app, "ada", &codes[0]).await);
-        assert_eq!(app.count("select count(*) from events where kind = 'recovery_code_used'").await, 1);
+        assert_eq!(
+            app.count("select count(*) from events where kind = 'recovery_code_used' and factors = 2").await,
+            1
+        );
 
         let id = app.user("ada").await;
         let new = app.app.db.write(async |db| recovery::make(db, &id).await).await.unwrap();
