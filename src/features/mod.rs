@@ -19,6 +19,8 @@ mod mailbox;
 mod members;
 mod notes;
 mod notices;
+#[cfg(feature = "passkeys")]
+mod passkeys;
 mod password_reset;
 mod recovery_codes;
 mod security_txt;
@@ -87,7 +89,7 @@ impl Feature {
 /// # Errors
 /// One sentence that says what to set.
 pub fn all(env: &Env) -> Result<Vec<Feature>> {
-    Ok(vec![
+    Ok(Vec::from([
         account::feature(env)?,
         activity::feature(env)?,
         change_password::feature(env)?,
@@ -103,6 +105,8 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         members::feature(env)?,
         notes::feature(env)?,
         notices::feature(env)?,
+        #[cfg(feature = "passkeys")]
+        passkeys::feature(env)?,
         password_reset::feature(env)?,
         recovery_codes::feature(env)?,
         security_txt::feature(env)?,
@@ -110,7 +114,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         session_list::feature(env)?,
         signup::feature(env)?,
         theme::feature(env)?,
-    ])
+    ]))
 }
 
 #[cfg(test)]
