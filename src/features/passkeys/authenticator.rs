@@ -1,5 +1,6 @@
 //! An authenticator made of software, for tests: it holds one passkey, and does as its fields say.
 
+use crate::test::{Answer, Visitor};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
@@ -34,6 +35,11 @@ impl Authenticator {
             verifies: true,
             counter: 0,
         }
+    }
+
+    /// One that counts what it signs.
+    pub fn counting(counter: u32) -> Authenticator {
+        Authenticator { counter, ..Authenticator::new() }
     }
 
     /// What `navigator.credentials.create` answers, as JSON.
@@ -108,4 +114,47 @@ fn encode(bytes: &[u8]) -> String {
 
 fn decode(text: &Value) -> Vec<u8> {
     BASE64_URL_SAFE_NO_PAD.decode(text.as_str().unwrap()).unwrap()
+}
+
+/// Asks for a challenge, and answers what the browser is to do.
+pub async fn begin(visitor: &Visitor, path: &str, fields: Value) -> Value {
+    let answer = post(visitor, path, &fields).await;
+    serde_json::from_slice(&answer.assert_status(200).bytes).unwrap()
+}
+
+pub async fn post(visitor: &Visitor, path: &str, body: &Value) -> Answer {
+    visitor.post_body(path, Some("application/json"), body.to_string().as_bytes()).await
+}
+
+impl Authenticator {
+    /// Somebody who is logged in adds this passkey.
+    pub async fn register(&mut self, visitor: &Visitor) -> Answer {
+        let options = begin(visitor, "/account/passkeys/start", json!({})).await;
+        post(visitor, "/account/passkeys/finish", &self.create(&options)).await
+    }
+
+    /// Adds this passkey, and all is well.
+    pub async fn registered(mut self, visitor: &Visitor) -> Authenticator {
+        self.register(visitor).await.assert_status(200).assert_body(r#"{"next":"/account/passkeys"}"#);
+        self
+    }
+
+    pub async fn log_in(&mut self, visitor: &Visitor) -> Answer {
+        let options = begin(visitor, "/login/passkey/start", json!({})).await;
+        post(visitor, "/login/passkey/finish", &self.get(&options)).await
+    }
+
+    pub async fn confirm(&mut self, visitor: &Visitor) -> Answer {
+        let options = begin(visitor, "/confirm/passkey/start", json!({})).await;
+        post(visitor, "/confirm/passkey/finish", &self.get(&options)).await
+    }
+}
+
+impl Answer {
+    /// What is said about every passkey that is not good, with nothing beside it.
+    #[track_caller]
+    pub fn assert_not_good(&self) {
+        let body = json!({ "error": super::NOT_GOOD }).to_string();
+        self.assert_status(422).assert_body(&body).assert_no_header("set-cookie");
+    }
 }

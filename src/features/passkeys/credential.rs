@@ -36,16 +36,25 @@ pub struct Listed {
 }
 
 pub async fn of_user(db: &mut Connection, user_id: &str) -> Result<Vec<Listed>> {
-    let sql = "select id, name, created_at, used_at, credential_id from passkeys where user_id = $1 order by id";
+    let sql =
+        "select id, name, created_at, used_at, credential_id from passkeys where user_id = $1 order by id";
     let rows: Vec<(String, String, i64, Option<i64>, Vec<u8>)> =
         sqlx::query_as(sql).bind(user_id).fetch_all(db).await?;
-    let listed =
-        |(id, name, created_at, used_at, credential_id)| Listed { id, name, created_at, used_at, credential_id };
+    let listed = |(id, name, created_at, used_at, credential_id)| Listed {
+        id,
+        name,
+        created_at,
+        used_at,
+        credential_id,
+    };
     Ok(rows.into_iter().map(listed).collect())
 }
 
 /// What the user's authenticators must not make a second time; or the sentence that there are enough.
-pub async fn to_exclude(db: &mut Connection, user_id: &str) -> Result<Result<Vec<CredentialID>, &'static str>> {
+pub async fn to_exclude(
+    db: &mut Connection,
+    user_id: &str,
+) -> Result<Result<Vec<CredentialID>, &'static str>> {
     let listed = of_user(db, user_id).await?;
     if listed.len() >= MOST {
         return Ok(Err(ENOUGH));
@@ -123,7 +132,12 @@ impl Shown {
 }
 
 /// The passkey that answers a challenge of this kind. `None` for whatever may be wrong with it.
-pub async fn judge(app: &App, door: &Door, kind: Kind, answer: &PublicKeyCredential) -> Result<Option<Shown>> {
+pub async fn judge(
+    app: &App,
+    door: &Door,
+    kind: Kind,
+    answer: &PublicKeyCredential,
+) -> Result<Option<Shown>> {
     let challenge = ceremony::end(app, door, kind, &answer.response.client_data_json).await?;
     let Some(challenge): Option<DiscoverableAuthentication> = challenge else { return Ok(None) };
     let Some((id, user_id, before)) = find(app, answer.get_credential_id()).await? else { return Ok(None) };

@@ -100,3 +100,38 @@ fn refuse(sentence: impl Into<String>) -> Response {
 fn lead_to(path: &str, cookies: CookieJar) -> Response {
     (cookies, Json(json!({ "next": path }))).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features;
+    use crate::test::TestApp;
+
+    #[tokio::test]
+    async fn password_managers_are_told_where_passkeys_are_made_and_kept() {
+        let app = TestApp::new().await;
+        let answer = app.visitor().get("/.well-known/passkey-endpoints").await;
+        answer.assert_status(200).assert_header("content-type", "application/json");
+        let here = "http://localhost:8000/account/passkeys";
+        answer.assert_body(&format!(r#"{{"enroll":"{here}","manage":"{here}"}}"#));
+    }
+
+    #[tokio::test]
+    async fn a_site_without_a_name_offers_no_passkeys() {
+        let app = TestApp::with_env(&[("BASE_URL", "http://127.0.0.1:8000")], Routes::new()).await;
+        app.visitor().get("/.well-known/passkey-endpoints").await.assert_status(404);
+        app.visitor().get("/login").await.assert_status(200).assert_lacks("/login/passkey");
+        app.person("ada").await.get(PATH).await.assert_status(404);
+    }
+
+    #[test]
+    fn a_site_is_known_by_the_name_that_people_reach_it_by() {
+        for (url, has) in
+            [("https://example.com", true), ("https://192.0.2.1", false), ("https://[::1]", false)]
+        {
+            let env = [("BASE_URL", url)].into_iter().collect();
+            assert_eq!(feature(&env).unwrap().factor.is_some(), has, "{url}");
+        }
+        assert!(features::all(&Env::from_iter::<[(&str, &str); 0]>([])).is_ok());
+    }
+}

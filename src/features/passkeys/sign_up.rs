@@ -6,7 +6,7 @@ use super::{NOT_GOOD, credential, lead_to, refuse, relying_party};
 use crate::address::{self, Email};
 use crate::app::App;
 use crate::config::Config;
-use crate::database::{Connection, new_id};
+use crate::database::Connection;
 use crate::error::{Error, Result};
 use crate::factor::Proven;
 use crate::form::Json;
@@ -65,8 +65,7 @@ pub async fn start(State(app): State<App>, door: Door, Json(wanted): Json<Wanted
     let begun = relying_party(&app.config)?.start_passkey_registration(user_id, name, name, None);
     let (options, registration) = begun.map_err(anyhow::Error::from)?;
     let pending = Pending { user_id: user_id.to_string(), wanted, registration };
-    let cookies =
-        ceremony::begin(&app, &door, Kind::SignUp, &options.public_key.challenge, &pending).await?;
+    let cookies = ceremony::begin(&app, &door, Kind::SignUp, &options.public_key.challenge, &pending).await?;
     Ok((cookies, creation_options(&options)?).into_response())
 }
 
@@ -93,11 +92,7 @@ pub async fn finish(State(app): State<App>, door: Door, Json(answer): Json<Answe
 }
 
 /// The account that a new passkey is to open. `None` for whatever may be wrong with it.
-async fn judge(
-    app: &App,
-    door: &Door,
-    answer: &RegisterPublicKeyCredential,
-) -> Result<Option<NewAccount>> {
+async fn judge(app: &App, door: &Door, answer: &RegisterPublicKeyCredential) -> Result<Option<NewAccount>> {
     let pending = ceremony::end(app, door, Kind::SignUp, &answer.response.client_data_json).await?;
     let Some(Pending { user_id, wanted, registration }) = pending else { return Ok(None) };
     let passkey = relying_party(&app.config)?.finish_passkey_registration(answer, &registration);
@@ -128,5 +123,108 @@ impl NewAccount {
             address::begin(db, &self.id, email).await?;
         }
         door.log_in(db, &self.id, false, Proven::TwoFactors, next).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::authenticator::{Authenticator, begin, post};
+    use super::*;
+    use crate::access::Routes;
+    use crate::test::TestApp;
+    use serde_json::json;
+
+    const START: &str = "/signup/passkey/start";
+    const FINISH: &str = "/signup/passkey/finish";
+
+    #[tokio::test]
+    async fn whoever_signs_up_with_a_passkey_is_logged_in_and_comes_back_with_it() {
+        let app = TestApp::new().await;
+        let (mut key, ada) = (Authenticator::new(), app.visitor());
+        let options = begin(&ada, START, json!({ "username": "Ada" })).await;
+        assert_eq!(options["publicKey"]["user"]["name"], "ada");
+        let mut answer = key.create(&options);
+        answer["next"] = "/private".into();
+        let answer = post(&ada, FINISH, &answer).await;
+        answer.assert_status(200).assert_body(r#"{"next":"/private"}"#);
+        ada.get("/private").await.assert_body("ada");
+        assert_eq!(app.count("select count(*) from passwords").await, 0);
+        assert_eq!(app.count("select count(*) from sessions where factors = 2").await, 1);
+        let visitor = app.visitor();
+        key.log_in(&visitor).await.assert_status(200);
+        visitor.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn an_address_waits_to_be_confirmed() {
+        let app = TestApp::new().await;
+        let (mut key, ada) = (Authenticator::new(), app.visitor());
+        let options = begin(&ada, START, json!({ "username": "ada", "email": "Ada@example.com" })).await;
+        post(&ada, FINISH, &key.create(&options)).await.assert_status(200);
+        ada.get("/").await.assert_contains(WELCOME.words);
+        assert_eq!(app.count("select count(*) from addresses where confirmed_at is null").await, 1);
+        assert_eq!(app.mails().await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn every_mistake_is_told_before_a_passkey_is_made() {
+        let app = TestApp::new().await;
+        app.person("grace").await;
+        for (username, email, words) in [
+            ("", "", "Please choose a username."),
+            ("a b", "", "without spaces"),
+            ("admin", "", "kept for the people who run this site"),
+            ("ada", "ada", "does not look like"),
+            ("Grace", "", "The name grace is taken."),
+        ] {
+            let wanted = json!({ "username": username, "email": email });
+            let answer = post(&app.visitor(), START, &wanted).await;
+            answer.assert_status(422).assert_contains(words).assert_no_header("set-cookie");
+        }
+        assert_eq!(app.count("select count(*) from passkey_ceremonies").await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_somebody_takes_meanwhile_is_taken() {
+        let app = TestApp::new().await;
+        let (mut key, visitor) = (Authenticator::new(), app.visitor());
+        let options = begin(&visitor, START, json!({ "username": "ada" })).await;
+        app.person("ada").await;
+        let answer = post(&visitor, FINISH, &key.create(&options)).await;
+        answer.assert_status(422).assert_contains("The name ada is taken.");
+        visitor.assert_is("nobody").await;
+        assert_eq!(app.count("select count(*) from passkeys").await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_passkey_that_opens_an_account_opens_no_second() {
+        let app = TestApp::new().await;
+        let (mut key, eve) = (Authenticator::new().registered(&app.person("ada").await).await, app.visitor());
+        let options = begin(&eve, START, json!({ "username": "eve" })).await;
+        post(&eve, FINISH, &key.create(&options)).await.assert_not_good();
+        assert_eq!(app.count("select count(*) from users").await, 1);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_made_of_an_answer_that_is_not_good() {
+        let app = TestApp::new().await;
+        let (mut key, visitor) = (Authenticator::new(), app.visitor());
+        let wanted = json!({ "username": "ada" });
+        key.verifies = false;
+        let options = begin(&visitor, START, wanted.clone()).await;
+        post(&visitor, FINISH, &key.create(&options)).await.assert_not_good();
+        key.verifies = true;
+        post(&visitor, FINISH, &key.create(&options)).await.assert_not_good();
+        let options = begin(&visitor, START, wanted).await;
+        post(&app.visitor(), FINISH, &key.create(&options)).await.assert_not_good();
+        assert_eq!(app.count("select count(*) from users").await, 0);
+    }
+
+    #[tokio::test]
+    async fn one_address_has_as_many_sign_ups_as_with_passwords() {
+        let app = TestApp::with_env(&[("SIGNUPS_PER_ADDRESS", "2/1h")], Routes::new()).await;
+        for (name, status) in [("ada", 200), ("bob", 200), ("eve", 429)] {
+            post(&app.visitor(), START, &json!({ "username": name })).await.assert_status(status);
+        }
     }
 }
