@@ -19,17 +19,11 @@ async function post(path, body) {
   return rest;
 }
 
-// What stands in the forms of the page and matters here. The password stays where it is.
-function fields(place) {
-  const typed = {};
-  for (const form of [document.querySelector("main form"), place]) {
-    const { username, email, next, stay } = form?.elements ?? {};
-    if (username) typed.username = username.value;
-    if (email) typed.email = email.value;
-    if (next) typed.next = next.value;
-    if (stay) typed.stay = stay.checked;
-  }
-  return typed;
+// What stands in these fields, of the form that the page is about or of the place itself.
+function typed(place, ...names) {
+  const forms = [document.querySelector("main form"), place];
+  const inputs = forms.flatMap((form) => names.map((name) => form?.elements?.[name])).filter(Boolean);
+  return Object.fromEntries(inputs.map(({ name, type, checked, value }) => [name, type === "checkbox" ? checked : value]));
 }
 
 async function ask({ publicKey }, more) {
@@ -39,7 +33,9 @@ async function ask({ publicKey }, more) {
   return navigator.credentials.get({ publicKey: PublicKeyCredential.parseRequestOptionsFromJSON(publicKey), ...more });
 }
 
-const start = (place) => post(`${place.dataset.passkey}/start`, fields(place));
+function start(place) {
+  return post(`${place.dataset.passkey}/start`, place.dataset.needs ? typed(place, "username", "email") : {});
+}
 
 async function finish(place, options, more) {
   const answer = await ask(options, more);
@@ -49,7 +45,7 @@ async function finish(place, options, more) {
     field.value = JSON.stringify(answer);
     return place.submit();
   }
-  const { next } = await post(`${place.dataset.passkey}/finish`, { ...answer.toJSON(), ...fields(place) });
+  const { next } = await post(`${place.dataset.passkey}/finish`, { ...answer.toJSON(), ...typed(place, "next", "stay") });
   location.assign(next);
 }
 
@@ -69,20 +65,19 @@ function offer(place) {
   };
   // The browser offers passkeys where the username is typed, until the button is pressed.
   const autofill = async () => {
+    const { signal } = (waiting = new AbortController());
     if (!("autofill" in place.dataset) || !(await PublicKeyCredential.isConditionalMediationAvailable?.())) return;
-    waiting = new AbortController();
     const options = await start(place).catch(say);
     if (!options) return;
-    await finish(place, options, { mediation: "conditional", signal: waiting.signal }).catch((error) => {
+    await finish(place, options, { mediation: "conditional", signal }).catch((error) => {
       say(error);
       // A page may stand open for longer than a challenge is good; the next try has a new one.
       if (error instanceof Refusal) autofill();
     });
   };
   const isComplete = () => {
-    const needed = place.dataset.needs?.split(" ") ?? [];
     const { elements } = document.querySelector("main form") ?? {};
-    return needed.every((name) => elements?.[name]?.reportValidity() ?? true);
+    return elements?.[place.dataset.needs]?.reportValidity() ?? true;
   };
   button.addEventListener("click", async () => {
     if (!isComplete()) return;

@@ -32,34 +32,22 @@ pub struct Listed {
     pub name: String,
     pub created_at: i64,
     pub used_at: Option<i64>,
-    credential_id: Vec<u8>,
 }
 
 pub async fn of_user(db: &mut Connection, user_id: &str) -> Result<Vec<Listed>> {
-    let sql =
-        "select id, name, created_at, used_at, credential_id from passkeys where user_id = $1 order by id";
-    let rows: Vec<(String, String, i64, Option<i64>, Vec<u8>)> =
+    let sql = "select id, name, created_at, used_at from passkeys where user_id = $1 order by id";
+    let rows: Vec<(String, String, i64, Option<i64>)> =
         sqlx::query_as(sql).bind(user_id).fetch_all(db).await?;
-    let listed = |(id, name, created_at, used_at, credential_id)| Listed {
-        id,
-        name,
-        created_at,
-        used_at,
-        credential_id,
-    };
+    let listed = |(id, name, created_at, used_at)| Listed { id, name, created_at, used_at };
     Ok(rows.into_iter().map(listed).collect())
 }
 
-/// What the user's authenticators must not make a second time; or the sentence that there are enough.
-pub async fn to_exclude(
-    db: &mut Connection,
-    user_id: &str,
-) -> Result<Result<Vec<CredentialID>, &'static str>> {
-    let listed = of_user(db, user_id).await?;
-    if listed.len() >= MOST {
-        return Ok(Err(ENOUGH));
-    }
-    Ok(Ok(listed.into_iter().map(|passkey| passkey.credential_id.into()).collect()))
+/// What the user's authenticators must not make a second time. Or the sentence that there are enough.
+pub async fn known(db: &mut Connection, user_id: &str) -> Result<Result<Vec<CredentialID>, &'static str>> {
+    let sql = "select credential_id from passkeys where user_id = $1";
+    let rows: Vec<(Vec<u8>,)> = sqlx::query_as(sql).bind(user_id).fetch_all(db).await?;
+    let ids: Vec<CredentialID> = rows.into_iter().map(|(id,)| id).collect();
+    Ok(if ids.len() < MOST { Ok(ids) } else { Err(ENOUGH) })
 }
 
 /// Gives a user, whose row is [`user::lock`]ed, a passkey, named after the device that it was made on. Or answers the

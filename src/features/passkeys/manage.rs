@@ -56,7 +56,7 @@ impl Template for PasskeysPage {
 impl PasskeysPage {
     async fn of(app: &App, session: &Session) -> Result<PasskeysPage> {
         let listed = app.db.read(async |db| credential::of_user(db, &session.user.id).await).await?;
-        let row = |Listed { id, name, created_at, used_at, .. }| Row {
+        let row = |Listed { id, name, created_at, used_at }| Row {
             id,
             name,
             added: date(created_at),
@@ -79,7 +79,7 @@ pub async fn start(
     _: Json<NoFields>,
 ) -> Result<Response> {
     let user = &session.user;
-    let known = match app.db.read(async |db| credential::to_exclude(db, &user.id).await).await? {
+    let known = match app.db.read(async |db| credential::known(db, &user.id).await).await? {
         Ok(known) => known,
         Err(sentence) => return Ok(refuse(sentence)),
     };
