@@ -1,5 +1,5 @@
 // Passkeys. Each place that offers one has `data-passkey`: the path below which its ceremony starts and finishes. In it
-// stand a button, which shows where the browser knows passkeys, and a line that says what happened.
+// stand a button, which is hidden where the browser knows no passkeys, and a line that says so, and else what happened.
 
 const known = typeof PublicKeyCredential === "function" && "parseRequestOptionsFromJSON" in PublicKeyCredential;
 

@@ -1,6 +1,6 @@
 //! Shows what people hear who cannot see the pages, that nothing sticks out on a small screen, and that pages keep
 //! their own security policy.
-//! needs: account, activity, change_password, change_username, confirm, delete_account, home, login, mailbox, members, notes, password_reset, recovery_codes, session_list, signup, theme
+//! needs: account, activity, change_password, change_username, confirm, delete_account, home, login, mailbox, members, notes, passkeys, password_reset, recovery_codes, session_list, signup, theme
 
 mod webdriver;
 
@@ -76,6 +76,7 @@ fn account_pages(browser: &Browser, site: &Site, look: &mut impl FnMut(&str)) {
     press_unchecked(browser, "Change password");
     look("/account/password with a mistake");
     ways_back(browser, site, look);
+    passkeys(browser, site, look);
     browser.visit(&site.page("/account/username"));
     press_unchecked(browser, "Change username");
     look("/account/username with a mistake");
@@ -88,6 +89,28 @@ fn account_pages(browser: &Browser, site: &Site, look: &mut impl FnMut(&str)) {
     look("/confirm");
     press_unchecked(browser, "Go on");
     look("/confirm with a mistake");
+}
+
+/// For [`each_page`]: somebody is logged in.
+fn passkeys(browser: &Browser, site: &Site, look: &mut impl FnMut(&str)) {
+    browser.visit(&site.page("/account/passkeys"));
+    look("/account/passkeys without any");
+    let authenticator = browser.add_authenticator();
+    browser.press("Add a passkey");
+    look("/account/passkeys with a flash");
+    browser.click("summary");
+    browser.run("document.querySelector('details form').noValidate = true");
+    browser.clear("details input");
+    browser.press("Save name");
+    look("/account/passkeys with a mistake");
+    site.execute("delete from passwords");
+    browser.visit(&site.page("/delete"));
+    look("/delete with a passkey");
+    browser.visit(&site.page("/account/passkeys"));
+    browser.press("Remove");
+    look("/account/passkeys with the last way in");
+    site.execute("delete from passkeys");
+    browser.remove_authenticator(&authenticator);
 }
 
 /// For [`each_page`]: somebody is logged in, and has no way back yet.
@@ -170,7 +193,7 @@ fn password_managers_know_every_field() {
         }
     };
     browser.visit(&site.page("/login"));
-    expect(&[("username", "username"), ("password", "current-password")]);
+    expect(&[("username", "username webauthn"), ("password", "current-password")]);
     browser.visit(&site.page("/signup"));
     expect(&[("username", "username"), ("email", "email")]);
     expect(&[("password", "new-password"), ("confirm_password", "new-password")]);
