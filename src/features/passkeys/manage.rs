@@ -37,14 +37,16 @@ pub struct Row {
     name: String,
     added: String,
     used: Option<String>,
-    /// The name that was typed and cannot be had, and why.
-    typed: Option<String>,
-    mistake: Option<String>,
+    /// What stands in the field for a new name, and why it cannot be had.
+    typed: String,
+    mistake: Option<&'static str>,
 }
 
 #[derive(Serialize)]
 pub struct PasskeysPage {
     passkeys: Vec<Row>,
+    /// Whether nothing else is open to the user before there is a second factor.
+    required: bool,
     /// Why something was not done.
     refusal: Option<&'static str>,
 }
@@ -58,13 +60,14 @@ impl PasskeysPage {
         let listed = app.db.read(async |db| credential::of_user(db, &session.user.id).await).await?;
         let row = |Listed { id, name, created_at, used_at }| Row {
             id,
+            typed: name.clone(),
             name,
             added: date(created_at),
             used: used_at.map(date),
-            typed: None,
             mistake: None,
         };
-        Ok(PasskeysPage { passkeys: listed.into_iter().map(row).collect(), refusal: None })
+        let required = app.config.require_two_factor.of_everybody() && session.proven == Proven::OneFactor;
+        Ok(PasskeysPage { passkeys: listed.into_iter().map(row).collect(), required, refusal: None })
     }
 }
 
@@ -158,7 +161,7 @@ pub async fn rename(
     if let Err(sentence) = judge(&form.name) {
         let mut listed = PasskeysPage::of(&app, &session).await?;
         let row = listed.passkeys.iter_mut().find(|row| row.id == id).ok_or(Error::NOT_FOUND)?;
-        (row.typed, row.mistake) = (Some(form.name), Some(sentence.into()));
+        (row.typed, row.mistake) = (form.name, Some(sentence));
         return page.refuse(&listed).await;
     }
     let user_id = &session.user.id;
@@ -230,18 +233,22 @@ mod tests {
 
     #[test]
     fn its_page_renders() {
-        let row = |used: Option<&str>, mistake: Option<&str>| Row {
+        let row = |used: Option<&str>, mistake| Row {
             id: "0190".into(),
             name: "<Chrome>".into(),
             added: "1 May 2026".into(),
             used: used.map(String::from),
-            typed: mistake.map(|_| "\"".into()),
-            mistake: mistake.map(String::from),
+            typed: "\"".into(),
+            mistake,
         };
         check(&[
-            PasskeysPage { passkeys: vec![], refusal: None },
-            PasskeysPage { passkeys: vec![row(None, None)], refusal: Some(LAST) },
-            PasskeysPage { passkeys: vec![row(Some("2 May 2026"), Some("No."))], refusal: None },
+            PasskeysPage { passkeys: vec![], required: true, refusal: None },
+            PasskeysPage { passkeys: vec![row(None, None)], required: false, refusal: Some(LAST) },
+            PasskeysPage {
+                passkeys: vec![row(Some("2 May 2026"), Some("No."))],
+                required: false,
+                refusal: None,
+            },
         ]);
     }
 
