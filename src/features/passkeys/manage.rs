@@ -121,7 +121,8 @@ pub async fn finish(
         if let Err(sentence) = credential::add(db, &session.user.id, &passkey, &door.client).await? {
             return Ok(Err(sentence));
         }
-        event::record(db, &*session.user.id, Event::PasskeyAdded, &door.client).await?;
+        let (user_id, proven) = (&*session.user.id, session.proven);
+        event::record_proven(db, user_id, Event::PasskeyAdded, proven, &door.client).await?;
         // It has just verified who made it, which is as much as a log-in with it.
         Ok(Ok(door.renew(db, Proven::TwoFactors).await?))
     });
@@ -206,10 +207,10 @@ async fn take_away(
     if !credential::remove(db, &session.user.id, id).await? {
         return Err(Error::NOT_FOUND);
     }
-    if factor::ways_in(app, db, &session.user.id).await? == 0 {
+    if factor::ways_in(app, &factor::held(app, db, &session.user.id).await?) == 0 {
         return Err(Error::Refused(StatusCode::CONFLICT));
     }
-    event::record(db, &*session.user.id, Event::PasskeyRemoved, &door.client).await?;
+    event::record_proven(db, &*session.user.id, Event::PasskeyRemoved, session.proven, &door.client).await?;
     door.credentials_changed(db, session, Proven::OneFactor).await
 }
 
@@ -386,7 +387,7 @@ mod tests {
         let ada = app.person("ada").await;
         let mut keys =
             [Authenticator::new().registered(&ada).await, Authenticator::new().registered(&ada).await];
-        app.execute("delete from passwords").await;
+        app.take_password("ada").await;
         let last = path(&ada, "remove").await;
         let page = ada.get(PATH).await.text();
         let (_, first) = page.split_once("action=\"/account/passkeys/").unwrap();

@@ -120,7 +120,7 @@ impl NewAccount {
             return Err(Error::Refused(StatusCode::UNPROCESSABLE_ENTITY));
         }
         if let Some(email) = &self.email {
-            address::begin(db, &self.id, email).await?;
+            address::begin(db, &self.id, email, Proven::TwoFactors).await?;
         }
         door.log_in(db, &self.id, false, Proven::TwoFactors, next).await
     }
