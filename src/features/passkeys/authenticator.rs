@@ -150,6 +150,21 @@ impl Authenticator {
     }
 }
 
+/// Answers in which one byte of one part is another, for every byte of these parts of the `response`.
+pub fn damaged(answer: &Value, parts: &[&str]) -> Vec<Value> {
+    let mut damaged = Vec::new();
+    for &part in parts {
+        let whole = decode(&answer["response"][part]);
+        for place in 0..whole.len() {
+            let (mut bytes, mut other) = (whole.clone(), answer.clone());
+            bytes[place] ^= 1;
+            other["response"][part] = encode(&bytes).into();
+            damaged.push(other);
+        }
+    }
+    damaged
+}
+
 impl Answer {
     /// What is said about every passkey that is not good, with nothing beside it.
     #[track_caller]

@@ -99,7 +99,7 @@ pub async fn finish(State(app): State<App>, door: Door, Json(answer): Json<Answe
 
 #[cfg(test)]
 mod tests {
-    use super::super::authenticator::{Authenticator, begin, post};
+    use super::super::authenticator::{Authenticator, begin, damaged, post};
     use super::*;
     use crate::access::Routes;
     use crate::page::tests::check;
@@ -188,6 +188,21 @@ mod tests {
         (answer["id"], answer["rawId"]) = (right["id"].clone(), right["rawId"].clone());
         answer["response"]["userHandle"] = right["response"]["userHandle"].clone();
         is_refused(&app, &visitor, post(&visitor, FINISH, &answer).await).await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_with_one_byte_changed_is_refused_and_never_a_fault() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        let parts = ["authenticatorData", "clientDataJSON", "signature"];
+        let number = damaged(&key.get(&begin(&visitor, START, json!({})).await), &parts).len();
+        for place in 0..number {
+            app.execute("delete from limits").await;
+            let answer = key.get(&begin(&visitor, START, json!({})).await);
+            // The length of a signature varies.
+            let Some(damaged) = damaged(&answer, &parts).into_iter().nth(place) else { continue };
+            post(&visitor, FINISH, &damaged).await.assert_not_good();
+        }
     }
 
     #[tokio::test]

@@ -216,7 +216,7 @@ async fn take_away(
 
 #[cfg(test)]
 mod tests {
-    use super::super::authenticator::{Authenticator, begin, post};
+    use super::super::authenticator::{Authenticator, begin, damaged, post};
     use super::*;
     use crate::page::tests::{assert_well_formed, check};
     use crate::test::{TestApp, Visitor};
@@ -325,6 +325,21 @@ mod tests {
         let made_for_sign_up = begin(&ada, "/signup/passkey/start", json!({ "username": "bob" })).await;
         post(&ada, FINISH, &Authenticator::new().create(&made_for_sign_up)).await.assert_not_good();
         assert_eq!(app.count("select count(*) from passkeys").await, 0);
+    }
+
+    #[tokio::test]
+    async fn whatever_an_authenticator_says_is_no_fault() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let parts = ["attestationObject", "clientDataJSON"];
+        let made = Authenticator::new().create(&begin(&ada, START, json!({})).await);
+        for place in 0..damaged(&made, &parts).len() {
+            app.execute("delete from limits").await;
+            let made = Authenticator::new().create(&begin(&ada, START, json!({})).await);
+            let answer = post(&ada, FINISH, &damaged(&made, &parts)[place]).await;
+            assert!(matches!(answer.status, 200 | 422), "{answer}");
+            app.execute("delete from passkeys").await;
+        }
     }
 
     #[tokio::test]
