@@ -179,3 +179,26 @@ create table totp (
     confirmed_at bigint,
     last_step bigint not null
 );
+
+-- 13 passkeys
+create table passkeys (
+    id text primary key,
+    user_id text not null references users (id) on delete cascade,
+    credential_id bytea not null unique,
+    name text not null,
+    credential text not null,
+    created_at bigint not null,
+    used_at bigint
+);
+create index passkeys_by_user on passkeys (user_id, id);
+
+-- Challenges that wait for an answer, and what it is to be judged by.
+create table passkey_ceremonies (
+    challenge_hash bytea primary key,
+    browser_hash bytea not null,
+    session_id text not null,
+    kind text not null,
+    state text not null,
+    expires_at bigint not null
+);
+create index passkey_ceremonies_by_time on passkey_ceremonies (expires_at);

@@ -1,4 +1,4 @@
-//! Forms: [`Form`] reads what a browser sent, [`Errors`] says beside which field what is wrong with it.
+//! Forms: [`Form`] reads what a browser sent, [`Json`] what a script did, [`Errors`] says beside which field what is wrong with it.
 //!
 //! Both encodings of browsers are understood alike. Nothing is guessed: text that is not UTF-8, a field sent
 //! twice and a file are refused, because parsers that disagree about them are how attackers smuggle values past
@@ -11,11 +11,37 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+
+/// What a script has sent as JSON, and what it is answered.
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Json<T>> {
+        let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if !content_type.is_some_and(|kind| is(kind, "application/json")) {
+            return Err(Error::Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        }
+        let body = Bytes::from_request(request, app).await.map_err(|_| MALFORMED)?;
+        serde_json::from_slice(&body).map(Json).map_err(|_| MALFORMED)
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(body) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
+            Err(error) => Error::Fault(error.into()).into_response(),
+        }
+    }
+}
 
 /// The fields of a form, as a struct with `#[serde(default)]`.
 pub struct Form<T>(pub T);
@@ -39,7 +65,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Form<T> {
     }
 }
 
-/// A form that is nothing but its button: read all the same, so that what is no form is refused.
+/// A form that is nothing but its button, or a request without particulars: read all the same, so that what is no form is refused.
 #[derive(Deserialize)]
 pub struct NoFields {}
 

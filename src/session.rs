@@ -225,6 +225,11 @@ impl Door {
         &self.app.config
     }
 
+    /// The session that came with the request, if it lives.
+    pub async fn session(&self) -> Result<Option<&Session>> {
+        self.auth.session().await
+    }
+
     /// The token of the session that came with the request, known or not.
     pub fn token(&self) -> Option<&Token> {
         self.auth.token()

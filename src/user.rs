@@ -79,19 +79,24 @@ impl fmt::Display for Username {
 /// once cannot both have it.
 pub async fn create(db: &mut Connection, username: &Username, client: &Client) -> Result<Option<String>> {
     let id = new_id();
+    Ok(create_as(db, &id, username, client).await?.then_some(id))
+}
+
+/// As [`create`], for whoever had to know the id before. Answers whether the name could be had.
+pub async fn create_as(db: &mut Connection, id: &str, username: &Username, client: &Client) -> Result<bool> {
     let sql =
         "insert into users (id, username, created_at) values ($1, $2, $3) on conflict (username) do nothing";
-    let made = sqlx::query(sql).bind(&*id).bind(username.as_str()).bind(now()).execute(&mut *db).await?;
+    let made = sqlx::query(sql).bind(id).bind(username.as_str()).bind(now()).execute(&mut *db).await?;
     if made.rows_affected() == 0 {
-        return Ok(None);
+        return Ok(false);
     }
     // Asked now, because the insert may have waited for whoever was giving the name up.
     if rests(db, username.as_str()).await? {
-        sqlx::query("delete from users where id = $1").bind(&*id).execute(db).await?;
-        return Ok(None);
+        sqlx::query("delete from users where id = $1").bind(id).execute(db).await?;
+        return Ok(false);
     }
-    event::record(db, &*id, Event::SignedUp, client).await?;
-    Ok(Some(id))
+    event::record(db, id, Event::SignedUp, client).await?;
+    Ok(true)
 }
 
 /// Takes the user's row, so that this and whatever else begins like this follow one another: log-ins, changes and the

@@ -1,6 +1,6 @@
 //! Shows what people hear who cannot see the pages, that nothing sticks out on a small screen, and that pages keep
 //! their own security policy.
-//! needs: account, activity, change_password, change_username, confirm, delete_account, home, login, mailbox, members, notes, password_reset, recovery_codes, session_list, signup, theme, two_factor
+//! needs: account, activity, change_password, change_username, confirm, delete_account, home, login, mailbox, members, notes, passkeys, password_reset, recovery_codes, session_list, signup, theme, two_factor
 
 mod webdriver;
 
@@ -91,6 +91,10 @@ fn account_pages(browser: &Browser, site: &Site, look: &mut impl FnMut(&str)) {
     browser.fill("Your password", PASSWORD);
     browser.press("Go on");
     two_factors(browser, site, look);
+    site.execute("delete from totp");
+    browser.visit(&site.page("/login"));
+    log_in(browser, "wwwwwwwwwwwwwwwwwwww", PASSWORD);
+    passkeys(browser, site, look);
 }
 
 /// For [`each_page`]: somebody is logged in, and is half-way in the end.
@@ -121,6 +125,26 @@ fn two_factors(browser: &Browser, site: &Site, look: &mut impl FnMut(&str)) {
     press_unchecked(browser, "Log in");
     browser.click("summary");
     look("/login/two-factor with a mistake");
+}
+
+/// For [`each_page`]: somebody is logged in, and has no password in the end.
+fn passkeys(browser: &Browser, site: &Site, look: &mut impl FnMut(&str)) {
+    browser.visit(&site.page("/account/passkeys"));
+    look("/account/passkeys without any");
+    browser.add_authenticator();
+    browser.press("Add a passkey");
+    look("/account/passkeys with a flash");
+    browser.click("summary");
+    browser.run("document.querySelector('details form').noValidate = true");
+    browser.clear("details input");
+    browser.press("Save name");
+    look("/account/passkeys with a mistake");
+    site.execute("delete from passwords");
+    browser.visit(&site.page("/delete"));
+    look("/delete with a passkey");
+    browser.visit(&site.page("/account/passkeys"));
+    browser.press("Remove");
+    look("/account/passkeys with the last way in");
 }
 
 /// For [`each_page`]: somebody is logged in, and has no way back yet.
@@ -203,7 +227,7 @@ fn password_managers_know_every_field() {
         }
     };
     browser.visit(&site.page("/login"));
-    expect(&[("username", "username"), ("password", "current-password")]);
+    expect(&[("username", "username webauthn"), ("password", "current-password")]);
     browser.visit(&site.page("/signup"));
     expect(&[("username", "username"), ("email", "email")]);
     expect(&[("password", "new-password"), ("confirm_password", "new-password")]);
@@ -254,7 +278,9 @@ fn everything_that_can_be_used_has_a_name() {
     let (site, browser) = (Site::open(), Browser::open());
     let mut named = 0;
     each_page(&browser, &site, |page| {
-        let names = browser.spoken_names("a, button, input:not([type=hidden], [hidden]), textarea");
+        let names = browser.spoken_names(
+            ":is(a, button, summary, input:not([type=hidden], [hidden]), textarea):not(details:not([open]) > form *)",
+        );
         assert!(names.iter().all(|name| !name.trim().is_empty()), "{page}: {names:?}\n{browser}");
         assert_eq!(browser.spoken_names("h1").len(), 1, "{page}\n{browser}");
         named += names.len();

@@ -1,5 +1,5 @@
 //! Photographs every page, for a designer's eye: narrow and wide, light and dark, into target/screenshots.
-//! needs: account, activity, change_password, change_username, confirm, delete_account, email, home, login, mailbox, members, notes, notices, password_reset, recovery_codes, session_list, signup, theme, two_factor
+//! needs: account, activity, change_password, change_username, confirm, delete_account, email, home, login, mailbox, members, notes, notices, passkeys, password_reset, recovery_codes, session_list, signup, theme, two_factor
 
 mod webdriver;
 
@@ -358,4 +358,61 @@ fn letters_are_photographed() {
     browser.press("Take the account back");
     browser.sees("It is undone");
     photograph("undo-flash");
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn passkeys_are_photographed() {
+    let site = Site::open_with(&[("PORT", "0"), ("PASSWORD_ITERATIONS", "1"), ("REQUIRE_TWO_FACTOR", "all")]);
+    let browser = Browser::open();
+    let photograph = photographer(&browser);
+    let authenticator = browser.add_authenticator();
+    browser.no_autofill();
+    browser.visit(&site.page("/signup"));
+    browser.fill("Username", "ada");
+    browser.press("Sign up with a passkey instead");
+    browser.visit(&site.page("/account/passkeys"));
+    photograph("passkeys");
+    browser.press("Remove");
+    browser.sees("You could not log in without this one.");
+    photograph("passkeys-last");
+    browser.remove_authenticator(&authenticator);
+    let phone = browser.add_authenticator();
+    browser.press("Add a passkey");
+    browser.sees("The passkey is ready.");
+    browser.click("//li[2]//summary");
+    browser.run("document.querySelectorAll('details form').forEach(form => form.noValidate = true)");
+    browser.clear("//li[2]//input");
+    browser.press_at("//li[2]//button[.='Save name']");
+    browser.sees("A passkey needs a name.");
+    photograph("passkeys-mistake");
+    site.age_log_ins();
+    browser.visit(&site.page("/account/passkeys"));
+    photograph("passkeys-confirm");
+    browser.visit(&site.page("/delete"));
+    photograph("passkeys-delete");
+    browser.press("Log out");
+    browser.set_verified(&phone, false);
+    browser.visit(&site.page("/login"));
+    browser.click("//button[.='Log in with a passkey']");
+    browser.sees("No passkey was used.");
+    photograph("passkeys-cancelled");
+
+    browser.visit(&site.page("/signup"));
+    browser.fill("Username", "bob");
+    browser.fill("Password", PASSWORD);
+    browser.fill("Password, once more", PASSWORD);
+    browser.press("Create account");
+    browser.visit(&site.page("/account"));
+    browser.is_at("/account/passkeys");
+    browser.sees("Your passkeys will appear here.");
+    photograph("passkeys-empty");
+    browser.set_verified(&phone, true);
+    browser.press("Add a passkey");
+    browser.sees("The passkey is ready.");
+    browser.press("Log out");
+    browser.visit(&site.page("/login?next=%2Fnotes"));
+    log_in(&browser, "bob", PASSWORD);
+    browser.is_at("/login/passkey");
+    photograph("passkeys-ask");
 }

@@ -19,6 +19,8 @@ mod mailbox;
 mod members;
 mod notes;
 mod notices;
+#[cfg(feature = "passkeys")]
+mod passkeys;
 mod password_reset;
 mod recovery_codes;
 mod security_txt;
@@ -88,7 +90,7 @@ impl Feature {
 /// # Errors
 /// One sentence that says what to set.
 pub fn all(env: &Env) -> Result<Vec<Feature>> {
-    Ok(vec![
+    Ok(Vec::from([
         account::feature(env)?,
         activity::feature(env)?,
         change_password::feature(env)?,
@@ -104,6 +106,8 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         members::feature(env)?,
         notes::feature(env)?,
         notices::feature(env)?,
+        #[cfg(feature = "passkeys")]
+        passkeys::feature(env)?,
         password_reset::feature(env)?,
         recovery_codes::feature(env)?,
         security_txt::feature(env)?,
@@ -112,7 +116,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         signup::feature(env)?,
         theme::feature(env)?,
         two_factor::feature(env)?,
-    ])
+    ]))
 }
 
 #[cfg(test)]

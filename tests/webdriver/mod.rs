@@ -182,6 +182,14 @@ impl Browser {
             .unwrap_or_else(|error| panic!("{error}\n{self}"));
     }
 
+    /// Takes away what stands in a field, and puts the focus there.
+    #[track_caller]
+    pub fn clear(&self, place: &str) {
+        let field = self.find(place);
+        self.post(&(field.clone() + "/clear"), json!({})).unwrap();
+        self.click(place);
+    }
+
     /// Presses keys, wherever the focus is.
     pub fn keys(&self, keys: &str) {
         let focus = path_of(&self.ask("/element/active").unwrap());
@@ -265,6 +273,40 @@ impl Browser {
     pub fn close_window(&self) {
         let left = value(self.agent.delete(self.session.clone() + "/window").call()).unwrap();
         self.post("/window", json!({"handle": left[0]})).unwrap();
+    }
+
+    /// Gives the browser an authenticator: a part of the device that keeps passkeys, and always finds its owner at hand.
+    /// Answers its id.
+    pub fn add_authenticator(&self) -> String {
+        let kind = json!({
+            "protocol": "ctap2", "transport": "internal", "hasResidentKey": true, "hasUserVerification": true,
+            "isUserVerified": true,
+        });
+        self.post("/webauthn/authenticator", kind).unwrap().as_str().unwrap().to_string()
+    }
+
+    /// From the next page on, the browser does not offer passkeys by itself: with a virtual authenticator it takes what it
+    /// offers at once, and nobody could press a button.
+    pub fn no_autofill(&self) {
+        let script = "PublicKeyCredential.isConditionalMediationAvailable = async () => false";
+        self.devtools("Page.addScriptToEvaluateOnNewDocument", json!({"source": script}));
+    }
+
+    pub fn remove_authenticator(&self, id: &str) {
+        let path = format!("{}/webauthn/authenticator/{id}", self.session);
+        value(self.agent.delete(path).call()).unwrap();
+    }
+
+    /// Whether whoever is at hand is the owner of the device, and willing.
+    pub fn set_verified(&self, id: &str, verified: bool) {
+        let path = format!("/webauthn/authenticator/{id}/uv");
+        self.post(&path, json!({"isUserVerified": verified})).unwrap();
+    }
+
+    /// The passkeys that an authenticator keeps.
+    pub fn passkeys(&self, id: &str) -> Vec<Value> {
+        let found = self.ask(&format!("/webauthn/authenticator/{id}/credentials")).unwrap();
+        found.as_array().unwrap().clone()
     }
 
     /// The width of the screen in CSS pixels; the height is what fits a page that is not long.

@@ -1,0 +1,127 @@
+//! Ceremonies under way: a challenge is answered once, within five minutes, by the browser it was made for.
+//!
+//! They wait in the database, so any replica may judge the answer. The row goes before the answer is judged: of many
+//! that come at once one finds it. A browser may have several under way, one in each tab.
+
+use crate::app::App;
+use crate::database::{Connection, now};
+use crate::error::Result;
+use crate::guard;
+use crate::session::Door;
+use crate::throttle::{self, Key, Rate};
+use crate::token::Token;
+use ::cookie::time;
+use axum_extra::extract::CookieJar;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+
+pub const LIFETIME: Duration = Duration::from_secs(5 * 60);
+
+/// How many may be begun from one address. Every visit to the log-in page begins one.
+const STARTS: Rate = Rate { times: 200, per: Duration::from_secs(3 * 60) };
+
+/// Holds a token that ties a browser to what it has begun.
+const COOKIE: &str = "passkey";
+
+/// What a challenge was made for. An answer to one kind is none to another.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    LogIn,
+    SignUp,
+    /// Of somebody who is logged in: to show that it is still them.
+    Confirm,
+    /// Of somebody who is logged in: to add a passkey.
+    Register,
+}
+
+impl Kind {
+    /// How the table has it.
+    fn name(self) -> &'static str {
+        match self {
+            Kind::LogIn => "log_in",
+            Kind::SignUp => "sign_up",
+            Kind::Confirm => "confirm",
+            Kind::Register => "register",
+        }
+    }
+
+    /// The session that it belongs to; nothing for what strangers do.
+    async fn session(self, door: &Door) -> Result<String> {
+        Ok(match self {
+            Kind::LogIn | Kind::SignUp => String::new(),
+            Kind::Confirm | Kind::Register => {
+                door.session().await?.map(|session| session.id.clone()).unwrap_or_default()
+            }
+        })
+    }
+}
+
+/// Keeps what the answer to a challenge is to be judged by. The cookie that it answers must come back with it.
+pub async fn begin(
+    app: &App,
+    door: &Door,
+    kind: Kind,
+    challenge: &[u8],
+    state: &impl Serialize,
+) -> Result<CookieJar> {
+    let browser = browser(door).map_or_else(Token::random, Ok)?;
+    let session = kind.session(door).await?;
+    let state = serde_json::to_string(state).map_err(anyhow::Error::from)?;
+    let begun = app.db.note(async |db| {
+        throttle::take(db, &Key::address("passkey", door.client.address), STARTS).await?;
+        let sql = "insert into passkey_ceremonies \
+                   (challenge_hash, browser_hash, session_id, kind, state, expires_at) values ($1, $2, $3, $4, $5, $6)";
+        let query = sqlx::query(sql).bind(Sha256::digest(challenge).to_vec()).bind(browser.hash().to_vec());
+        let query = query.bind(&*session).bind(kind.name()).bind(&*state);
+        query.bind(now() + LIFETIME.as_secs() as i64).execute(db).await?;
+        Ok(())
+    });
+    begun.await?;
+    let cookie = guard::set_cookie(&app.config, COOKIE, browser.text());
+    let lifetime = time::Duration::seconds(LIFETIME.as_secs() as i64);
+    Ok(CookieJar::new().add(cookie.max_age(lifetime).build()))
+}
+
+/// What the answer with this client data is to be judged by, which nobody can have a second time. `None` when nothing
+/// was begun by this browser, in this session and of this kind, that it could answer.
+pub async fn end<T: DeserializeOwned>(
+    app: &App,
+    door: &Door,
+    kind: Kind,
+    client_data: &[u8],
+) -> Result<Option<T>> {
+    let (Some(browser), Some(challenge)) = (browser(door), challenge(client_data)) else { return Ok(None) };
+    let session = kind.session(door).await?;
+    let sql = "delete from passkey_ceremonies where challenge_hash = $1 and browser_hash = $2 \
+               and session_id = $3 and kind = $4 and expires_at > $5 returning state";
+    let end = async |db: &mut Connection| {
+        let query = sqlx::query_as(sql).bind(Sha256::digest(&challenge).to_vec());
+        let query = query.bind(browser.hash().to_vec()).bind(&*session).bind(kind.name()).bind(now());
+        Ok(query.fetch_optional(db).await?)
+    };
+    let ended: Option<(String,)> = app.db.write(end).await?;
+    let state = ended.map(|(state,)| serde_json::from_str(&state)).transpose();
+    Ok(state.map_err(anyhow::Error::from)?)
+}
+
+fn browser(door: &Door) -> Option<Token> {
+    Token::parse(&door.request_cookie(COOKIE)?)
+}
+
+/// The challenge that an authenticator has answered, as it says itself.
+fn challenge(client_data: &[u8]) -> Option<Vec<u8>> {
+    #[derive(Deserialize)]
+    struct ClientData {
+        challenge: String,
+    }
+    let data: ClientData = serde_json::from_slice(client_data).ok()?;
+    BASE64_URL_SAFE_NO_PAD.decode(data.challenge).ok()
+}
+
+/// Those that nobody has finished; `$1` is the time.
+pub const PURGE: &str = "delete from passkey_ceremonies where challenge_hash in \
+     (select challenge_hash from passkey_ceremonies where expires_at <= $1 limit 1000)";

@@ -1,0 +1,412 @@
+//! Log in with a passkey: by the button, or from what the browser offers in the field of the username.
+//!
+//! Nobody says who they are before the answer comes, so there is nothing to ask about somebody else.
+
+use super::ceremony::{self, Kind};
+use super::{NOT_GOOD, credential, lead_to, refuse, relying_party};
+use crate::app::App;
+use crate::database::Connection;
+use crate::error::Result;
+use crate::factor::Proven;
+use crate::form::{Json, NoFields};
+use crate::guard::LocalPath;
+use crate::half_way::HalfWay;
+use crate::page::{Page, Template, templates};
+use crate::session::Door;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use webauthn_rs::prelude::PublicKeyCredential;
+
+/// Sends whoever must have two factors, and has shown one, on to the page that asks for a passkey, if they have one.
+pub fn next_factor<'a>(
+    app: &'a App,
+    db: &'a mut Connection,
+    user_id: &'a str,
+    proven: Proven,
+) -> BoxFuture<'a, Result<Option<&'static str>>> {
+    async move {
+        if proven == Proven::TwoFactors || !app.config.require_two_factor.of_everybody() {
+            return Ok(None);
+        }
+        let passkeys = credential::of_user(db, user_id).await?;
+        Ok((!passkeys.is_empty()).then_some("/login/passkey"))
+    }
+    .boxed()
+}
+
+#[derive(Serialize)]
+pub struct AskPage {
+    name: String,
+    /// Whether the session is to outlive the browser.
+    stay: bool,
+    /// Where to go afterwards.
+    next: String,
+}
+
+impl Template for AskPage {
+    const FILE: &'static str = templates::PASSKEYS_ASK;
+}
+
+pub async fn show(half_way: HalfWay, page: Page) -> Result<Response> {
+    let HalfWay { user, stay, next, .. } = half_way;
+    page.show(&AskPage { name: user.username, stay, next }).await
+}
+
+pub async fn start(State(app): State<App>, door: Door, _: Json<NoFields>) -> Result<Response> {
+    ask(&app, &door, Kind::LogIn).await
+}
+
+/// Hands out a challenge that any passkey of this site may answer.
+pub async fn ask(app: &App, door: &Door, kind: Kind) -> Result<Response> {
+    let begun = relying_party(&app.config)?.start_discoverable_authentication();
+    let (options, state) = begun.map_err(anyhow::Error::from)?;
+    let cookies = ceremony::begin(app, door, kind, &options.public_key.challenge, &state).await?;
+    // Without `mediation`: the script adds it where the browser is to offer passkeys by itself.
+    Ok((cookies, Json(json!({ "publicKey": options.public_key }))).into_response())
+}
+
+#[derive(Deserialize)]
+pub struct Answer {
+    #[serde(flatten)]
+    credential: PublicKeyCredential,
+    /// Where to go afterwards.
+    #[serde(default)]
+    next: LocalPath,
+    /// Whether the session outlives the browser.
+    #[serde(default)]
+    stay: bool,
+}
+
+pub async fn finish(State(app): State<App>, door: Door, Json(answer): Json<Answer>) -> Result<Response> {
+    let Some(shown) = credential::judge(&app, &door, Kind::LogIn, &answer.credential).await? else {
+        return Ok(refuse(NOT_GOOD));
+    };
+    let entered = app.db.write(async |db| {
+        if !shown.redeem(db).await? {
+            return Ok(None);
+        }
+        door.log_in(db, &shown.user_id, answer.stay, Proven::TwoFactors, &answer.next).await
+    });
+    Ok(match entered.await? {
+        Some(entry) => lead_to(&entry.to, entry.cookies),
+        None => refuse(NOT_GOOD),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::authenticator::{Authenticator, begin, damaged, post};
+    use super::*;
+    use crate::access::Routes;
+    use crate::page::tests::check;
+    use crate::test::{Answer, PASSWORD, TestApp, Visitor};
+    use futures_util::future::join_all;
+    use serde_json::Value;
+
+    const START: &str = "/login/passkey/start";
+    const FINISH: &str = "/login/passkey/finish";
+
+    /// An app, and the passkey of somebody named ada.
+    async fn app() -> (TestApp, Authenticator) {
+        let app = TestApp::new().await;
+        let key = Authenticator::new().registered(&app.person("ada").await).await;
+        (app, key)
+    }
+
+    async fn is_refused(app: &TestApp, visitor: &Visitor, answer: Answer) {
+        answer.assert_not_good();
+        visitor.assert_is("nobody").await;
+        assert_eq!(app.count("select count(*) from passkeys where used_at is not null").await, 0);
+    }
+
+    #[test]
+    fn its_page_renders() {
+        let page = |stay| AskPage { name: "ada".into(), stay, next: "/a?b=\"c\"".into() };
+        check(&[page(false), page(true)]);
+    }
+
+    #[tokio::test]
+    async fn a_passkey_logs_in_and_leads_back_and_nobody_says_who_they_are_before() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        let options = begin(&visitor, START, json!({})).await;
+        assert_eq!(options["publicKey"]["allowCredentials"], json!([]));
+        assert_eq!(options["publicKey"]["rpId"], "localhost");
+        assert!(options.get("mediation").is_none(), "{options}");
+        let mut answer = key.get(&options);
+        answer["next"] = "/private?a=b".into();
+        answer["stay"] = true.into();
+        let answer = post(&visitor, FINISH, &answer).await;
+        answer.assert_status(200).assert_body(r#"{"next":"/private?a=b"}"#);
+        answer.assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
+        visitor.assert_is("ada").await;
+        assert_eq!(app.count("select count(*) from passkeys where used_at is not null").await, 1);
+        assert_eq!(app.count("select count(*) from sessions where factors = 2").await, 2);
+    }
+
+    #[tokio::test]
+    async fn nobody_is_led_to_another_site() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        let mut answer = key.get(&begin(&visitor, START, json!({})).await);
+        answer["next"] = "//evil.example".into();
+        post(&visitor, FINISH, &answer).await.assert_body(r#"{"next":"/"}"#);
+    }
+
+    #[tokio::test]
+    async fn what_was_signed_for_another_site_is_refused() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        for origin in ["https://evil.example", "http://localhost:8001", "https://localhost:8000", "null"] {
+            key.origin = origin.into();
+            is_refused(&app, &visitor, key.log_in(&visitor).await).await;
+        }
+        key.origin = "http://localhost:8000".into();
+        key.site = "evil.example".into();
+        is_refused(&app, &visitor, key.log_in(&visitor).await).await;
+    }
+
+    #[tokio::test]
+    async fn whoever_only_holds_the_device_does_not_get_in() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        key.verifies = false;
+        is_refused(&app, &visitor, key.log_in(&visitor).await).await;
+    }
+
+    #[tokio::test]
+    async fn a_signature_by_another_key_is_refused() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        let options = begin(&visitor, START, json!({})).await;
+        let mut answer = Authenticator::new().get(&options);
+        let right = key.get(&begin(&visitor, START, json!({})).await);
+        (answer["id"], answer["rawId"]) = (right["id"].clone(), right["rawId"].clone());
+        answer["response"]["userHandle"] = right["response"]["userHandle"].clone();
+        is_refused(&app, &visitor, post(&visitor, FINISH, &answer).await).await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_with_one_byte_changed_is_refused_and_never_a_fault() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        let parts = ["authenticatorData", "clientDataJSON", "signature"];
+        let number = damaged(&key.get(&begin(&visitor, START, json!({})).await), &parts).len();
+        for place in 0..number {
+            app.execute("delete from limits").await;
+            let answer = key.get(&begin(&visitor, START, json!({})).await);
+            // The length of a signature varies.
+            let Some(damaged) = damaged(&answer, &parts).into_iter().nth(place) else { continue };
+            post(&visitor, FINISH, &damaged).await.assert_not_good();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_good_once() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        let answer = key.get(&begin(&visitor, START, json!({})).await);
+        let again = visitor.copy();
+        post(&visitor, FINISH, &answer).await.assert_status(200);
+        post(&again, FINISH, &answer).await.assert_not_good();
+        again.assert_is("nobody").await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_was_wrong_is_not_judged_again() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        let answer = key.get(&begin(&visitor, START, json!({})).await);
+        let mut forged = answer.clone();
+        forged["response"]["signature"] = "AAAA".into();
+        is_refused(&app, &visitor, post(&visitor, FINISH, &forged).await).await;
+        is_refused(&app, &visitor, post(&visitor, FINISH, &answer).await).await;
+    }
+
+    #[tokio::test]
+    async fn of_fifty_who_send_one_answer_at_once_one_gets_in() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        let answer = key.get(&begin(&visitor, START, json!({})).await);
+        let copies: Vec<Visitor> = (0..50).map(|_| visitor.copy()).collect();
+        let answers = join_all(copies.iter().map(|copy| post(copy, FINISH, &answer))).await;
+        assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 1);
+        assert_eq!(app.count("select count(*) from events where kind = 'logged_in'").await, 2);
+    }
+
+    #[tokio::test]
+    async fn a_challenge_belongs_to_the_browser_that_asked_for_it() {
+        let (app, mut key) = app().await;
+        let (eve, ada) = (app.visitor(), app.visitor());
+        let phished = key.get(&begin(&eve, START, json!({})).await);
+        let planted = begin(&ada, START, json!({})).await;
+        is_refused(&app, &ada, post(&ada, FINISH, &phished).await).await;
+        is_refused(&app, &eve, post(&eve, FINISH, &key.get(&planted)).await).await;
+        is_refused(&app, &ada, post(&app.visitor(), FINISH, &phished).await).await;
+        // Nobody has spent another's challenge by trying.
+        post(&ada, FINISH, &key.get(&planted)).await.assert_status(200);
+    }
+
+    #[tokio::test]
+    async fn each_tab_of_a_browser_has_a_challenge_of_its_own() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        let first = begin(&visitor, START, json!({})).await;
+        let cookie = visitor.cookie("passkey");
+        let second = begin(&visitor, START, json!({})).await;
+        assert_eq!(visitor.cookie("passkey"), cookie);
+        post(&visitor, FINISH, &key.get(&first)).await.assert_status(200);
+        post(&visitor, FINISH, &key.get(&second)).await.assert_status(200);
+        let planted = app.visitor().with_cookie("passkey", "anything");
+        begin(&planted, START, json!({})).await;
+        assert_ne!(planted.cookie("passkey").unwrap(), "anything");
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_one_kind_is_none_to_another() {
+        let (app, mut key) = app().await;
+        let ada = app.browser_of("ada").await;
+        let to_confirm = begin(&ada, "/confirm/passkey/start", json!({})).await;
+        post(&ada, FINISH, &key.get(&to_confirm)).await.assert_not_good();
+        let to_log_in = begin(&ada, START, json!({})).await;
+        post(&ada, "/confirm/passkey/finish", &key.get(&to_log_in)).await.assert_not_good();
+    }
+
+    #[tokio::test]
+    async fn after_five_minutes_a_challenge_is_worth_nothing_and_goes() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        let options = begin(&visitor, START, json!({})).await;
+        app.execute("update passkey_ceremonies set expires_at = expires_at - 300").await;
+        is_refused(&app, &visitor, post(&visitor, FINISH, &key.get(&options)).await).await;
+        begin(&visitor, START, json!({})).await;
+        crate::purge::purge(&app.app).await.unwrap();
+        assert_eq!(app.count("select count(*) from passkey_ceremonies").await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_copied_passkey_is_found_out_by_its_counter() {
+        let app = TestApp::new().await;
+        let mut key = Authenticator::counting(7).registered(&app.person("ada").await).await;
+        let visitor = app.visitor();
+        key.log_in(&visitor).await.assert_status(200);
+        for behind in [6, 7, 8] {
+            key.counter = behind - 1;
+            let copy = app.visitor();
+            key.log_in(&copy).await.assert_not_good();
+            copy.assert_is("nobody").await;
+        }
+        key.counter = 8;
+        key.log_in(&visitor).await.assert_status(200);
+    }
+
+    #[tokio::test]
+    async fn of_two_copies_that_are_used_at_once_one_gets_in() {
+        let app = TestApp::new().await;
+        let mut key = Authenticator::counting(1).registered(&app.person("ada").await).await;
+        let visitors: Vec<Visitor> = (0..10).map(|_| app.visitor()).collect();
+        let mut answers: Vec<Value> = Vec::new();
+        for visitor in &visitors {
+            key.counter = 1;
+            answers.push(key.get(&begin(visitor, START, json!({})).await));
+        }
+        let tries = visitors.iter().zip(&answers).map(|(visitor, answer)| post(visitor, FINISH, answer));
+        let answers = join_all(tries).await;
+        assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn whatever_is_wrong_is_told_alike() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        let options = begin(&visitor, START, json!({})).await;
+        let mut unknown = Authenticator::new();
+        unknown.user = key.user.clone();
+        let unknown = post(&visitor, FINISH, &unknown.get(&options)).await;
+        unknown.assert_not_good();
+        key.user = vec![7; 16];
+        is_refused(&app, &visitor, key.log_in(&visitor).await).await;
+        let mut never_asked = key.get(&options);
+        never_asked["response"]["clientDataJSON"] = "e30".into();
+        is_refused(&app, &visitor, post(&visitor, FINISH, &never_asked).await).await;
+    }
+
+    #[tokio::test]
+    async fn somebody_disabled_or_gone_is_told_what_everybody_is_told() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        app.execute("update users set disabled_at = 1").await;
+        is_refused(&app, &visitor, key.log_in(&visitor).await).await;
+        app.execute("delete from users").await;
+        is_refused(&app, &visitor, key.log_in(&visitor).await).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_no_answer_is_refused_before_it_is_looked_at() {
+        let (app, _) = app().await;
+        let visitor = app.visitor();
+        let statements = app.statements();
+        for body in ["", "{}", "[]", "null", "{\"id\":1}", "not json", "{\"id\":\"\u{0}\"}"] {
+            visitor.post_body(FINISH, Some("application/json"), body.as_bytes()).await.assert_status(400);
+        }
+        for kind in [None, Some("text/plain"), Some("application/x-www-form-urlencoded")] {
+            visitor.post_body(FINISH, kind, b"{}").await.assert_status(415);
+            visitor.post_body(START, kind, b"{}").await.assert_status(415);
+        }
+        assert_eq!(app.statements(), statements);
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_for_challenges_without_end_has_to_wait() {
+        let app = TestApp::new().await;
+        let visitor = app.visitor();
+        for _ in 0..200 {
+            post(&visitor, START, &json!({})).await.assert_status(200);
+        }
+        post(&visitor, START, &json!({})).await.assert_status(429);
+        assert_eq!(app.count("select count(*) from passkey_ceremonies").await, 200);
+    }
+
+    #[tokio::test]
+    async fn no_table_has_what_a_browser_holds() {
+        let (app, _) = app().await;
+        let visitor = app.visitor();
+        let options = begin(&visitor, START, json!({})).await;
+        let cookie = visitor.cookie("passkey").unwrap();
+        let rows = app.count("select count(*) from passkey_ceremonies where length(browser_hash) = 32").await;
+        assert_eq!(rows, 1);
+        assert_eq!(cookie.len(), 43);
+        assert_ne!(options["publicKey"]["challenge"], cookie);
+    }
+
+    #[tokio::test]
+    async fn while_strangers_guess_at_the_password_the_owners_passkey_works() {
+        let (app, mut key) = app().await;
+        for _ in 0..6 {
+            app.visitor().post("/login", &[("username", "ada"), ("password", "not the password")]).await;
+        }
+        let owner = app.visitor();
+        owner.post("/login", &[("username", "ada"), ("password", PASSWORD)]).await.assert_status(429);
+        key.log_in(&owner).await.assert_status(200);
+        owner.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn where_everybody_must_have_two_factors_a_password_leads_to_the_passkey() {
+        let app = TestApp::with_env(&[("REQUIRE_TWO_FACTOR", "all")], Routes::new()).await;
+        let mut key = Authenticator::new().registered(&app.person("ada").await).await;
+        let visitor = app.visitor();
+        visitor.get("/login/passkey").await.assert_redirect("/login");
+        let fields = [("username", "ada"), ("password", PASSWORD), ("next", "/private"), ("stay", "yes")];
+        visitor.post("/login", &fields).await.assert_redirect("/login/passkey");
+        visitor.assert_is("nobody").await;
+        let page = visitor.get("/login/passkey").await;
+        page.assert_status(200).assert_contains("value=\"/private\"").assert_contains("checked");
+        key.log_in(&visitor).await.assert_status(200);
+        visitor.get("/private").await.assert_body("ada");
+    }
+}

@@ -1,0 +1,230 @@
+//! Sign up with a passkey in place of a password.
+
+use super::ceremony::{self, Kind};
+use super::manage::creation_options;
+use super::{NOT_GOOD, credential, lead_to, refuse, relying_party};
+use crate::address::{self, Email};
+use crate::app::App;
+use crate::config::Config;
+use crate::database::Connection;
+use crate::error::{Error, Result};
+use crate::factor::Proven;
+use crate::form::Json;
+use crate::guard::LocalPath;
+use crate::page::Flash;
+use crate::session::{Door, Entry};
+use crate::throttle::{self, Key};
+use crate::user::{self, Username};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use webauthn_rs::prelude::{Passkey, PasskeyRegistration, RegisterPublicKeyCredential};
+
+pub const WELCOME: Flash = Flash {
+    name: "passkey_signed_up",
+    words: "Welcome. Please confirm your address by the link that we have mailed to you.",
+};
+
+/// Who wants an account. Kept while the passkey is made, and judged again from there.
+#[derive(Deserialize, Serialize, Default)]
+#[serde(default)]
+pub struct Wanted {
+    username: String,
+    email: Option<String>,
+}
+
+impl Wanted {
+    fn judge(&self, config: &Config) -> Result<(Username, Option<Email>), String> {
+        let username = Username::parse(&self.username)?.unreserved(&config.site_name)?;
+        let email = self.email.as_deref().filter(|email| !email.is_empty());
+        Ok((username, email.map(Email::parse).transpose()?))
+    }
+}
+
+/// What waits for the answer. The passkey knows its user by an id, so the user has one before there is an account.
+#[derive(Deserialize, Serialize)]
+struct Pending {
+    user_id: String,
+    wanted: Wanted,
+    registration: PasskeyRegistration,
+}
+
+pub async fn start(State(app): State<App>, door: Door, Json(wanted): Json<Wanted>) -> Result<Response> {
+    let username = match wanted.judge(&app.config) {
+        Ok((username, _)) => username,
+        Err(sentence) => return Ok(refuse(sentence)),
+    };
+    let (address, rate) = (Key::address("signup", door.client.address), app.config.signups_per_address);
+    app.db.note(async |db| throttle::take(db, &address, rate).await).await?;
+    if app.db.read(async |db| user::member(db, &username).await).await?.is_some() {
+        return Ok(refuse(username.is_taken()));
+    }
+    let (user_id, name) = (Uuid::now_v7(), username.as_str());
+    let begun = relying_party(&app.config)?.start_passkey_registration(user_id, name, name, None);
+    let (options, registration) = begun.map_err(anyhow::Error::from)?;
+    let pending = Pending { user_id: user_id.to_string(), wanted, registration };
+    let cookies = ceremony::begin(&app, &door, Kind::SignUp, &options.public_key.challenge, &pending).await?;
+    Ok((cookies, creation_options(&options)?).into_response())
+}
+
+#[derive(Deserialize)]
+pub struct Answer {
+    #[serde(flatten)]
+    credential: RegisterPublicKeyCredential,
+    /// Where to go afterwards.
+    #[serde(default)]
+    next: LocalPath,
+}
+
+pub async fn finish(State(app): State<App>, door: Door, Json(answer): Json<Answer>) -> Result<Response> {
+    let Some(account) = judge(&app, &door, &answer.credential).await? else { return Ok(refuse(NOT_GOOD)) };
+    match app.db.write(async |db| account.enter(db, &door, &answer.next).await).await {
+        Ok(Some(entry)) if account.email.is_some() => {
+            Ok(lead_to(&entry.to, entry.cookies.add(WELCOME.cookie(&app.config))))
+        }
+        Ok(Some(entry)) => Ok(lead_to(&entry.to, entry.cookies)),
+        Ok(None) => Ok(refuse(account.username.is_taken())),
+        Err(Error::Refused(StatusCode::UNPROCESSABLE_ENTITY)) => Ok(refuse(NOT_GOOD)),
+        Err(error) => Err(error),
+    }
+}
+
+/// The account that a new passkey is to open. `None` for whatever may be wrong with it.
+async fn judge(app: &App, door: &Door, answer: &RegisterPublicKeyCredential) -> Result<Option<NewAccount>> {
+    let pending = ceremony::end(app, door, Kind::SignUp, &answer.response.client_data_json).await?;
+    let Some(Pending { user_id, wanted, registration }) = pending else { return Ok(None) };
+    let passkey = relying_party(&app.config)?.finish_passkey_registration(answer, &registration);
+    let (Ok(passkey), Ok((username, email))) = (passkey, wanted.judge(&app.config)) else { return Ok(None) };
+    Ok(Some(NewAccount { id: user_id, username, email, passkey }))
+}
+
+struct NewAccount {
+    id: String,
+    username: Username,
+    email: Option<Email>,
+    passkey: Passkey,
+}
+
+impl NewAccount {
+    /// Makes the user and logs them in. `None` when somebody has the name.
+    ///
+    /// # Errors
+    /// 422 when somebody has the passkey; then nothing is made.
+    async fn enter(&self, db: &mut Connection, door: &Door, next: &str) -> Result<Option<Entry>> {
+        if !user::create_as(db, &self.id, &self.username, &door.client).await? {
+            return Ok(None);
+        }
+        if credential::add(db, &self.id, &self.passkey, &door.client).await?.is_err() {
+            return Err(Error::Refused(StatusCode::UNPROCESSABLE_ENTITY));
+        }
+        if let Some(email) = &self.email {
+            address::begin(db, &self.id, email, Proven::TwoFactors).await?;
+        }
+        door.log_in(db, &self.id, false, Proven::TwoFactors, next).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::authenticator::{Authenticator, begin, post};
+    use super::*;
+    use crate::access::Routes;
+    use crate::test::TestApp;
+    use serde_json::json;
+
+    const START: &str = "/signup/passkey/start";
+    const FINISH: &str = "/signup/passkey/finish";
+
+    #[tokio::test]
+    async fn whoever_signs_up_with_a_passkey_is_logged_in_and_comes_back_with_it() {
+        let app = TestApp::new().await;
+        let (mut key, ada) = (Authenticator::new(), app.visitor());
+        let options = begin(&ada, START, json!({ "username": "Ada" })).await;
+        assert_eq!(options["publicKey"]["user"]["name"], "ada");
+        let mut answer = key.create(&options);
+        answer["next"] = "/private".into();
+        let answer = post(&ada, FINISH, &answer).await;
+        answer.assert_status(200).assert_body(r#"{"next":"/private"}"#);
+        ada.get("/private").await.assert_body("ada");
+        assert_eq!(app.count("select count(*) from passwords").await, 0);
+        assert_eq!(app.count("select count(*) from sessions where factors = 2").await, 1);
+        let visitor = app.visitor();
+        key.log_in(&visitor).await.assert_status(200);
+        visitor.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn an_address_waits_to_be_confirmed() {
+        let app = TestApp::new().await;
+        let (mut key, ada) = (Authenticator::new(), app.visitor());
+        let options = begin(&ada, START, json!({ "username": "ada", "email": "Ada@example.com" })).await;
+        post(&ada, FINISH, &key.create(&options)).await.assert_status(200);
+        ada.get("/").await.assert_contains(WELCOME.words);
+        assert_eq!(app.count("select count(*) from addresses where confirmed_at is null").await, 1);
+        assert_eq!(app.mails().await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn every_mistake_is_told_before_a_passkey_is_made() {
+        let app = TestApp::new().await;
+        app.person("grace").await;
+        for (username, email, words) in [
+            ("", "", "Please choose a username."),
+            ("a b", "", "without spaces"),
+            ("admin", "", "kept for the people who run this site"),
+            ("ada", "ada", "does not look like"),
+            ("Grace", "", "The name grace is taken."),
+        ] {
+            let wanted = json!({ "username": username, "email": email });
+            let answer = post(&app.visitor(), START, &wanted).await;
+            answer.assert_status(422).assert_contains(words).assert_no_header("set-cookie");
+        }
+        assert_eq!(app.count("select count(*) from passkey_ceremonies").await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_somebody_takes_meanwhile_is_taken() {
+        let app = TestApp::new().await;
+        let (mut key, visitor) = (Authenticator::new(), app.visitor());
+        let options = begin(&visitor, START, json!({ "username": "ada" })).await;
+        app.person("ada").await;
+        let answer = post(&visitor, FINISH, &key.create(&options)).await;
+        answer.assert_status(422).assert_contains("The name ada is taken.");
+        visitor.assert_is("nobody").await;
+        assert_eq!(app.count("select count(*) from passkeys").await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_passkey_that_opens_an_account_opens_no_second() {
+        let app = TestApp::new().await;
+        let (mut key, eve) = (Authenticator::new().registered(&app.person("ada").await).await, app.visitor());
+        let options = begin(&eve, START, json!({ "username": "eve" })).await;
+        post(&eve, FINISH, &key.create(&options)).await.assert_not_good();
+        assert_eq!(app.count("select count(*) from users").await, 1);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_made_of_an_answer_that_is_not_good() {
+        let app = TestApp::new().await;
+        let (mut key, visitor) = (Authenticator::new(), app.visitor());
+        let wanted = json!({ "username": "ada" });
+        key.verifies = false;
+        let options = begin(&visitor, START, wanted.clone()).await;
+        post(&visitor, FINISH, &key.create(&options)).await.assert_not_good();
+        key.verifies = true;
+        post(&visitor, FINISH, &key.create(&options)).await.assert_not_good();
+        let options = begin(&visitor, START, wanted).await;
+        post(&app.visitor(), FINISH, &key.create(&options)).await.assert_not_good();
+        assert_eq!(app.count("select count(*) from users").await, 0);
+    }
+
+    #[tokio::test]
+    async fn one_address_has_as_many_sign_ups_as_with_passwords() {
+        let app = TestApp::with_env(&[("SIGNUPS_PER_ADDRESS", "2/1h")], Routes::new()).await;
+        for (name, status) in [("ada", 200), ("bob", 200), ("eve", 429)] {
+            post(&app.visitor(), START, &json!({ "username": name })).await.assert_status(status);
+        }
+    }
+}
