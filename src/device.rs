@@ -33,7 +33,7 @@ pub async fn find(db: &mut Connection, token: &Token, user_id: &str) -> Result<O
 }
 
 /// Whether the user has logged in before, and never with this browser.
-pub async fn is_new(db: &mut Connection, token: Option<&Token>, user_id: &str) -> Result<bool> {
+async fn is_new(db: &mut Connection, token: Option<&Token>, user_id: &str) -> Result<bool> {
     let sql = "select token_hash from devices where user_id = $1";
     let known: Vec<(Vec<u8>,)> = sqlx::query_as(sql).bind(user_id).fetch_all(db).await?;
     let hash = token.map(Token::hash);
@@ -41,14 +41,15 @@ pub async fn is_new(db: &mut Connection, token: Option<&Token>, user_id: &str) -
 }
 
 /// Notes that a user has logged in with a device, and gives it a new token in place of `old`, so that nobody can plant
-/// one in another's browser. Answers the id of the device. Of a user's devices the `most` last used are kept.
+/// one in another's browser. Answers the id of the device, and whether it [`is_new`]. Of a user's devices the `most` last used are kept.
 pub async fn remember(
     db: &mut Connection,
     old: Option<&Token>,
     new: &Token,
     user_id: &str,
     most: i64,
-) -> Result<String> {
+) -> Result<(String, bool)> {
+    let is_new = is_new(db, old, user_id).await?;
     if let Some(old) = old {
         let sql = "update devices set token_hash = $2 where token_hash = $1";
         sqlx::query(sql).bind(old.hash().to_vec()).bind(new.hash().to_vec()).execute(&mut *db).await?;
@@ -60,7 +61,7 @@ pub async fn remember(
     let sql = "delete from devices where user_id = $1 and id not in \
                (select id from devices where user_id = $1 order by seen_at desc, id desc limit $2)";
     sqlx::query(sql).bind(user_id).bind(most).execute(db).await?;
-    Ok(id)
+    Ok((id, is_new))
 }
 
 /// Forgets the user's devices that have no session, so that after all other sessions have ended one is left at most.
@@ -71,7 +72,7 @@ pub async fn forget_others(db: &mut Connection, user_id: &str) -> Result<()> {
     Ok(())
 }
 
-pub async fn forget(db: &mut Connection, id: &str) -> Result<()> {
+pub async fn forget(db: &mut Connection, id: Option<&str>) -> Result<()> {
     sqlx::query("delete from devices where id = $1").bind(id).execute(db).await?;
     Ok(())
 }

@@ -13,8 +13,9 @@ use ::cookie::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum_extra::extract::CookieJar;
 
-pub const COOKIE: &str = "login";
+const COOKIE: &str = "login";
 
 /// A log-in in progress: an extractor, for handlers whose route is `Access::HalfWay`.
 pub struct HalfWay {
@@ -48,7 +49,7 @@ pub async fn find(app: &App, headers: &HeaderMap) -> Result<Option<HalfWay>> {
     Ok(Some(HalfWay { user: User { id, username }, stay: stay != 0, next, token }))
 }
 
-pub fn token(config: &Config, headers: &HeaderMap) -> Option<Token> {
+fn token(config: &Config, headers: &HeaderMap) -> Option<Token> {
     Token::parse(&guard::cookie(config, headers, COOKIE)?)
 }
 
@@ -86,8 +87,20 @@ impl HalfWay {
     }
 }
 
+/// Ends the one that this browser has begun, because a session begins, and has the browser forget its cookie.
+pub async fn end_begun(
+    db: &mut Connection,
+    config: &Config,
+    headers: &HeaderMap,
+    cookies: CookieJar,
+) -> Result<CookieJar> {
+    let Some(token) = token(config, headers) else { return Ok(cookies) };
+    end(db, &token).await?;
+    Ok(cookies.add(guard::clear_cookie(config, COOKIE)))
+}
+
 /// Answers whether there was one.
-pub async fn end(db: &mut Connection, token: &Token) -> Result<bool> {
+async fn end(db: &mut Connection, token: &Token) -> Result<bool> {
     let sql = "delete from logins where token_hash = $1 and expires_at > $2";
     let ended = sqlx::query(sql).bind(token.hash().to_vec()).bind(now()).execute(db).await?;
     Ok(ended.rows_affected() > 0)

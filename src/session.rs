@@ -131,8 +131,7 @@ impl Door {
                 return Ok(Some(Entry { cookies: CookieJar::new().add(cookie), to: path.into() }));
             }
         }
-        let cookies = self.begin(db, user_id, stay, proven).await?;
-        Ok(Some(Entry { cookies, to: next.into() }))
+        self.begin(db, user_id, stay, proven, next).await.map(Some)
     }
 
     /// Logs in whoever has shown the second factor too. `None` when their log-in has ended meanwhile.
@@ -141,24 +140,23 @@ impl Door {
         if !user::lock(db, &user.id).await? || !half_way.spend(db).await? {
             return Ok(None);
         }
-        let cookies = self.begin(db, &user.id, *stay, Proven::TwoFactors).await?;
-        Ok(Some(Entry { cookies, to: next.clone() }))
+        self.begin(db, &user.id, *stay, Proven::TwoFactors, next).await.map(Some)
     }
 
-    /// Begins a session, and answers its cookies. The user's row is locked.
+    /// Begins a session. The user's row is locked.
     async fn begin(
         &self,
         db: &mut Connection,
         user_id: &str,
         stay: bool,
         proven: Proven,
-    ) -> Result<CookieJar> {
+        next: &str,
+    ) -> Result<Entry> {
         let (token, device) = (Token::random()?, Token::random()?);
         let most = self.app.config.sessions_per_user;
         let old = self.device();
-        let is_new = device::is_new(db, old.as_ref(), user_id).await?;
-        let device_id = device::remember(db, old.as_ref(), &device, user_id, most).await?;
-        let id = insert(db, &token, user_id, stay, proven, &self.client, &device_id).await?;
+        let (device_id, is_new) = device::remember(db, old.as_ref(), &device, user_id, most).await?;
+        let id = self.insert(db, &token, user_id, stay, proven, &device_id).await?;
         let mut cookies = CookieJar::new();
         for begins in self.app.features.iter().filter_map(|feature| feature.session_begins) {
             cookies = begins(db, self, user_id, &id, cookies).await?;
@@ -166,17 +164,35 @@ impl Door {
         if let Some(token) = self.auth.token() {
             delete(db, token).await?;
         }
-        if let Some(token) = half_way::token(&self.app.config, &self.headers) {
-            half_way::end(db, &token).await?;
-            cookies = cookies.add(guard::clear_cookie(&self.app.config, half_way::COOKIE));
-        }
+        cookies = half_way::end_begun(db, &self.app.config, &self.headers, cookies).await?;
         delete_all_but_newest(db, user_id, most).await?;
         event::record(db, user_id, Event::LoggedIn, &self.client).await?;
         if is_new {
             event::record(db, user_id, Event::NewBrowser, &self.client).await?;
         }
-        let device = device::cookie(&self.app.config, &device);
-        Ok(cookies.add(device).add(self.cookie(&token, stay)))
+        let cookies = cookies.add(device::cookie(&self.app.config, &device)).add(self.cookie(&token, stay));
+        Ok(Entry { cookies, to: next.into() })
+    }
+
+    /// Answers the id of the new session.
+    async fn insert(
+        &self,
+        db: &mut Connection,
+        token: &Token,
+        user_id: &str,
+        stay: bool,
+        proven: Proven,
+        device_id: &str,
+    ) -> Result<String> {
+        let (id, now) = (new_id(), now());
+        let sql = "insert into sessions \
+                   (id, token_hash, user_id, created_at, seen_at, confirmed_at, stay, address, device, device_id, factors) \
+                   values ($1, $2, $3, $4, $4, $4, $5, $6, $7, $8, $9)";
+        let query = sqlx::query(sql).bind(&*id).bind(token.hash().to_vec()).bind(user_id).bind(now);
+        let query =
+            query.bind(i64::from(stay)).bind(self.client.address.to_string()).bind(self.client.device());
+        query.bind(device_id).bind(proven.count()).execute(db).await?;
+        Ok(id)
     }
 
     /// Gives the session that came with the request a new token, because its user has just proved who they are. It keeps
@@ -329,10 +345,7 @@ pub async fn end(db: &mut Connection, user_id: &str, id: &str) -> Result<()> {
     let ended: Option<(Option<String>,)> =
         sqlx::query_as(sql).bind(id).bind(user_id).fetch_optional(&mut *db).await?;
     let (device_id,) = ended.ok_or(Error::NOT_FOUND)?;
-    match device_id {
-        Some(device_id) => device::forget(db, &device_id).await,
-        None => Ok(()),
-    }
+    device::forget(db, device_id.as_deref()).await
 }
 
 /// Ends whatever anybody is logged in with or has begun as this user, whose row is [`user::lock`]ed.
@@ -370,26 +383,6 @@ pub async fn end_others(db: &mut Connection, session: &Session) -> Result<()> {
 pub const PURGE_OLD: &str =
     "delete from sessions where id in (select id from sessions where created_at <= $1 limit 1000)";
 pub const PURGE_IDLE: &str = "delete from sessions where seen_at <= $1 and id in (select id from sessions where seen_at <= $1 limit 1000)";
-
-/// Answers the id of the new session.
-async fn insert(
-    db: &mut Connection,
-    token: &Token,
-    user_id: &str,
-    stay: bool,
-    proven: Proven,
-    client: &Client,
-    device_id: &str,
-) -> Result<String> {
-    let (id, now) = (new_id(), now());
-    let sql = "insert into sessions \
-               (id, token_hash, user_id, created_at, seen_at, confirmed_at, stay, address, device, device_id, factors) \
-               values ($1, $2, $3, $4, $4, $4, $5, $6, $7, $8, $9)";
-    let query = sqlx::query(sql).bind(&*id).bind(token.hash().to_vec()).bind(user_id).bind(now);
-    let query = query.bind(i64::from(stay)).bind(client.address.to_string()).bind(client.device());
-    query.bind(device_id).bind(proven.count()).execute(db).await?;
-    Ok(id)
-}
 
 /// Answers whose session it was.
 async fn delete(db: &mut Connection, token: &Token) -> Result<Option<String>> {
