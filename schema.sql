@@ -135,6 +135,7 @@ create index recovery_codes_by_user on recovery_codes (user_id);
 -- 8 factors
 -- How many factors had been shown by whom it belongs to, or who did it: 1 or 2.
 alter table sessions add column factors bigint not null default 1;
+alter table sessions add column confirmed_factors bigint not null default 1;
 alter table addresses add column factors bigint not null default 1;
 alter table events add column factors bigint not null default 1;
 

@@ -363,12 +363,6 @@ pub fn new_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
-/// When an id was made, in seconds since 1970.
-pub fn made_at(id: &str) -> i64 {
-    let time = uuid::Uuid::parse_str(id).ok().and_then(|id| id.get_timestamp());
-    time.map_or(0, |time| time.to_unix().0 as i64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

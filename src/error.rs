@@ -4,6 +4,7 @@
 //! here ends the request. A handler answers `Err`, the answer travels up without a body, and [`face`] gives it
 //! one, whoever made it: a handler, a guard, or the router for an unknown path.
 
+use crate::access::see_other;
 use crate::app::App;
 use crate::page;
 use crate::token::random;
@@ -31,6 +32,8 @@ pub enum Error {
     Refused(StatusCode),
     /// The link does not work any more, or never did: 404, with a page of its own.
     StaleLink,
+    /// The user has to show more of who they are before: 303 to where they do.
+    Unproven,
     /// It came too soon after many like it: 429, and when to come back.
     TooMany(Duration),
     /// Too busy, or the database is away: worth trying again.
@@ -56,6 +59,7 @@ impl IntoResponse for Error {
         let (status, cause) = match self {
             Error::Refused(status) => (status, None),
             Error::StaleLink => return (Extension(Stale), StatusCode::NOT_FOUND).into_response(),
+            Error::Unproven => return see_other("/confirm?second=yes&next=%2Faccount"),
             Error::TooMany(wait) => {
                 let seconds = wait.as_millis().div_ceil(1000).to_string();
                 return (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, seconds)]).into_response();
@@ -94,6 +98,7 @@ impl From<Error> for anyhow::Error {
         match error {
             Error::Refused(status) => anyhow::anyhow!("refused: {status}"),
             Error::StaleLink => anyhow::anyhow!("the link does not work any more"),
+            Error::Unproven => anyhow::anyhow!("a second factor is asked for"),
             Error::TooMany(wait) => anyhow::anyhow!("too many attempts; the next is free in {wait:?}"),
             Error::Unavailable(cause) | Error::Fault(cause) => cause,
         }

@@ -3,11 +3,12 @@
 use crate::app::App;
 use crate::auth::User;
 use crate::config::Config;
-use crate::database::Connection;
-use crate::error::Result;
+use crate::database::{Connection, DEADLINE};
+use crate::error::{Error, Result};
+use crate::event::Event;
 use crate::features::Feature;
 use crate::password;
-use crate::session::{Door, Session};
+use crate::session::{self, Door, Session};
 use anyhow::ensure;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
@@ -55,6 +56,21 @@ pub type Check = for<'a> fn(&'a App, &'a Door, &'a User, &'a str) -> BoxFuture<'
 /// Asked before a session begins, whatever has been shown so far: where the browser has to go for another factor.
 pub type NextFactor =
     for<'a> fn(&'a App, &'a mut Connection, &'a str, Proven) -> BoxFuture<'a, Result<Option<&'static str>>>;
+
+/// Where somebody who has proven so much has to go for another factor, if any feature asks for one.
+pub async fn next(
+    app: &App,
+    db: &mut Connection,
+    user_id: &str,
+    proven: Proven,
+) -> Result<Option<&'static str>> {
+    for asks in app.features.iter().filter_map(|feature| feature.next_factor) {
+        if let Some(path) = asks(app, db, user_id, proven).await? {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
 
 /// The field in which a password is sent, and its name among the factors.
 pub const PASSWORD: &str = "password";
@@ -124,10 +140,34 @@ pub async fn check(
     Ok(proof.map(|proof| Shown(Some(proof))).ok_or((PASSWORD, "This is not your password.".into())))
 }
 
-/// Ends everything by which somebody could come in that was added to the account since this time.
-pub async fn end_since(app: &App, db: &mut Connection, user_id: &str, time: i64) -> Result<()> {
+/// Takes the user's row as [`session::hold`], for what could take the account from its owner: where a log-in asks for two
+/// factors, a password that was shown since is not enough.
+///
+/// # Errors
+/// [`Error::Unproven`] when it is to be confirmed with more.
+pub async fn hold(app: &App, db: &mut Connection, session: &Session) -> Result<()> {
+    session::hold(db, session).await?;
+    match next(app, db, &session.user.id, session.confirmed).await? {
+        Some(_) => Err(Error::Unproven),
+        None => Ok(()),
+    }
+}
+
+/// What gives somebody another way in.
+const ADDITIONS: [Event; 2] = [Event::TwoFactorOn, Event::PasskeyAdded];
+
+/// Ends everything by which somebody could come in that was added to the account from this event on by whoever had shown no
+/// more than one factor, and what was added after that. What an owner with two factors adds, no mailbox ends.
+pub async fn end_added_since(app: &App, db: &mut Connection, user_id: &str, event_id: &str) -> Result<()> {
+    let sql = "select min(created_at) from events \
+               where user_id = $1 and id >= $2 and factors = 1 and kind in ($3, $4)";
+    let [one, other] = ADDITIONS.map(Event::kind);
+    let query = sqlx::query_as(sql).bind(user_id).bind(event_id).bind(one).bind(other);
+    let (Some(first),): (Option<i64>,) = query.fetch_one(&mut *db).await? else { return Ok(()) };
+    // An event is recorded a little after what it tells of.
+    let since = first - DEADLINE.as_secs() as i64 - 1;
     for &sql in app.features.iter().flat_map(|feature| feature.undo) {
-        sqlx::query(sql).bind(user_id).bind(time).execute(&mut *db).await?;
+        sqlx::query(sql).bind(user_id).bind(since).execute(&mut *db).await?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::database::{Connection, now};
 use crate::error::{Error, Result};
 use crate::guard;
 use crate::token::Token;
+use crate::user;
 use ::cookie::Cookie;
 use ::cookie::time::Duration;
 use axum::extract::FromRequestParts;
@@ -69,6 +70,13 @@ pub async fn begin(
 }
 
 impl HalfWay {
+    /// Takes the user's row and this one, before a factor is judged that works once. Answers whether it still stands.
+    pub async fn hold(&self, db: &mut Connection) -> Result<bool> {
+        let sql = "update logins set wrong = wrong where token_hash = $1";
+        Ok(user::lock(db, &self.user.id).await?
+            && sqlx::query(sql).bind(self.token.hash().to_vec()).execute(db).await?.rows_affected() > 0)
+    }
+
     /// Answers whether it was still there: of those who complete one at the same time one does.
     pub async fn spend(&self, db: &mut Connection) -> Result<bool> {
         end(db, &self.token).await

@@ -12,7 +12,7 @@ use crate::database::{Connection, new_id, now};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::event::{self, Event};
-use crate::factor::Proven;
+use crate::factor::{self, Proven};
 use crate::guard::{self, Client};
 use crate::half_way::{self, HalfWay};
 use crate::seen;
@@ -40,6 +40,9 @@ pub struct Session {
     pub user: User,
     /// When its user last proved who they are, in seconds since 1970.
     pub confirmed_at: i64,
+    /// How much they showed then.
+    pub confirmed: Proven,
+    /// How much they have shown at all.
     pub proven: Proven,
 }
 
@@ -60,6 +63,7 @@ pub struct Row {
     seen_at: i64,
     confirmed_at: i64,
     pub device: String,
+    confirmed: Proven,
     proven: Proven,
 }
 
@@ -78,7 +82,13 @@ pub async fn find(app: &App, token: &Token, client: &Client) -> Result<Option<Se
     if elsewhere || !fresh(row.seen_at, seen::every(&app.config)) {
         seen::note(app, &row, client, elsewhere, now);
     }
-    Ok(Some(Session { id: row.id, user: row.user, confirmed_at: row.confirmed_at, proven: row.proven }))
+    Ok(Some(Session {
+        id: row.id,
+        user: row.user,
+        confirmed_at: row.confirmed_at,
+        confirmed: row.confirmed,
+        proven: row.proven,
+    }))
 }
 
 /// What a log-in leads to: the cookies, and where the browser goes with them.
@@ -125,11 +135,9 @@ impl Door {
         if !user::lock(db, user_id).await? {
             return Ok(None);
         }
-        for asks in self.app.features.iter().filter_map(|feature| feature.next_factor) {
-            if let Some(path) = asks(&self.app, db, user_id, proven).await? {
-                let cookie = half_way::begin(db, &self.app.config, user_id, stay, next).await?;
-                return Ok(Some(Entry { cookies: CookieJar::new().add(cookie), to: path.into() }));
-            }
+        if let Some(path) = factor::next(&self.app, db, user_id, proven).await? {
+            let cookie = half_way::begin(db, &self.app.config, user_id, stay, next).await?;
+            return Ok(Some(Entry { cookies: CookieJar::new().add(cookie), to: path.into() }));
         }
         self.begin(db, user_id, stay, proven, next).await.map(Some)
     }
@@ -186,8 +194,8 @@ impl Door {
     ) -> Result<String> {
         let (id, now) = (new_id(), now());
         let sql = "insert into sessions \
-                   (id, token_hash, user_id, created_at, seen_at, confirmed_at, stay, address, device, device_id, factors) \
-                   values ($1, $2, $3, $4, $4, $4, $5, $6, $7, $8, $9)";
+                   (id, token_hash, user_id, created_at, seen_at, confirmed_at, stay, address, device, device_id, factors, confirmed_factors) \
+                   values ($1, $2, $3, $4, $4, $4, $5, $6, $7, $8, $9, $9)";
         let query = sqlx::query(sql).bind(&*id).bind(token.hash().to_vec()).bind(user_id).bind(now);
         let query =
             query.bind(i64::from(stay)).bind(self.client.address.to_string()).bind(self.client.device());
@@ -202,7 +210,7 @@ impl Door {
     /// [`Error::NOT_FOUND`] when the session has ended meanwhile.
     pub async fn renew(&self, db: &mut Connection, proven: Proven) -> Result<CookieJar> {
         let token = Token::random()?;
-        let sql = "update sessions set token_hash = $1, confirmed_at = $2, seen_at = $2, \
+        let sql = "update sessions set token_hash = $1, confirmed_at = $2, seen_at = $2, confirmed_factors = $4, \
                    factors = case when factors > $4 then factors else $4 end where token_hash = $3 returning stay";
         let old = self.auth.token().ok_or(Error::NOT_FOUND)?.hash().to_vec();
         let query =
@@ -283,10 +291,10 @@ const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 /// How many sessions [`rows`] finds at once.
 pub const MOST_AT_ONCE: usize = 32;
 
-const ONE: &str = "select s.token_hash, s.id, s.created_at, s.seen_at, s.confirmed_at, s.device, s.factors, u.id, u.username \
+const ONE: &str = "select s.token_hash, s.id, s.created_at, s.seen_at, s.confirmed_at, s.device, s.confirmed_factors, s.factors, u.id, u.username \
      from sessions s join users u on u.id = s.user_id where u.disabled_at is null and s.token_hash in ($1)";
 
-const MANY: &str = "select s.token_hash, s.id, s.created_at, s.seen_at, s.confirmed_at, s.device, s.factors, u.id, u.username \
+const MANY: &str = "select s.token_hash, s.id, s.created_at, s.seen_at, s.confirmed_at, s.device, s.confirmed_factors, s.factors, u.id, u.username \
      from sessions s join users u on u.id = s.user_id where u.disabled_at is null and s.token_hash in \
      ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
      $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)";
@@ -299,16 +307,28 @@ pub async fn rows(db: &mut Connection, hashes: &[&TokenHash]) -> Result<Vec<Row>
     let padded = hashes.iter().copied().chain(std::iter::repeat(first)).take(length);
     let query = padded.fold(sqlx::query_as(sql), |query, hash| query.bind(&hash[..]));
     let found: Vec<Columns> = query.fetch_all(db).await?;
-    let row = |(hash, id, created_at, seen_at, confirmed_at, device, factors, user_id, username): Columns| {
-        let (token_hash, proven) = (hash.try_into().ok()?, Proven::of(factors));
+    let row = |(
+        hash,
+        id,
+        created_at,
+        seen_at,
+        confirmed_at,
+        device,
+        confirmed,
+        factors,
+        user_id,
+        username,
+    ): Columns| {
+        let (token_hash, confirmed, proven) =
+            (hash.try_into().ok()?, Proven::of(confirmed), Proven::of(factors));
         let user = User { id: user_id, username };
-        Some(Row { token_hash, id, user, created_at, seen_at, confirmed_at, device, proven })
+        Some(Row { token_hash, id, user, created_at, seen_at, confirmed_at, device, confirmed, proven })
     };
     Ok(found.into_iter().filter_map(row).collect())
 }
 
 /// What [`ONE`] and [`MANY`] select.
-type Columns = (Vec<u8>, String, i64, i64, i64, String, i64, String, String);
+type Columns = (Vec<u8>, String, i64, i64, i64, String, i64, i64, String, String);
 
 /// A session as its user sees it in a list.
 pub struct Listed {

@@ -107,7 +107,7 @@ async fn remove(
 ) -> Result<Response> {
     let user_id = &*session.user.id;
     let removed = app.db.write(async |db| {
-        session::hold(db, &session).await?;
+        factor::hold(&app, db, &session).await?;
         let held = factor::held(&app, db, user_id).await?;
         if held[factor::PASSWORD] > 0 && factor::ways_in(&app, &held) < 2 {
             return Ok(None);

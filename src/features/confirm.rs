@@ -34,15 +34,23 @@ struct ConfirmForm {
 #[derive(Serialize)]
 struct ConfirmPage {
     next: LocalPath,
+    /// Whether the password is not enough.
+    second: bool,
     /// How many of each kind the user has.
     factors: BTreeMap<&'static str, i64>,
     errors: Errors,
 }
 
 impl ConfirmPage {
-    async fn new(app: &App, user: &User, next: LocalPath, errors: Errors) -> Result<ConfirmPage> {
+    async fn new(
+        app: &App,
+        user: &User,
+        next: LocalPath,
+        second: bool,
+        errors: Errors,
+    ) -> Result<ConfirmPage> {
         let factors = app.db.read(async |db| factor::held(app, db, &user.id).await).await?;
-        Ok(ConfirmPage { next, factors, errors })
+        Ok(ConfirmPage { next, second, factors, errors })
     }
 }
 
@@ -52,7 +60,8 @@ impl Template for ConfirmPage {
 
 async fn show(State(app): State<App>, user: User, page: Page, RawQuery(query): RawQuery) -> Result<Response> {
     let next = LocalPath::from(query_parameter(query.as_deref(), "next"));
-    page.show(&ConfirmPage::new(&app, &user, next, Errors::default()).await?).await
+    let second = query_parameter(query.as_deref(), "second").is_some();
+    page.show(&ConfirmPage::new(&app, &user, next, second, Errors::default()).await?).await
 }
 
 async fn create(
@@ -66,7 +75,7 @@ async fn create(
         Ok(shown) => shown,
         Err(mistake) => {
             let errors = Errors::from(mistake);
-            return page.refuse(&ConfirmPage::new(&app, &user, form.next, errors).await?).await;
+            return page.refuse(&ConfirmPage::new(&app, &user, form.next, false, errors).await?).await;
         }
     };
     let confirmed = app.db.write(async |db| {
@@ -104,6 +113,7 @@ mod tests {
     fn its_page_renders() {
         let page = |next: &str, password, errors| ConfirmPage {
             next: LocalPath::from(next.to_string()),
+            second: password == 0,
             factors: BTreeMap::from([("password", password), ("code", 1), ("passkey", 1)]),
             errors,
         };

@@ -8,7 +8,7 @@ use crate::auth::User;
 use crate::database::Connection;
 use crate::env::Env;
 use crate::error::Result;
-use crate::factor::Proven;
+use crate::factor::{self, Proven};
 use crate::features::Feature;
 use crate::form::{Errors, Form, NoFields, query_parameter};
 use crate::guard::Client;
@@ -113,7 +113,7 @@ async fn begin(app: &App, session: &Session, client: &Client, email: &Email) -> 
     let (key, rate) = (Key::address("mail", client.address), app.config.mails_per_address);
     app.db.note(async |db| throttle::take(db, &key, rate).await).await?;
     let begun = app.db.write(async |db| {
-        session::hold(db, session).await?;
+        factor::hold(app, db, session).await?;
         address::begin(db, &session.user.id, email, session.proven).await
     });
     begun.await?;
@@ -138,7 +138,7 @@ async fn remove(
     Form(form): Form<RemoveForm>,
 ) -> Result<Response> {
     let removed = app.db.write(async |db| {
-        session::hold(db, &session).await?;
+        factor::hold(&app, db, &session).await?;
         let user_id = &*session.user.id;
         let own = address::of_user(db, user_id).await?;
         for email in own.all().filter(|own| form.email.as_deref().is_none_or(|email| email == *own)) {

@@ -8,7 +8,7 @@
 use crate::access::{Access, Routes, see_other};
 use crate::app::App;
 use crate::auth::User;
-use crate::database::{Connection, DEADLINE, made_at};
+use crate::database::Connection;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::event::{self, Event, Told};
@@ -253,9 +253,7 @@ async fn take_back(app: &App, db: &mut Connection, token: &str, client: &Client)
     address::make_own(db, user_id, &link.email).await?;
     password::disable(db, user_id).await?;
     recovery::end(db, user_id).await?;
-    // An event is recorded a little after what it tells of.
-    let since = made_at(&link.event_id) - DEADLINE.as_secs() as i64 - 1;
-    factor::end_since(app, db, user_id, since).await?;
+    factor::end_added_since(app, db, user_id, &link.event_id).await?;
     session::end_all(db, user_id).await?;
     throttle::forget_user(db, user_id).await?;
     mail::queue(db, password::RESET, Some(user_id), &link.email).await
@@ -697,27 +695,43 @@ mod tests {
         assert!(!told.letter.text.contains("/undo/") && !told.letter.html.contains("/undo/"));
     }
 
-    #[tokio::test]
-    async fn what_was_added_since_ends_and_what_was_there_before_stays() {
+    /// Adds something before and something after, undoes what followed on the first event, and answers how much is left.
+    async fn left_of_two(added_with: Proven) -> i64 {
         // Log-ins in progress of another user stand for whatever a feature may keep.
         let undo = &["delete from logins where user_id <> $1 and expires_at >= $2"];
         let app = TestApp::with_feature(&[], Feature { undo, ..Feature::named("test") }).await;
-        app.person("ada").await;
-        app.person("bob").await;
+        for name in ["ada", "bob"] {
+            app.person(name).await;
+        }
         app.confirm_address("ada", ADA).await;
         happens(&app, "ada", Event::PasswordChanged).await;
-        let at = now();
-        for (hash, added) in [("before", at - 60), ("since", at + 60)] {
-            let bob = app.user("bob").await;
+        let (ada, bob, client) = (app.user("ada").await, app.user("bob").await, app.door().await.client);
+        let link = link_to(&app, ADA).await;
+        for (hash, added_at) in [("before", now() - 60), ("since", now())] {
             let insert = async |db: &mut Connection| {
                 let sql = "insert into logins (token_hash, user_id, stay, next, wrong, expires_at) \
                            values ($1, $2, 0, '/', 0, $3)";
-                Ok(sqlx::query(sql).bind(hash.as_bytes().to_vec()).bind(bob).bind(added).execute(db).await?)
+                let query = sqlx::query(sql).bind(hash.as_bytes().to_vec()).bind(&*bob).bind(added_at);
+                Ok(query.execute(db).await?)
             };
             app.app.db.write(insert).await.unwrap();
         }
-        assert_eq!(press(&app, &link_to(&app, ADA).await).await, 303);
-        assert_eq!(app.count("select count(*) from logins").await, 1);
+        let record = async |db: &mut Connection| {
+            event::record_proven(db, &*ada, Event::PasskeyAdded, added_with, &client).await
+        };
+        app.app.db.write(record).await.unwrap();
+        assert_eq!(press(&app, &link).await, 303);
+        app.count("select count(*) from logins").await
+    }
+
+    #[tokio::test]
+    async fn what_was_added_since_ends_and_what_was_there_before_stays() {
+        assert_eq!(left_of_two(Proven::OneFactor).await, 1);
+    }
+
+    #[tokio::test]
+    async fn what_an_owner_with_two_factors_adds_is_not_ended_by_a_mailbox() {
+        assert_eq!(left_of_two(Proven::TwoFactors).await, 2);
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use crate::auth::User;
 use crate::env::Env;
 use crate::error::Result;
 use crate::event::{self, Event};
+use crate::factor;
 use crate::features::Feature;
 use crate::form::{Form, NoFields};
 use crate::guard::Client;
@@ -55,7 +56,7 @@ async fn create(
 ) -> Result<Response> {
     let user_id = &*session.user.id;
     let codes = app.db.write(async |db| {
-        session::hold(db, &session).await?;
+        factor::hold(&app, db, &session).await?;
         event::record(db, user_id, Event::RecoveryCodesMade, &client).await?;
         recovery::make(db, user_id).await
     });
