@@ -338,6 +338,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_new_set_up_does_not_forgive_wrong_codes() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let (phone, _) = turn_on(&ada).await;
+        for _ in 0..10 {
+            send(&ada, OFF, &phone.wrong()).await.assert_status(422);
+        }
+        app.execute("delete from totp").await;
+        let (_, codes) = turn_on(&ada).await;
+        send(&ada, OFF, &codes[0]).await.assert_status(429);
+    }
+
+    #[tokio::test]
     async fn turning_it_off_takes_a_code_and_logs_out_everywhere_else() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
@@ -397,6 +410,8 @@ mod tests {
         let code = phone.code();
         app.ended_meanwhile("ada", send(&ada, CONFIRM, &code)).await.assert_status(404);
         assert_eq!(app.count(CONFIRMED).await, 0);
+        let ada = app.browser_of("ada").await;
+        app.ended_meanwhile("ada", send(&ada, CONFIRM, "")).await.assert_status(404);
 
         let ada = app.browser_of("ada").await;
         let (_, codes) = turn_on(&ada).await;
