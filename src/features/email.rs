@@ -14,7 +14,7 @@ use crate::form::{Errors, Form, NoFields, query_parameter};
 use crate::guard::Client;
 use crate::mail::{Mail, Writing};
 use crate::page::{Flash, Letter, LetterTemplate, Page, Template, lasting, templates};
-use crate::session::{self, Session};
+use crate::session::Session;
 use crate::throttle::{self, Key};
 use crate::token::{self, Purpose};
 use axum::extract::{Path, RawQuery, State};

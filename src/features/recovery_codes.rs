@@ -12,7 +12,7 @@ use crate::form::{Form, NoFields};
 use crate::guard::Client;
 use crate::page::{Page, Template, templates};
 use crate::recovery;
-use crate::session::{self, Session};
+use crate::session::Session;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;

@@ -7,7 +7,7 @@ use crate::auth::User;
 use crate::database::Connection;
 use crate::error::Result;
 use crate::event::{self, Event};
-use crate::factor::Proven;
+use crate::factor::{self, Proven};
 use crate::form::{Errors, Form, NoFields, query_value};
 use crate::page::{Flash, Page, Template, date, templates};
 use crate::recovery;
@@ -80,7 +80,7 @@ pub async fn start(
 ) -> Result<Response> {
     let secret: [u8; 20] = random()?;
     let begun = app.db.write(async |db| {
-        session::hold(db, &session).await?;
+        factor::hold(&app, db, &session).await?;
         code::begin(db, &app, &session.user.id, &secret).await
     });
     if !begun.await? {
@@ -128,7 +128,7 @@ pub async fn confirm(
 
 async fn set_up(db: &mut Connection, app: &App, session: &Session, door: &Door, code: &str) -> Result<SetUp> {
     let user_id = &*session.user.id;
-    session::hold(db, session).await?;
+    factor::hold(app, db, session).await?;
     let Some(secret) = code::begun(db, app, user_id).await? else { return Ok(SetUp::NotBegun) };
     if !code::finish(db, app, user_id, &secret, code).await? {
         return Ok(SetUp::GoesOn(secret));

@@ -65,6 +65,9 @@ async fn go_on(
     door: &Door,
     code: &str,
 ) -> Result<Progress> {
+    if !half_way.hold(db).await? {
+        return Ok(Progress::Over);
+    }
     if code::judge(db, app, &door.client, &half_way.user.id, code).await? {
         return Ok(door.complete(db, half_way).await?.map_or(Progress::Over, Progress::Completed));
     }

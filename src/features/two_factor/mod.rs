@@ -81,7 +81,7 @@ fn mistake(field: &'static str) -> Errors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::now;
+    use crate::database::{new_id, now};
     use crate::factor::{self, Sent};
     use crate::test::{Answer, TestApp, Visitor};
     use serde_json::json;
@@ -199,14 +199,29 @@ mod tests {
     #[tokio::test]
     async fn what_a_thief_has_set_up_ends_when_the_owner_takes_the_account_back() {
         let app = TestApp::new().await;
-        let ada = app.person("ada").await;
-        turn_on(&ada).await;
-        let id = app.user("ada").await;
-        let end = async |since: i64| {
-            app.app.db.write(async |db| factor::end_since(&app.app, db, &id, since).await).await.unwrap();
+        let thief = app.person("ada").await;
+        app.execute("update sessions set factors = 1, confirmed_factors = 1").await;
+        let earlier = new_id();
+        turn_on(&thief).await;
+        let (id, later) = (app.user("ada").await, new_id());
+        let end = async |event_id: &str| {
+            let end = async |db: &mut Connection| factor::end_added_since(&app.app, db, &id, event_id).await;
+            app.app.db.write(end).await.unwrap();
             app.count("select count(*) from totp").await
         };
-        assert_eq!(end(now() + 60).await, 1);
-        assert_eq!(end(now() - 60).await, 0);
+        assert_eq!(end(&later).await, 1);
+        assert_eq!(end(&earlier).await, 0);
+    }
+
+    #[tokio::test]
+    async fn what_an_owner_sets_up_anew_is_not_ended_by_an_older_mail() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let earlier = new_id();
+        turn_on(&ada).await;
+        let id = app.user("ada").await;
+        let end = async |db: &mut Connection| factor::end_added_since(&app.app, db, &id, &earlier).await;
+        app.app.db.write(end).await.unwrap();
+        assert_eq!(app.count("select count(*) from totp").await, 1);
     }
 }
