@@ -6,6 +6,7 @@
 
 use crate::access::see_other;
 use crate::app::App;
+use crate::form::Json;
 use crate::page;
 use crate::token::random;
 use anyhow::anyhow;
@@ -16,6 +17,7 @@ use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, 
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use serde_json::json;
 use std::cell::Cell;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -34,6 +36,8 @@ pub enum Error {
     StaleLink,
     /// The user has to show more of who they are before: 303 to where they do.
     Unproven,
+    /// What a script sent was not good, in a way that people are expected to meet: 422, and the sentence as JSON.
+    Mistake(String),
     /// It came too soon after many like it: 429, and when to come back.
     TooMany(Duration),
     /// Too busy, or the database is away: worth trying again.
@@ -60,6 +64,10 @@ impl IntoResponse for Error {
             Error::Refused(status) => (status, None),
             Error::StaleLink => return (Extension(Stale), StatusCode::NOT_FOUND).into_response(),
             Error::Unproven => return see_other("/confirm?second=yes&next=%2Faccount"),
+            Error::Mistake(sentence) => {
+                let answer = Json(json!({ "error": sentence }));
+                return (StatusCode::UNPROCESSABLE_ENTITY, answer).into_response();
+            }
             Error::TooMany(wait) => {
                 let seconds = wait.as_millis().div_ceil(1000).to_string();
                 return (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, seconds)]).into_response();
@@ -99,6 +107,7 @@ impl From<Error> for anyhow::Error {
             Error::Refused(status) => anyhow::anyhow!("refused: {status}"),
             Error::StaleLink => anyhow::anyhow!("the link does not work any more"),
             Error::Unproven => anyhow::anyhow!("a second factor is asked for"),
+            Error::Mistake(sentence) => anyhow::anyhow!(sentence),
             Error::TooMany(wait) => anyhow::anyhow!("too many attempts; the next is free in {wait:?}"),
             Error::Unavailable(cause) | Error::Fault(cause) => cause,
         }

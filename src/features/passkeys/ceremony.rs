@@ -3,21 +3,28 @@
 //! They wait in the database, so any replica may judge the answer. The row goes before the answer is judged: of many
 //! that come at once one finds it. A browser may have several under way, one in each tab.
 
+use super::{not_good, relying_party};
 use crate::app::App;
 use crate::database::{Connection, now};
 use crate::error::Result;
+use crate::form::Json;
 use crate::guard;
 use crate::session::Door;
 use crate::throttle::{self, Key, Rate};
 use crate::token::Token;
 use ::cookie::time;
+use anyhow::Context;
+use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
+use uuid::Uuid;
+use webauthn_rs::prelude::{CredentialID, PasskeyRegistration};
 
 pub const LIFETIME: Duration = Duration::from_secs(5 * 60);
 
@@ -60,8 +67,39 @@ impl Kind {
     }
 }
 
+/// Asks for a passkey, any of this site's: answers what `navigator.credentials.get` takes.
+pub async fn ask_for_passkey(app: &App, door: &Door, kind: Kind) -> Result<Response> {
+    let begun = relying_party(&app.config)?.start_discoverable_authentication();
+    let (options, state) = begun.map_err(anyhow::Error::from)?;
+    let cookies = begin(app, door, kind, &options.public_key.challenge, &state).await?;
+    // Without `mediation`: the script adds it where the browser is to offer passkeys by itself.
+    Ok((cookies, Json(json!({ "publicKey": options.public_key }))).into_response())
+}
+
+/// Asks for a new passkey, in place of none of those `known`: answers what `navigator.credentials.create` takes. What waits
+/// for the answer is `kept` of what the library wants to keep.
+pub async fn ask_to_make<T: Serialize>(
+    app: &App,
+    door: &Door,
+    kind: Kind,
+    (user_id, name): (&str, &str),
+    known: Vec<CredentialID>,
+    kept: impl FnOnce(PasskeyRegistration) -> T,
+) -> Result<Response> {
+    let id = Uuid::parse_str(user_id).context("ids of users are UUIDs")?;
+    let begun = relying_party(&app.config)?.start_passkey_registration(id, name, name, Some(known));
+    let (options, state) = begun.map_err(anyhow::Error::from)?;
+    let cookies = begin(app, door, kind, &options.public_key.challenge, &kept(state)).await?;
+    let mut options = serde_json::to_value(options).map_err(anyhow::Error::from)?;
+    // The library advises against what a log-in without a username needs: that the authenticator finds it by the site.
+    let selection = &mut options["publicKey"]["authenticatorSelection"];
+    selection["residentKey"] = "required".into();
+    selection["requireResidentKey"] = true.into();
+    Ok((cookies, Json(options)).into_response())
+}
+
 /// Keeps what the answer to a challenge is to be judged by. The cookie that it answers must come back with it.
-pub async fn begin(
+async fn begin(
     app: &App,
     door: &Door,
     kind: Kind,
@@ -86,15 +124,14 @@ pub async fn begin(
     Ok(CookieJar::new().add(cookie.max_age(lifetime).build()))
 }
 
-/// What the answer with this client data is to be judged by, which nobody can have a second time. `None` when nothing
-/// was begun by this browser, in this session and of this kind, that it could answer.
-pub async fn end<T: DeserializeOwned>(
-    app: &App,
-    door: &Door,
-    kind: Kind,
-    client_data: &[u8],
-) -> Result<Option<T>> {
-    let (Some(browser), Some(challenge)) = (browser(door), challenge(client_data)) else { return Ok(None) };
+/// What the answer with this client data is to be judged by, which nobody can have a second time.
+///
+/// # Errors
+/// [`not_good`] when nothing was begun by this browser, in this session and of this kind, that it could answer.
+pub async fn end<T: DeserializeOwned>(app: &App, door: &Door, kind: Kind, client_data: &[u8]) -> Result<T> {
+    let (Some(browser), Some(challenge)) = (browser(door), challenge(client_data)) else {
+        return Err(not_good());
+    };
     let session = kind.session(door).await?;
     let sql = "delete from passkey_ceremonies where challenge_hash = $1 and browser_hash = $2 \
                and session_id = $3 and kind = $4 and expires_at > $5 returning state";
@@ -104,8 +141,8 @@ pub async fn end<T: DeserializeOwned>(
         Ok(query.fetch_optional(db).await?)
     };
     let ended: Option<(String,)> = app.db.write(end).await?;
-    let state = ended.map(|(state,)| serde_json::from_str(&state)).transpose();
-    Ok(state.map_err(anyhow::Error::from)?)
+    let (state,) = ended.ok_or_else(not_good)?;
+    Ok(serde_json::from_str(&state).map_err(anyhow::Error::from)?)
 }
 
 fn browser(door: &Door) -> Option<Token> {

@@ -1,34 +1,24 @@
 //! Show by a passkey that it is still you: at /confirm, and in forms that ask for it.
 
-use super::ceremony::Kind;
+use super::ceremony::{self, Kind};
 use super::credential::{self, Shown};
-use super::{NOT_GOOD, lead_to, log_in, refuse};
+use super::log_in::Answer;
+use super::{lead_to, not_good};
 use crate::app::App;
 use crate::auth::User;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{self, Event};
 use crate::factor::Proven;
 use crate::form::{Json, NoFields};
-use crate::guard::LocalPath;
 use crate::session::Door;
 use axum::extract::State;
 use axum::response::Response;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use serde::Deserialize;
 use webauthn_rs::prelude::PublicKeyCredential;
 
 pub async fn start(State(app): State<App>, door: Door, _: Json<NoFields>) -> Result<Response> {
-    log_in::ask(&app, &door, Kind::Confirm).await
-}
-
-#[derive(Deserialize)]
-pub struct Answer {
-    #[serde(flatten)]
-    credential: PublicKeyCredential,
-    /// Where to go afterwards.
-    #[serde(default)]
-    next: LocalPath,
+    ceremony::ask_for_passkey(&app, &door, Kind::Confirm).await
 }
 
 pub async fn finish(
@@ -37,25 +27,18 @@ pub async fn finish(
     door: Door,
     Json(answer): Json<Answer>,
 ) -> Result<Response> {
-    let Some(shown) = judge(&app, &door, &user, &answer.credential).await? else {
-        return Ok(refuse(NOT_GOOD));
-    };
+    let shown = judge(&app, &door, &user, &answer.credential).await?;
     let confirmed = app.db.write(async |db| {
-        if !shown.redeem(db).await? {
-            return Ok(None);
-        }
+        shown.redeem(db).await?;
         event::record(db, &*user.id, Event::Confirmed, &door.client).await?;
-        Ok(Some(door.renew(db, Proven::TwoFactors).await?))
+        door.renew(db, Proven::TwoFactors).await
     });
-    Ok(match confirmed.await? {
-        Some(cookies) => lead_to(&answer.next, cookies),
-        None => refuse(NOT_GOOD),
-    })
+    Ok(lead_to(&answer.next, confirmed.await?))
 }
 
-async fn judge(app: &App, door: &Door, user: &User, answer: &PublicKeyCredential) -> Result<Option<Shown>> {
+async fn judge(app: &App, door: &Door, user: &User, answer: &PublicKeyCredential) -> Result<Shown> {
     let shown = credential::judge(app, door, Kind::Confirm, answer).await?;
-    Ok(shown.filter(|shown| shown.user_id == user.id))
+    if shown.user_id == user.id { Ok(shown) } else { Err(not_good()) }
 }
 
 /// Whether this text, a field of some form, is the answer of one of the user's passkeys.
@@ -65,14 +48,16 @@ pub fn check<'a>(
     user: &'a User,
     field: &'a str,
 ) -> BoxFuture<'a, Result<bool>> {
-    async move {
-        let Ok(answer) = serde_json::from_str(field) else { return Ok(false) };
-        match judge(app, door, user, &answer).await? {
-            Some(shown) => app.db.write(async |db| shown.redeem(db).await).await,
-            None => Ok(false),
-        }
-    }
-    .boxed()
+    let check = async move {
+        let answer = serde_json::from_str(field).map_err(|_| not_good())?;
+        let shown = judge(app, door, user, &answer).await?;
+        app.db.write(async |db| shown.redeem(db).await).await
+    };
+    let is_right = |checked| match checked {
+        Err(Error::Mistake(_)) => Ok(false),
+        checked => checked.map(|()| true),
+    };
+    check.map(is_right).boxed()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Nobody says who they are before the answer comes, so there is nothing to ask about somebody else.
 
 use super::ceremony::{self, Kind};
-use super::{NOT_GOOD, credential, lead_to, refuse, relying_party};
+use super::{credential, lead_to, not_good};
 use crate::app::App;
 use crate::database::Connection;
 use crate::error::Result;
@@ -14,11 +14,10 @@ use crate::half_way::HalfWay;
 use crate::page::{Page, Template, templates};
 use crate::session::Door;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use webauthn_rs::prelude::PublicKeyCredential;
 
 /// Sends whoever must have two factors, and has shown one, on to the page that asks for a passkey, if they have one.
@@ -57,44 +56,31 @@ pub async fn show(half_way: HalfWay, page: Page) -> Result<Response> {
 }
 
 pub async fn start(State(app): State<App>, door: Door, _: Json<NoFields>) -> Result<Response> {
-    ask(&app, &door, Kind::LogIn).await
+    ceremony::ask_for_passkey(&app, &door, Kind::LogIn).await
 }
 
-/// Hands out a challenge that any passkey of this site may answer.
-pub async fn ask(app: &App, door: &Door, kind: Kind) -> Result<Response> {
-    let begun = relying_party(&app.config)?.start_discoverable_authentication();
-    let (options, state) = begun.map_err(anyhow::Error::from)?;
-    let cookies = ceremony::begin(app, door, kind, &options.public_key.challenge, &state).await?;
-    // Without `mediation`: the script adds it where the browser is to offer passkeys by itself.
-    Ok((cookies, Json(json!({ "publicKey": options.public_key }))).into_response())
-}
-
+/// A passkey that is shown.
 #[derive(Deserialize)]
 pub struct Answer {
     #[serde(flatten)]
-    credential: PublicKeyCredential,
+    pub credential: PublicKeyCredential,
     /// Where to go afterwards.
     #[serde(default)]
-    next: LocalPath,
+    pub next: LocalPath,
     /// Whether the session outlives the browser.
     #[serde(default)]
     stay: bool,
 }
 
 pub async fn finish(State(app): State<App>, door: Door, Json(answer): Json<Answer>) -> Result<Response> {
-    let Some(shown) = credential::judge(&app, &door, Kind::LogIn, &answer.credential).await? else {
-        return Ok(refuse(NOT_GOOD));
-    };
+    let shown = credential::judge(&app, &door, Kind::LogIn, &answer.credential).await?;
     let entered = app.db.write(async |db| {
-        if !shown.redeem(db).await? {
-            return Ok(None);
-        }
-        door.log_in(db, &shown.user_id, answer.stay, Proven::TwoFactors, &answer.next).await
+        shown.redeem(db).await?;
+        let entry = door.log_in(db, &shown.user_id, answer.stay, Proven::TwoFactors, &answer.next).await?;
+        entry.ok_or_else(not_good)
     });
-    Ok(match entered.await? {
-        Some(entry) => lead_to(&entry.to, entry.cookies),
-        None => refuse(NOT_GOOD),
-    })
+    let entry = entered.await?;
+    Ok(lead_to(&entry.to, entry.cookies))
 }
 
 #[cfg(test)]
@@ -105,7 +91,7 @@ mod tests {
     use crate::page::tests::check;
     use crate::test::{Answer, PASSWORD, TestApp, Visitor};
     use futures_util::future::join_all;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     const START: &str = "/login/passkey/start";
     const FINISH: &str = "/login/passkey/finish";

@@ -2,25 +2,23 @@
 
 use super::ceremony::{self, Kind};
 use super::credential::{self, Listed};
-use super::{NOT_GOOD, PATH, lead_to, refuse, relying_party};
+use super::{PATH, lead_to};
 use crate::access::see_other;
 use crate::app::App;
+use crate::auth::User;
 use crate::database::Connection;
 use crate::error::{Error, Result};
 use crate::event::{self, Event};
 use crate::factor::{self, Proven};
 use crate::form::{Form, Json, NoFields};
-use crate::page::{Flash, Page, Template, date, templates};
+use crate::page::{Flash, Page, Template, templates};
 use crate::session::{self, Door, Session};
-use anyhow::Context;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use uuid::Uuid;
-use webauthn_rs::prelude::{CreationChallengeResponse, PasskeyRegistration, RegisterPublicKeyCredential};
+use webauthn_rs::prelude::RegisterPublicKeyCredential;
 
 pub const ADDED: Flash =
     Flash { name: "passkey_added", words: "The passkey is ready. Log in with it next time." };
@@ -30,21 +28,9 @@ pub const REMOVED: Flash = Flash {
     words: "That passkey opens nothing any more. Delete it on its device, too.",
 };
 
-/// A passkey in words.
-#[derive(Serialize)]
-pub struct Row {
-    id: String,
-    name: String,
-    added: String,
-    used: Option<String>,
-    /// What stands in the field for a new name, and why it cannot be had.
-    typed: String,
-    mistake: Option<&'static str>,
-}
-
 #[derive(Serialize)]
 pub struct PasskeysPage {
-    passkeys: Vec<Row>,
+    passkeys: Vec<Listed>,
     /// Whether nothing else is open to the user before there is a second factor.
     required: bool,
     /// Why something was not done.
@@ -57,17 +43,9 @@ impl Template for PasskeysPage {
 
 impl PasskeysPage {
     async fn of(app: &App, session: &Session) -> Result<PasskeysPage> {
-        let listed = app.db.read(async |db| credential::of_user(db, &session.user.id).await).await?;
-        let row = |Listed { id, name, created_at, used_at }| Row {
-            id,
-            typed: name.clone(),
-            name,
-            added: date(created_at),
-            used: used_at.map(date),
-            mistake: None,
-        };
+        let passkeys = app.db.read(async |db| credential::of_user(db, &session.user.id).await).await?;
         let required = app.config.require_two_factor.of_everybody() && session.proven == Proven::OneFactor;
-        Ok(PasskeysPage { passkeys: listed.into_iter().map(row).collect(), required, refusal: None })
+        Ok(PasskeysPage { passkeys, required, refusal: None })
     }
 }
 
@@ -75,33 +53,10 @@ pub async fn index(State(app): State<App>, session: Session, page: Page) -> Resu
     page.show(&PasskeysPage::of(&app, &session).await?).await
 }
 
-pub async fn start(
-    State(app): State<App>,
-    session: Session,
-    door: Door,
-    _: Json<NoFields>,
-) -> Result<Response> {
-    let user = &session.user;
-    let known = match app.db.read(async |db| credential::known(db, &user.id).await).await? {
-        Ok(known) => known,
-        Err(sentence) => return Ok(refuse(sentence)),
-    };
-    let id = Uuid::parse_str(&user.id).context("ids of users are UUIDs")?;
-    let (party, name) = (relying_party(&app.config)?, &user.username);
-    let begun = party.start_passkey_registration(id, name, name, Some(known));
-    let (options, state) = begun.map_err(anyhow::Error::from)?;
-    let cookies = ceremony::begin(&app, &door, Kind::Register, &options.public_key.challenge, &state).await?;
-    Ok((cookies, creation_options(&options)?).into_response())
-}
-
-/// What `navigator.credentials.create` takes. The library advises against what a log-in without a username needs: that
-/// the authenticator keeps the passkey, and finds it by the name of the site.
-pub fn creation_options(options: &CreationChallengeResponse) -> Result<Json<Value>> {
-    let mut options = serde_json::to_value(options).map_err(anyhow::Error::from)?;
-    let selection = &mut options["publicKey"]["authenticatorSelection"];
-    selection["residentKey"] = "required".into();
-    selection["requireResidentKey"] = true.into();
-    Ok(Json(options))
+pub async fn start(State(app): State<App>, user: User, door: Door, _: Json<NoFields>) -> Result<Response> {
+    let known = app.db.read(async |db| credential::known(db, &user.id).await).await?;
+    let user = (&*user.id, &*user.username);
+    ceremony::ask_to_make(&app, &door, Kind::Register, user, known, |state| state).await
 }
 
 pub async fn finish(
@@ -110,26 +65,17 @@ pub async fn finish(
     door: Door,
     Json(answer): Json<RegisterPublicKeyCredential>,
 ) -> Result<Response> {
-    let client_data = &answer.response.client_data_json;
-    let state: Option<PasskeyRegistration> = ceremony::end(&app, &door, Kind::Register, client_data).await?;
-    let Some(state) = state else { return Ok(refuse(NOT_GOOD)) };
-    let Ok(passkey) = relying_party(&app.config)?.finish_passkey_registration(&answer, &state) else {
-        return Ok(refuse(NOT_GOOD));
-    };
+    let state = ceremony::end(&app, &door, Kind::Register, &answer.response.client_data_json).await?;
+    let passkey = credential::made(&app.config, &answer, &state)?;
     let added = app.db.write(async |db| {
-        session::hold(db, &session).await?;
-        if let Err(sentence) = credential::add(db, &session.user.id, &passkey, &door.client).await? {
-            return Ok(Err(sentence));
-        }
         let (user_id, proven) = (&*session.user.id, session.proven);
+        session::hold(db, &session).await?;
+        credential::add(db, user_id, &passkey, &door.client).await?;
         event::record_proven(db, user_id, Event::PasskeyAdded, proven, &door.client).await?;
         // It has just verified who made it, which is as much as a log-in with it.
-        Ok(Ok(door.renew(db, Proven::TwoFactors).await?))
+        door.renew(db, Proven::TwoFactors).await
     });
-    Ok(match added.await? {
-        Ok(cookies) => lead_to(PATH, cookies.add(ADDED.cookie(&app.config))),
-        Err(sentence) => refuse(sentence),
-    })
+    Ok(lead_to(PATH, added.await?.add(ADDED.cookie(&app.config))))
 }
 
 #[derive(Deserialize, Default)]
@@ -161,14 +107,12 @@ pub async fn rename(
 ) -> Result<Response> {
     if let Err(sentence) = judge(&form.name) {
         let mut listed = PasskeysPage::of(&app, &session).await?;
-        let row = listed.passkeys.iter_mut().find(|row| row.id == id).ok_or(Error::NOT_FOUND)?;
-        (row.typed, row.mistake) = (form.name, Some(sentence));
+        let passkey = listed.passkeys.iter_mut().find(|passkey| passkey.id == id).ok_or(Error::NOT_FOUND)?;
+        (passkey.typed, passkey.mistake) = (form.name, Some(sentence));
         return page.refuse(&listed).await;
     }
-    let user_id = &session.user.id;
-    if !app.db.write(async |db| credential::rename(db, user_id, &id, form.name.trim()).await).await? {
-        return Err(Error::NOT_FOUND);
-    }
+    let (user_id, name) = (&session.user.id, form.name.trim());
+    app.db.write(async |db| credential::rename(db, user_id, &id, name).await).await?;
     Ok((CookieJar::new().add(RENAMED.cookie(&app.config)), see_other(PATH)).into_response())
 }
 
@@ -204,9 +148,7 @@ async fn take_away(
     id: &str,
 ) -> Result<CookieJar> {
     session::hold(db, session).await?;
-    if !credential::remove(db, &session.user.id, id).await? {
-        return Err(Error::NOT_FOUND);
-    }
+    credential::remove(db, &session.user.id, id).await?;
     if factor::ways_in(app, &factor::held(app, db, &session.user.id).await?) == 0 {
         return Err(Error::Refused(StatusCode::CONFLICT));
     }
@@ -234,7 +176,7 @@ mod tests {
 
     #[test]
     fn its_page_renders() {
-        let row = |used: Option<&str>, mistake| Row {
+        let row = |used: Option<&str>, mistake| Listed {
             id: "0190".into(),
             name: "<Chrome>".into(),
             added: "1 May 2026".into(),

@@ -18,12 +18,11 @@ use crate::access::{Access, Routes};
 use crate::app::App;
 use crate::config::Config;
 use crate::env::Env;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::factor::Factor;
 use crate::features::Feature;
 use crate::form::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
 use serde_json::{Value, json};
@@ -93,10 +92,11 @@ fn relying_party(config: &Config) -> Result<Webauthn> {
 /// What is said about every answer that is not good, so that nobody learns what was wrong with it.
 const NOT_GOOD: &str = "This passkey could not be used. Please try once more, or choose another way.";
 
-fn refuse(sentence: impl Into<String>) -> Response {
-    (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "error": sentence.into() }))).into_response()
+fn not_good() -> Error {
+    Error::Mistake(NOT_GOOD.into())
 }
 
+/// What the script goes on with.
 fn lead_to(path: &str, cookies: CookieJar) -> Response {
     (cookies, Json(json!({ "next": path }))).into_response()
 }

@@ -1,12 +1,11 @@
 //! Sign up with a passkey in place of a password.
 
 use super::ceremony::{self, Kind};
-use super::manage::creation_options;
-use super::{NOT_GOOD, credential, lead_to, refuse, relying_party};
+use super::{credential, lead_to, not_good};
 use crate::address::{self, Email};
 use crate::app::App;
 use crate::config::Config;
-use crate::database::Connection;
+use crate::database::new_id;
 use crate::error::{Error, Result};
 use crate::factor::Proven;
 use crate::form::Json;
@@ -16,11 +15,10 @@ use crate::session::{Door, Entry};
 use crate::throttle::{self, Key};
 use crate::user::{self, Username};
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
-use webauthn_rs::prelude::{Passkey, PasskeyRegistration, RegisterPublicKeyCredential};
+use webauthn_rs::prelude::{PasskeyRegistration, RegisterPublicKeyCredential};
 
 pub const WELCOME: Flash = Flash {
     name: "passkey_signed_up",
@@ -36,14 +34,14 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    fn judge(&self, config: &Config) -> Result<(Username, Option<Email>), String> {
-        let username = Username::parse(&self.username)?.unreserved(&config.site_name)?;
-        let email = self.email.as_deref().filter(|email| !email.is_empty());
-        Ok((username, email.map(Email::parse).transpose()?))
+    fn judge(&self, config: &Config) -> Result<(Username, Option<Email>)> {
+        let username = Username::parse(&self.username).and_then(|name| name.unreserved(&config.site_name));
+        let email = self.email.as_deref().filter(|email| !email.is_empty()).map(Email::parse).transpose();
+        Ok((username.map_err(Error::Mistake)?, email.map_err(Error::Mistake)?))
     }
 }
 
-/// What waits for the answer. The passkey knows its user by an id, so the user has one before there is an account.
+/// What waits for the answer. The passkey knows its user by an id, so there is one before there is an account.
 #[derive(Deserialize, Serialize)]
 struct Pending {
     user_id: String,
@@ -52,21 +50,16 @@ struct Pending {
 }
 
 pub async fn start(State(app): State<App>, door: Door, Json(wanted): Json<Wanted>) -> Result<Response> {
-    let username = match wanted.judge(&app.config) {
-        Ok((username, _)) => username,
-        Err(sentence) => return Ok(refuse(sentence)),
-    };
+    let (username, _) = wanted.judge(&app.config)?;
     let (address, rate) = (Key::address("signup", door.client.address), app.config.signups_per_address);
     app.db.note(async |db| throttle::take(db, &address, rate).await).await?;
     if app.db.read(async |db| user::member(db, &username).await).await?.is_some() {
-        return Ok(refuse(username.is_taken()));
+        return Err(Error::Mistake(username.is_taken()));
     }
-    let (user_id, name) = (Uuid::now_v7(), username.as_str());
-    let begun = relying_party(&app.config)?.start_passkey_registration(user_id, name, name, None);
-    let (options, registration) = begun.map_err(anyhow::Error::from)?;
-    let pending = Pending { user_id: user_id.to_string(), wanted, registration };
-    let cookies = ceremony::begin(&app, &door, Kind::SignUp, &options.public_key.challenge, &pending).await?;
-    Ok((cookies, creation_options(&options)?).into_response())
+    let user_id = new_id();
+    let user = (&*user_id.clone(), username.as_str());
+    let kept = |registration| Pending { user_id, wanted, registration };
+    ceremony::ask_to_make(&app, &door, Kind::SignUp, user, Vec::new(), kept).await
 }
 
 #[derive(Deserialize)]
@@ -79,51 +72,24 @@ pub struct Answer {
 }
 
 pub async fn finish(State(app): State<App>, door: Door, Json(answer): Json<Answer>) -> Result<Response> {
-    let Some(account) = judge(&app, &door, &answer.credential).await? else { return Ok(refuse(NOT_GOOD)) };
-    match app.db.write(async |db| account.enter(db, &door, &answer.next).await).await {
-        Ok(Some(entry)) if account.email.is_some() => {
-            Ok(lead_to(&entry.to, entry.cookies.add(WELCOME.cookie(&app.config))))
+    let client_data = &answer.credential.response.client_data_json;
+    let pending: Pending = ceremony::end(&app, &door, Kind::SignUp, client_data).await?;
+    let passkey = credential::made(&app.config, &answer.credential, &pending.registration)?;
+    let (username, email) = pending.wanted.judge(&app.config)?;
+    let entered = app.db.write(async |db| {
+        let id = &*pending.user_id;
+        if !user::create_as(db, id, &username, &door.client).await? {
+            return Err(Error::Mistake(username.is_taken()));
         }
-        Ok(Some(entry)) => Ok(lead_to(&entry.to, entry.cookies)),
-        Ok(None) => Ok(refuse(account.username.is_taken())),
-        Err(Error::Refused(StatusCode::UNPROCESSABLE_ENTITY)) => Ok(refuse(NOT_GOOD)),
-        Err(error) => Err(error),
-    }
-}
-
-/// The account that a new passkey is to open. `None` for whatever may be wrong with it.
-async fn judge(app: &App, door: &Door, answer: &RegisterPublicKeyCredential) -> Result<Option<NewAccount>> {
-    let pending = ceremony::end(app, door, Kind::SignUp, &answer.response.client_data_json).await?;
-    let Some(Pending { user_id, wanted, registration }) = pending else { return Ok(None) };
-    let passkey = relying_party(&app.config)?.finish_passkey_registration(answer, &registration);
-    let (Ok(passkey), Ok((username, email))) = (passkey, wanted.judge(&app.config)) else { return Ok(None) };
-    Ok(Some(NewAccount { id: user_id, username, email, passkey }))
-}
-
-struct NewAccount {
-    id: String,
-    username: Username,
-    email: Option<Email>,
-    passkey: Passkey,
-}
-
-impl NewAccount {
-    /// Makes the user and logs them in. `None` when somebody has the name.
-    ///
-    /// # Errors
-    /// 422 when somebody has the passkey; then nothing is made.
-    async fn enter(&self, db: &mut Connection, door: &Door, next: &str) -> Result<Option<Entry>> {
-        if !user::create_as(db, &self.id, &self.username, &door.client).await? {
-            return Ok(None);
+        credential::add(db, id, &passkey, &door.client).await?;
+        if let Some(email) = &email {
+            address::begin(db, id, email, Proven::TwoFactors).await?;
         }
-        if credential::add(db, &self.id, &self.passkey, &door.client).await?.is_err() {
-            return Err(Error::Refused(StatusCode::UNPROCESSABLE_ENTITY));
-        }
-        if let Some(email) = &self.email {
-            address::begin(db, &self.id, email, Proven::TwoFactors).await?;
-        }
-        door.log_in(db, &self.id, false, Proven::TwoFactors, next).await
-    }
+        door.log_in(db, id, false, Proven::TwoFactors, &answer.next).await?.ok_or_else(not_good)
+    });
+    let Entry { cookies, to } = entered.await?;
+    let told = email.map(|_| WELCOME.cookie(&app.config));
+    Ok(lead_to(&to, told.into_iter().fold(cookies, CookieJar::add)))
 }
 
 #[cfg(test)]
