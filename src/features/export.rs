@@ -107,6 +107,16 @@ mod tests {
         assert!(made.starts_with("20") && made.ends_with('Z'), "{made}");
     }
 
+    /// Whether the last section of this part of the schema is core's or belongs to a feature of this build.
+    fn is_built(app: &TestApp, schema: &str) -> bool {
+        let headings = schema.lines().filter_map(|line| line.strip_prefix("-- ")?.split_once(' '));
+        let section =
+            headings.filter_map(|(number, name)| Some((number.parse::<i64>().ok()?, name))).next_back();
+        section.is_some_and(|(number, name)| {
+            number < 10 || app.app.features.iter().any(|feature| feature.name == name)
+        })
+    }
+
     /// Whoever adds a table that belongs to a user adds it to an export, or says here why not.
     #[tokio::test]
     async fn every_table_that_has_a_user_is_in_the_export() {
@@ -115,8 +125,12 @@ mod tests {
         let exported: String =
             app.app.features.iter().flat_map(|feature| feature.export).map(|(_, sql)| *sql).collect();
         let secret = ["passwords", "devices", "limits", "tokens", "logins", "recovery_codes"];
-        for table in schema.split("create table ").skip(1) {
-            let (name, columns) = table.split_once(" (").unwrap();
+        for (at, _) in schema.match_indices("create table ") {
+            // A build may go without a feature, whose tables are then as empty as they are.
+            if !is_built(&app, &schema[..at]) {
+                continue;
+            }
+            let (name, columns) = schema[at + "create table ".len()..].split_once(" (").unwrap();
             // A table that is made anew goes by this name until the old one is gone.
             let name = name.trim_start_matches("new_");
             let columns = columns.split(");").next().unwrap();

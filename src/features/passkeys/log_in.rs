@@ -3,11 +3,11 @@
 //! Nobody says who they are before the answer comes, so there is nothing to ask about somebody else.
 
 use super::ceremony::{self, Kind};
-use super::{credential, lead_to, not_good};
+use super::{NAME, credential, lead_to, not_good};
 use crate::app::App;
 use crate::database::Connection;
 use crate::error::Result;
-use crate::factor::Proven;
+use crate::factor::{self, Proven};
 use crate::form::{Json, NoFields};
 use crate::guard::LocalPath;
 use crate::half_way::HalfWay;
@@ -20,7 +20,8 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use webauthn_rs::prelude::PublicKeyCredential;
 
-/// Sends whoever must have two factors, and has shown one, on to the page that asks for a passkey, if they have one.
+/// Sends whoever must have two factors, and has shown one, on to the page that asks for a passkey, if that is what they
+/// have. Whoever has another second factor is asked for that, on a page that offers this one too.
 pub fn next_factor<'a>(
     app: &'a App,
     db: &'a mut Connection,
@@ -31,8 +32,10 @@ pub fn next_factor<'a>(
         if proven == Proven::TwoFactors || !app.config.require_two_factor.of_everybody() {
             return Ok(None);
         }
-        let passkeys = credential::of_user(db, user_id).await?;
-        Ok((!passkeys.is_empty()).then_some("/login/passkey"))
+        let mut held = factor::held(app, db, user_id).await?;
+        let passkeys = held.remove(NAME).unwrap_or_default();
+        held.remove(factor::PASSWORD);
+        Ok((passkeys > 0 && held.values().all(|&number| number == 0)).then_some("/login/passkey"))
     }
     .boxed()
 }
@@ -88,6 +91,8 @@ mod tests {
     use super::super::authenticator::{Authenticator, begin, damaged, post};
     use super::*;
     use crate::access::Routes;
+    use crate::factor::Factor;
+    use crate::features::Feature;
     use crate::page::tests::check;
     use crate::test::{Answer, PASSWORD, TestApp, Visitor};
     use futures_util::future::join_all;
@@ -394,5 +399,17 @@ mod tests {
         page.assert_status(200).assert_contains("value=\"/private\"").assert_contains("checked");
         key.log_in(&visitor).await.assert_status(200);
         visitor.get("/private").await.assert_body("ada");
+    }
+
+    #[tokio::test]
+    async fn whoever_has_another_second_factor_is_not_asked_for_a_passkey_first() {
+        let count = "select count(*) from users where id = $1";
+        let check: factor::Check = |_, _, _, _| std::future::ready(Ok(false)).boxed();
+        let another = Factor { name: "another", count, suffices: false, check, refusal: "No." };
+        let feature = Feature { factor: Some(another), ..Feature::named("test") };
+        let app = TestApp::with_feature(&[("REQUIRE_TWO_FACTOR", "all")], feature).await;
+        Authenticator::new().registered(&app.person("ada").await).await;
+        let fields = [("username", "ada"), ("password", PASSWORD)];
+        app.visitor().post("/login", &fields).await.assert_redirect("/");
     }
 }

@@ -50,13 +50,11 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
     })
 }
 
-const FACTOR: Factor = Factor {
-    name: "passkey",
-    count: credential::COUNT,
-    suffices: true,
-    check: confirm::check,
-    refusal: NOT_GOOD,
-};
+/// Among the factors, and in forms.
+const NAME: &str = "passkey";
+
+const FACTOR: Factor =
+    Factor { name: NAME, count: credential::COUNT, suffices: true, check: confirm::check, refusal: NOT_GOOD };
 
 fn routes() -> Routes {
     Routes::new()
