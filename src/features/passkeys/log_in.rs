@@ -265,6 +265,15 @@ mod tests {
         post(&ada, FINISH, &key.get(&to_confirm)).await.assert_not_good();
         let to_log_in = begin(&ada, START, json!({})).await;
         post(&ada, "/confirm/passkey/finish", &key.get(&to_log_in)).await.assert_not_good();
+        let wanted = json!({ "username": "bob" });
+        for (start, finish) in
+            [("/account/passkeys/start", "/confirm/passkey/finish"), ("/signup/passkey/start", FINISH)]
+        {
+            let to_make = begin(&ada, start, wanted.clone()).await;
+            let options =
+                json!({ "challenge": to_make["publicKey"]["challenge"], "userVerification": "required" });
+            post(&ada, finish, &key.get(&json!({ "publicKey": options }))).await.assert_not_good();
+        }
     }
 
     #[tokio::test]
