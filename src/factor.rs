@@ -140,13 +140,20 @@ pub async fn check(
     Ok(proof.map(|proof| Shown(Some(proof))).ok_or((PASSWORD, "This is not your password.".into())))
 }
 
-/// Takes the user's row as [`session::hold`], for what could take the account from its owner: where a log-in asks for two
-/// factors, a password that was shown since is not enough.
+/// Takes the user's row as [`session::hold`], for what could take the account from its owner.
+///
+/// # Errors
+/// As [`confirmed`].
+pub async fn hold(app: &App, db: &mut Connection, session: &Session) -> Result<()> {
+    session::hold(db, session).await?;
+    confirmed(app, db, session).await
+}
+
+/// Where a log-in asks for two factors, a password that was shown since is not enough for everything.
 ///
 /// # Errors
 /// [`Error::Unproven`] when it is to be confirmed with more.
-pub async fn hold(app: &App, db: &mut Connection, session: &Session) -> Result<()> {
-    session::hold(db, session).await?;
+pub async fn confirmed(app: &App, db: &mut Connection, session: &Session) -> Result<()> {
     match next(app, db, &session.user.id, session.confirmed).await? {
         Some(_) => Err(Error::Unproven),
         None => Ok(()),
@@ -207,6 +214,7 @@ mod tests {
     use super::*;
     use crate::access::{Access, Routes};
     use crate::test::{PASSWORD, TestApp, Visitor};
+    use axum::extract::State;
     use futures_util::FutureExt;
     use std::future::ready;
 
@@ -250,6 +258,41 @@ mod tests {
         ada.get("/settings").await.assert_redirect("/confirm?next=%2Fsettings");
         app.execute("update sessions set factors = 2, confirmed_at = confirmed_at + 600").await;
         ada.get("/settings").await.assert_status(200);
+    }
+
+    /// Asks everybody who has shown one factor for another.
+    fn ask<'a>(
+        _: &'a App,
+        _: &'a mut Connection,
+        _: &'a str,
+        proven: Proven,
+    ) -> BoxFuture<'a, Result<Option<&'static str>>> {
+        ready(Ok((proven == Proven::OneFactor).then_some("/second"))).boxed()
+    }
+
+    async fn risk(State(app): State<App>, session: Session) -> Result<&'static str> {
+        app.db.write(async |db| hold(&app, db, &session).await).await?;
+        Ok("done")
+    }
+
+    #[tokio::test]
+    async fn where_a_log_in_asks_for_two_factors_a_password_shown_since_is_not_enough_for_everything() {
+        let routes = Routes::new().post("/risk", Access::Recent, risk);
+        let feature = Feature { routes, next_factor: Some(ask), ..Feature::named("test") };
+        let app = TestApp::with_feature(&[], feature).await;
+        let ada = app.person("ada").await;
+        ada.post("/risk", &[]).await.assert_body("done");
+        let (door, id) = (app.door().await, app.user("ada").await);
+        let user = User { id, username: "ada".into() };
+        let sent = Sent(BTreeMap::from([(super::PASSWORD.into(), PASSWORD.into())]));
+        let shown = check(&app.app, &door, &user, &sent).await.unwrap().unwrap();
+        assert_eq!(shown.proven(), Proven::OneFactor);
+        // As /confirm notes it.
+        app.execute("update sessions set confirmed_factors = 1").await;
+        ada.post("/risk", &[]).await.assert_redirect("/confirm?second=yes&next=%2Faccount");
+        ada.assert_is("ada").await;
+        app.execute("update sessions set confirmed_factors = 2").await;
+        ada.post("/risk", &[]).await.assert_body("done");
     }
 
     #[test]

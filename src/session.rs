@@ -266,10 +266,12 @@ impl Door {
         cookie
     }
 
-    /// Ends the session that came with the request, if there is one.
+    /// Ends the session that came with the request, and the log-in in progress, if there are any.
     pub async fn log_out(&self) -> Result<()> {
-        let Some(token) = self.auth.token() else { return Ok(()) };
         let end = async |db: &mut Connection| {
+            // Without it the cookie is worth nothing.
+            let _ = half_way::end_begun(db, &self.app.config, &self.headers, CookieJar::new()).await?;
+            let Some(token) = self.auth.token() else { return Ok(()) };
             if let Some(user_id) = delete(db, token).await? {
                 event::record(db, &*user_id, Event::LoggedOut, &self.client).await?;
             }

@@ -149,13 +149,21 @@ fn browser(door: &Door) -> Option<Token> {
     Token::parse(&door.request_cookie(COOKIE)?)
 }
 
-/// The challenge that an authenticator has answered, as it says itself.
+/// The challenge that an authenticator has answered, as it says itself; none when it did so for a page that stood inside
+/// another site's.
 fn challenge(client_data: &[u8]) -> Option<Vec<u8>> {
     #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
     struct ClientData {
         challenge: String,
+        #[serde(default)]
+        cross_origin: bool,
+        top_origin: Option<String>,
     }
     let data: ClientData = serde_json::from_slice(client_data).ok()?;
+    if data.cross_origin || data.top_origin.is_some() {
+        return None;
+    }
     BASE64_URL_SAFE_NO_PAD.decode(data.challenge).ok()
 }
 

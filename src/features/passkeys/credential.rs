@@ -80,7 +80,10 @@ pub fn made(
     answer: &RegisterPublicKeyCredential,
     state: &PasskeyRegistration,
 ) -> Result<Passkey> {
-    relying_party(config)?.finish_passkey_registration(answer, state).map_err(|_| not_good())
+    let passkey =
+        relying_party(config)?.finish_passkey_registration(answer, state).map_err(|_| not_good())?;
+    // WebAuthn Level 3, 7.1, step 25.
+    if (1..=1023).contains(&passkey.cred_id().len()) { Ok(passkey) } else { Err(not_good()) }
 }
 
 /// Gives a user, whose row is [`user::lock`]ed, a passkey, named after the device that it was made on.

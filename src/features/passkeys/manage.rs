@@ -12,7 +12,7 @@ use crate::event::{self, Event};
 use crate::factor::{self, Proven};
 use crate::form::{Form, Json, NoFields};
 use crate::page::{Flash, Page, Template, templates};
-use crate::session::{self, Door, Session};
+use crate::session::{Door, Session};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -50,6 +50,8 @@ impl PasskeysPage {
 }
 
 pub async fn index(State(app): State<App>, session: Session, page: Page) -> Result<Response> {
+    // Here rather than in answer to a script, which could not lead anybody on.
+    app.db.read(async |db| factor::confirmed(&app, db, &session).await).await?;
     page.show(&PasskeysPage::of(&app, &session).await?).await
 }
 
@@ -69,7 +71,7 @@ pub async fn finish(
     let passkey = credential::made(&app.config, &answer, &state)?;
     let added = app.db.write(async |db| {
         let (user_id, proven) = (&*session.user.id, session.proven);
-        session::hold(db, &session).await?;
+        factor::hold(&app, db, &session).await?;
         credential::add(db, user_id, &passkey, &door.client).await?;
         event::record_proven(db, user_id, Event::PasskeyAdded, proven, &door.client).await?;
         // It has just verified who made it, which is as much as a log-in with it.
@@ -147,7 +149,7 @@ async fn take_away(
     door: &Door,
     id: &str,
 ) -> Result<CookieJar> {
-    session::hold(db, session).await?;
+    factor::hold(app, db, session).await?;
     credential::remove(db, &session.user.id, id).await?;
     if factor::ways_in(app, &factor::held(app, db, &session.user.id).await?) == 0 {
         return Err(Error::Refused(StatusCode::CONFLICT));
