@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use lettre::message::Mailbox;
 use std::net::{IpAddr, Ipv4Addr};
+#[cfg(feature = "postgres")]
 use std::str::FromStr;
 use std::time::Duration;
 use url::{Host, Url};
