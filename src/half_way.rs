@@ -50,7 +50,7 @@ pub async fn find(app: &App, headers: &HeaderMap) -> Result<Option<HalfWay>> {
     Ok(Some(HalfWay { user: User { id, username }, stay: stay != 0, next, token }))
 }
 
-fn token(config: &Config, headers: &HeaderMap) -> Option<Token> {
+pub fn token(config: &Config, headers: &HeaderMap) -> Option<Token> {
     Token::parse(&guard::cookie(config, headers, COOKIE)?)
 }
 
@@ -108,7 +108,7 @@ pub async fn end_begun(
 }
 
 /// Answers whether there was one.
-async fn end(db: &mut Connection, token: &Token) -> Result<bool> {
+pub async fn end(db: &mut Connection, token: &Token) -> Result<bool> {
     let sql = "delete from logins where token_hash = $1 and expires_at > $2";
     let ended = sqlx::query(sql).bind(token.hash().to_vec()).bind(now()).execute(db).await?;
     Ok(ended.rows_affected() > 0)

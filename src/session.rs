@@ -268,16 +268,18 @@ impl Door {
 
     /// Ends the session that came with the request, and the log-in in progress, if there are any.
     pub async fn log_out(&self) -> Result<()> {
+        let begun = half_way::token(&self.app.config, &self.headers);
         let end = async |db: &mut Connection| {
-            // Without it the cookie is worth nothing.
-            let _ = half_way::end_begun(db, &self.app.config, &self.headers, CookieJar::new()).await?;
+            if let Some(token) = &begun {
+                half_way::end(db, token).await?;
+            }
             let Some(token) = self.auth.token() else { return Ok(()) };
             if let Some(user_id) = delete(db, token).await? {
                 event::record(db, &*user_id, Event::LoggedOut, &self.client).await?;
             }
             Ok(())
         };
-        self.app.db.write(end).await
+        if self.auth.token().is_some() || begun.is_some() { self.app.db.write(end).await } else { Ok(()) }
     }
 
     /// What makes the browser forget the session and all that pages stored.
@@ -331,31 +333,6 @@ pub async fn rows(db: &mut Connection, hashes: &[&TokenHash]) -> Result<Vec<Row>
 
 /// What [`ONE`] and [`MANY`] select.
 type Columns = (Vec<u8>, String, i64, i64, i64, String, i64, i64, String, String);
-
-/// A session as its user sees it in a list.
-pub struct Listed {
-    pub id: String,
-    /// The `User-Agent` it was last seen with.
-    pub device: String,
-    pub address: String,
-    pub created_at: i64,
-    pub seen_at: i64,
-}
-
-/// The user's sessions that have not expired, the one seen last first.
-pub async fn of_user(db: &mut Connection, config: &Config, user_id: &str) -> Result<Vec<Listed>> {
-    let sql = "select id, device, address, created_at, seen_at from sessions \
-               where user_id = $1 and created_at > $2 and seen_at > $3 order by seen_at desc, id desc";
-    let since = |limit: Duration| now() - limit.as_secs() as i64;
-    let query = sqlx::query_as(sql)
-        .bind(user_id)
-        .bind(since(config.session_lifetime))
-        .bind(since(config.session_idle));
-    let rows: Vec<(String, String, String, i64, i64)> = query.fetch_all(db).await?;
-    let listed =
-        |(id, device, address, created_at, seen_at)| Listed { id, device, address, created_at, seen_at };
-    Ok(rows.into_iter().map(listed).collect())
-}
 
 /// Ends one of the user's sessions, and what its browser was trusted with.
 ///

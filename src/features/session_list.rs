@@ -2,6 +2,8 @@
 
 use crate::access::{Access, Routes, see_other};
 use crate::app::App;
+use crate::config::Config;
+use crate::database::{Connection, now};
 use crate::device;
 use crate::env::Env;
 use crate::error::Result;
@@ -10,11 +12,12 @@ use crate::features::Feature;
 use crate::form::{Form, NoFields};
 use crate::guard::Client;
 use crate::page::{Flash, Page, Template, date_time, templates};
-use crate::session::{self, Listed, Session};
+use crate::session::{self, Session};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
 use serde::Serialize;
+use std::time::Duration;
 
 const PATH: &str = "/account/sessions";
 
@@ -51,7 +54,7 @@ impl Template for SessionsPage {
 }
 
 async fn index(State(app): State<App>, own: Session, page: Page) -> Result<Response> {
-    let listed = app.db.read(async |db| session::of_user(db, &app.config, &own.user.id).await).await?;
+    let listed = app.db.read(async |db| of_user(db, &app.config, &own.user.id).await).await?;
     let row = |listed: Listed| Row {
         device: device::words(&listed.device),
         began: date_time(listed.created_at),
@@ -92,6 +95,31 @@ async fn revoke_others(
     });
     end.await?;
     Ok((CookieJar::new().add(OTHERS_ENDED.cookie(&app.config)), see_other(PATH)).into_response())
+}
+
+/// A session as its user sees it in a list.
+struct Listed {
+    id: String,
+    /// The `User-Agent` it was last seen with.
+    device: String,
+    address: String,
+    created_at: i64,
+    seen_at: i64,
+}
+
+/// The user's sessions that have not expired, the one seen last first.
+async fn of_user(db: &mut Connection, config: &Config, user_id: &str) -> Result<Vec<Listed>> {
+    let sql = "select id, device, address, created_at, seen_at from sessions \
+               where user_id = $1 and created_at > $2 and seen_at > $3 order by seen_at desc, id desc";
+    let since = |limit: Duration| now() - limit.as_secs() as i64;
+    let query = sqlx::query_as(sql)
+        .bind(user_id)
+        .bind(since(config.session_lifetime))
+        .bind(since(config.session_idle));
+    let rows: Vec<(String, String, String, i64, i64)> = query.fetch_all(db).await?;
+    let listed =
+        |(id, device, address, created_at, seen_at)| Listed { id, device, address, created_at, seen_at };
+    Ok(rows.into_iter().map(listed).collect())
 }
 
 #[cfg(test)]
