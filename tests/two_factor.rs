@@ -1,5 +1,5 @@
 //! Logging in with an authenticator app, at two processes: one code opens one log-in, and wrong ones count together.
-//! needs: account, confirm, delete_account, login, recovery_codes, signup, two_factor
+//! needs: account, confirm, delete_account, login, members, password_reset, recovery_codes, signup, two_factor
 #![cfg(unix)]
 
 mod common;
@@ -233,7 +233,43 @@ fn a_new_key_seals_what_an_old_one_has_and_the_app_goes_on_with_it() {
     assert!(reseal.ends_within(20).success(), "{reseal}");
 
     let server = Server::on(&database, &[("SECRET_KEY", new)]);
+    ada.also_at(server.port).get("/me").assert_redirect("/user/ada");
     send(&mut half_way(&server), LOG_IN, &phone.code()).assert_redirect("/");
+}
+
+#[test]
+fn a_new_password_is_no_way_around_the_second_factor() {
+    let server = Server::start(&[KEY]);
+    let mut ada = server.browser();
+    ada.sign_up("ada").assert_redirect("/");
+    let phone = Phone::set_up(&mut ada);
+    let mut browser = server.browser();
+    let answer = browser.post("/recovery", &[("username", "ada"), ("code", &phone.recovery_codes[0])]);
+    let link = answer.assert_status(303).header("location").unwrap().to_string();
+    let new = "quiet harbour lamp";
+    browser.post(&link, &[("password", new), ("confirm_password", new)]).assert_redirect("/login");
+    browser.post("/login", &[("username", "ada"), ("password", new)]).assert_redirect(LOG_IN);
+    browser.get("/me").assert_redirect("/login?next=%2Fme");
+    // What has led to the new password is used up.
+    send(&mut browser, LOG_IN, &phone.recovery_codes[0]).assert_status(422);
+    send(&mut browser, LOG_IN, &phone.code()).assert_redirect("/");
+    browser.get("/me").assert_redirect("/user/ada");
+}
+
+#[test]
+fn whoever_has_stolen_a_session_and_the_password_gets_no_codes_to_turn_it_off_with() {
+    let database = Database::new();
+    let server = Server::on(&database, &[KEY]);
+    let mut ada = server.browser();
+    ada.sign_up("ada").assert_redirect("/");
+    let phone = Phone::set_up(&mut ada);
+    database.execute("update sessions set confirmed_at = confirmed_at - 600");
+    ada.post("/confirm", &[("password", PASSWORD)]).assert_redirect("/");
+    let to_confirm = "/confirm?second=yes&next=%2Faccount";
+    ada.post("/account/recovery-codes", &[]).assert_redirect(to_confirm);
+    ada.get(to_confirm).assert_contains("the password is not enough");
+    send(&mut ada, "/confirm", &phone.code()).assert_redirect("/");
+    ada.post("/account/recovery-codes", &[]).assert_status(200).assert_contains("recovery-code");
 }
 
 /// The code that Debian's oathtool shows at this time.
