@@ -25,13 +25,19 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Json<T>> {
-        let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if !content_type.is_some_and(|kind| is(kind, "application/json")) {
-            return Err(Error::Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE));
-        }
+        let content_type = content_type(&request);
         let body = Bytes::from_request(request, app).await.map_err(|_| MALFORMED)?;
-        serde_json::from_slice(&body).map(Json).map_err(|_| MALFORMED)
+        let json: &[u8] = match content_type.as_deref() {
+            None if body.is_empty() => b"{}",
+            Some(kind) if is(kind, "application/json") => &body[..],
+            _ => return Err(Error::Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
+        };
+        serde_json::from_slice(json).map(Json).map_err(|_| MALFORMED)
     }
+}
+
+fn content_type(request: &Request) -> Option<String> {
+    request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_string())
 }
 
 impl<T: Serialize> IntoResponse for Json<T> {
@@ -50,8 +56,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Form<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Form<T>> {
-        let content_type =
-            request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_string());
+        let content_type = content_type(&request);
         let body = Bytes::from_request(request, app).await.map_err(|_| MALFORMED)?;
         let fields = match content_type.as_deref() {
             None if body.is_empty() => BTreeMap::new(),

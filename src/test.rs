@@ -11,9 +11,11 @@ use crate::auth::User;
 use crate::config::Config;
 use crate::database::Connection;
 use crate::env::Env;
-use crate::error::Result;
-use crate::factor::Proven;
+use crate::error::{Error, Result};
+use crate::factor::{self, Proven, Sent};
 use crate::features::{self, Feature};
+use crate::form::Form;
+use crate::guard::LocalPath;
 use crate::mail::{self, Delivered};
 use crate::page::Letter;
 use crate::password;
@@ -22,12 +24,14 @@ use crate::session::{self, Door};
 use crate::user::{self, Username};
 use ::cookie::Cookie;
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, FromRequestParts, Request};
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::header::{CONTENT_TYPE, COOKIE, HOST, LOCATION, SET_COOKIE};
-use axum::http::{HeaderMap, Method};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use futures_util::future::ready;
 use http_body_util::BodyExt;
+use serde::Deserialize;
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -75,7 +79,10 @@ impl TestApp {
         let env: Env = common.iter().chain(settings).copied().collect();
         let mut features = features::all(&env).unwrap();
         let routes = feature.routes.get("/whoami", Access::Public, whoami);
-        feature.routes = routes.get("/private", Access::User, whoami);
+        feature.routes = routes
+            .get("/private", Access::User, whoami)
+            .post("/test/enter", Access::Public, enter)
+            .post("/test/prove", Access::User, prove);
         feature.letters = &[("test", greeting)];
         features.push(feature);
         let site = Site::open(Config::from_env(&env).unwrap(), features).await.unwrap();
@@ -210,6 +217,38 @@ fn greeting<'a>(_: &'a App, _: &'a mut Connection, _: &'a mail::Mail, _: Option<
 
 async fn whoami(user: Option<User>) -> Result<String> {
     Ok(user.map_or("nobody".into(), |user| user.username))
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Entering {
+    username: String,
+    password: String,
+    next: LocalPath,
+    stay: Option<String>,
+}
+
+/// Logs in with a password, as core does it.
+async fn enter(State(app): State<App>, door: Door, Form(form): Form<Entering>) -> Result<Response> {
+    let proof = password::check(&app, &door, &form.username, &form.password).await?;
+    let proof = proof.ok_or(Error::Refused(StatusCode::UNPROCESSABLE_ENTITY))?;
+    let entered = app.db.write(async |db| {
+        proof.redeem(db).await?;
+        door.log_in(db, &proof.user.id, form.stay.is_some(), Proven::OneFactor, &form.next).await
+    });
+    Ok(entered.await?.ok_or(Error::NOT_FOUND)?.into_response())
+}
+
+/// Shows once more who somebody is, by any factor, as core does it.
+async fn prove(State(app): State<App>, user: User, door: Door, Form(sent): Form<Sent>) -> Result<Response> {
+    let Ok(shown) = factor::check(&app, &door, &user, &sent).await? else {
+        return Err(Error::Refused(StatusCode::UNPROCESSABLE_ENTITY));
+    };
+    let renewed = app.db.write(async |db| {
+        shown.redeem(db).await?;
+        door.renew(db, shown.proven()).await
+    });
+    Ok((renewed.await?, "proven").into_response())
 }
 
 /// A database for one test, which goes with it.

@@ -118,7 +118,6 @@ mod tests {
     async fn a_site_without_a_name_offers_no_passkeys() {
         let app = TestApp::with_env(&[("BASE_URL", "http://127.0.0.1:8000")], Routes::new()).await;
         app.visitor().get("/.well-known/passkey-endpoints").await.assert_status(404);
-        app.visitor().get("/login").await.assert_status(200).assert_lacks("/login/passkey");
         app.person("ada").await.get(PATH).await.assert_status(404);
     }
 
