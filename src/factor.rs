@@ -213,7 +213,7 @@ fn factors(app: &App) -> impl Iterator<Item = &Factor> {
 mod tests {
     use super::*;
     use crate::access::{Access, Routes};
-    use crate::test::{PASSWORD, TestApp, Visitor};
+    use crate::test::{PASSWORD, TestApp, Visitor, ask_for_second};
     use axum::extract::State;
     use futures_util::FutureExt;
     use std::future::ready;
@@ -260,16 +260,6 @@ mod tests {
         ada.get("/settings").await.assert_status(200);
     }
 
-    /// Asks everybody who has shown one factor for another.
-    fn ask<'a>(
-        _: &'a App,
-        _: &'a mut Connection,
-        _: &'a str,
-        proven: Proven,
-    ) -> BoxFuture<'a, Result<Option<&'static str>>> {
-        ready(Ok((proven == Proven::OneFactor).then_some("/second"))).boxed()
-    }
-
     async fn risk(State(app): State<App>, session: Session) -> Result<&'static str> {
         app.db.write(async |db| hold(&app, db, &session).await).await?;
         Ok("done")
@@ -278,7 +268,7 @@ mod tests {
     #[tokio::test]
     async fn where_a_log_in_asks_for_two_factors_a_password_shown_since_is_not_enough_for_everything() {
         let routes = Routes::new().post("/risk", Access::Recent, risk);
-        let feature = Feature { routes, next_factor: Some(ask), ..Feature::named("test") };
+        let feature = Feature { routes, next_factor: Some(ask_for_second), ..Feature::named("test") };
         let app = TestApp::with_feature(&[], feature).await;
         let ada = app.person("ada").await;
         ada.post("/risk", &[]).await.assert_body("done");

@@ -131,22 +131,10 @@ mod tests {
     use crate::factor::Proven;
     use crate::features::Feature;
     use crate::session::Door;
-    use crate::test::{TestApp, Visitor};
+    use crate::test::{TestApp, Visitor, ask_for_second};
     use axum::extract::State;
     use axum::http::Method;
     use axum::response::{IntoResponse, Response};
-    use futures_util::FutureExt;
-    use futures_util::future::{BoxFuture, ready};
-
-    /// Asks everybody who has shown one factor for another.
-    fn ask<'a>(
-        _: &'a App,
-        _: &'a mut Connection,
-        _: &'a str,
-        proven: Proven,
-    ) -> BoxFuture<'a, Result<Option<&'static str>>> {
-        ready(Ok((proven == Proven::OneFactor).then_some("/second"))).boxed()
-    }
 
     async fn first(State(app): State<App>, door: Door) -> Result<Response> {
         let log_in = async |db: &mut Connection| {
@@ -176,8 +164,10 @@ mod tests {
             .get("/second", Access::HalfWay, asked)
             .post("/second", Access::HalfWay, second)
             .post("/second/wrong", Access::HalfWay, wrong);
-        let app =
-            TestApp::with_feature(&[], Feature { routes, next_factor: Some(ask), ..Feature::named("test") });
+        let app = TestApp::with_feature(
+            &[],
+            Feature { routes, next_factor: Some(ask_for_second), ..Feature::named("test") },
+        );
         let app = app.await;
         app.person("ada").await;
         app

@@ -29,7 +29,7 @@ use axum::http::header::{CONTENT_TYPE, COOKIE, HOST, LOCATION, SET_COOKIE};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use futures_util::future::ready;
+use futures_util::future::{BoxFuture, ready};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use sqlx::{AssertSqlSafe, ConnectOptions};
@@ -217,6 +217,16 @@ fn greeting<'a>(_: &'a App, _: &'a mut Connection, _: &'a mail::Mail, _: Option<
 
 async fn whoami(user: Option<User>) -> Result<String> {
     Ok(user.map_or("nobody".into(), |user| user.username))
+}
+
+/// What a feature asks that wants another factor of everybody who has shown one, at /second.
+pub fn ask_for_second<'a>(
+    _: &'a App,
+    _: &'a mut Connection,
+    _: &'a str,
+    proven: Proven,
+) -> BoxFuture<'a, Result<Option<&'static str>>> {
+    ready(Ok((proven == Proven::OneFactor).then_some("/second"))).boxed()
 }
 
 #[derive(Deserialize, Default)]
