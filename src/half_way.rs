@@ -158,8 +158,14 @@ mod tests {
         Ok(app.db.write(async |db| half_way.note_wrong(db, 5).await).await?.to_string())
     }
 
+    async fn leave(door: Door) -> Result<&'static str> {
+        door.log_out().await?;
+        Ok("left")
+    }
+
     async fn app() -> TestApp {
         let routes = Routes::new()
+            .post("/leave", Access::Public, leave)
             .post("/first", Access::Public, first)
             .get("/second", Access::HalfWay, asked)
             .post("/second", Access::HalfWay, second)
@@ -275,5 +281,15 @@ mod tests {
         let entered = answers.iter().filter(|answer| answer.headers.contains_key("location"));
         assert_eq!(entered.filter(|answer| answer.header("location") == "/private?a=b").count(), 1);
         assert_eq!(app.count("select count(*) from sessions").await, 2);
+    }
+
+    #[tokio::test]
+    async fn whoever_logs_out_half_way_begins_anew() {
+        let app = app().await;
+        let browser = half_way(&app).await;
+        let another = half_way(&app).await;
+        browser.post("/leave", &[]).await.assert_body("left");
+        browser.post("/second", &[]).await.assert_redirect("/login").assert_no_header("set-cookie");
+        another.post("/second", &[]).await.assert_redirect("/private?a=b");
     }
 }
