@@ -15,6 +15,8 @@ pub struct Authenticator {
     pub user: Vec<u8>,
     pub origin: String,
     pub site: String,
+    /// Whether the page that asked stood inside another site's.
+    pub embedded: bool,
     /// Whether it asks for a finger or a PIN.
     pub verifies: bool,
     /// What it counts with each signature; 0 for one that does not count.
@@ -32,6 +34,7 @@ impl Authenticator {
             user: Vec::new(),
             origin: "http://localhost:8000".into(),
             site: "localhost".into(),
+            embedded: false,
             verifies: true,
             counter: 0,
         }
@@ -104,7 +107,10 @@ impl Authenticator {
     }
 
     fn client_data(&self, kind: &str, options: &Value) -> Vec<u8> {
-        json!({ "type": kind, "challenge": options["challenge"], "origin": self.origin }).to_string().into()
+        let (challenge, origin) = (&options["challenge"], &self.origin);
+        let data =
+            json!({ "type": kind, "challenge": challenge, "origin": origin, "crossOrigin": self.embedded });
+        data.to_string().into()
     }
 }
 

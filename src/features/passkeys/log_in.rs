@@ -162,6 +162,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_signed_inside_a_page_of_another_site_is_refused() {
+        let (app, mut key) = app().await;
+        let visitor = app.visitor();
+        key.embedded = true;
+        is_refused(&app, &visitor, key.log_in(&visitor).await).await;
+        key.embedded = false;
+        key.log_in(&visitor).await.assert_status(200);
+    }
+
+    #[tokio::test]
     async fn whoever_only_holds_the_device_does_not_get_in() {
         let (app, mut key) = app().await;
         let visitor = app.visitor();
