@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 fn main() {
-    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    // The crate in deploy/shuttle is built by this file too.
+    let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let root =
+        package.ancestors().find(|folder| folder.join("build.rs").exists()).expect("this file is there");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
-    println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=templates");
-    println!("cargo::rerun-if-changed=public");
+    for watched in ["build.rs", "templates", "public"] {
+        println!("cargo::rerun-if-changed={}", root.join(watched).display());
+    }
 
     let templates = templates(&root.join("templates"));
     fs::write(out.join("templates.rs"), templates).expect("OUT_DIR is writable");
@@ -22,7 +25,7 @@ fn main() {
 
 /// `templates/notes/edit.html` becomes `NOTES_EDIT`, its name for Tera; `ALL` pairs names with texts.
 fn templates(folder: &Path) -> String {
-    let mut constants = String::new();
+    let mut constants = format!("pub const FOLDER: &str = {folder:?};\n");
     let mut all = String::from("pub const ALL: &[(&str, &str)] = &[\n");
     for (name, path) in files(folder) {
         let constant = constant(name.strip_suffix(".html").unwrap_or(&name));

@@ -426,6 +426,20 @@ mod tests {
         assert!(ids.is_sorted() && ids.iter().all(|id| id.as_str() < BEHIND_ALL_IDS));
     }
 
+    /// Before 3.51.3 two connections could spoil the file when one of them began the WAL anew.
+    #[cfg(feature = "sqlite")]
+    #[tokio::test]
+    async fn sqlite_is_a_version_whose_wal_does_not_spoil_the_file() {
+        let app = TestApp::new().await;
+        if !is_sqlite(&app.app.config.database_url) {
+            return;
+        }
+        let version = sqlx::query_scalar("select sqlite_version()");
+        let version: String = app.app.db.read(async |db| Ok(version.fetch_one(db).await?)).await.unwrap();
+        let number: Vec<u32> = version.split('.').map(|part| part.parse().unwrap()).collect();
+        assert!(number >= vec![3, 51, 3], "{version}");
+    }
+
     #[cfg(all(unix, feature = "sqlite"))]
     #[test]
     fn a_file_that_others_can_read_does_not_start_in_production() {

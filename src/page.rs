@@ -171,7 +171,7 @@ fn source(name: &str, compiled_in: &'static str) -> Cow<'static, str> {
 
 /// Where a template is in the source.
 fn path(name: &str) -> String {
-    concat!(env!("CARGO_MANIFEST_DIR"), "/templates/").to_string() + name
+    format!("{}/{name}", templates::FOLDER)
 }
 
 /// `/styles.css` is `asset.styles_css` in a template.
