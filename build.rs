@@ -10,8 +10,7 @@ use std::{env, fs};
 fn main() {
     // The crate in deploy/shuttle is built by this file too.
     let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
-    let root =
-        package.ancestors().find(|folder| folder.join("build.rs").exists()).expect("this file is there");
+    let root = package.ancestors().find(|folder| folder.join("build.rs").exists()).expect("this file is there");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     for watched in ["build.rs", "templates", "public"] {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());

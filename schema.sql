@@ -1,11 +1,10 @@
--- The whole schema. A heading of the form `-- NUMBER name` begins a section, and a section is a
--- migration: a new one is applied at the next start, a removed one leaves its tables alone. One that
--- has been applied is never edited; what changes it is a new section with a number that was never used.
+-- The whole schema. A heading of the form `-- NUMBER name` begins a section, and a section is a migration: a new one is
+-- applied at the next start, and a removed one leaves its tables alone. A section that has been applied is never edited;
+-- to change it, add a new section with an unused number.
 --
--- Core has the numbers 1 to 9, the template's features 10 to 99; 100 and up are yours. A feature's section has the
--- name of its file. One text
--- serves SQLite and Postgres: columns are text, bigint or bytea, ids are UUIDv7 made by
--- `database::new_id`, times are seconds since 1970.
+-- Core has the numbers 1 to 9, the template's features 10 to 99; yours begin at 100. A feature's section has the name of
+-- its file. One text serves SQLite and Postgres: columns are text, bigint or bytea, ids are UUIDv7 made by
+-- `db::clock::new_id`, times are seconds since 1970.
 
 -- 1 users
 create table users (
@@ -15,45 +14,93 @@ create table users (
     disabled_at bigint
 );
 
+-- A user can have one confirmed address, and another that is pending.
 create table addresses (
-    user_id text primary key references users (id) on delete cascade,
+    user_id text not null references users (id) on delete cascade,
     email text not null,
-    confirmed_at bigint
+    confirmed_at bigint,
+    -- With how many factors the user had authenticated who set it: 1 or 2.
+    factors bigint not null default 1
 );
+create index addresses_by_email on addresses (email);
 create unique index addresses_confirmed on addresses (email) where confirmed_at is not null;
+create unique index addresses_own on addresses (user_id) where confirmed_at is not null;
+create unique index addresses_pending on addresses (user_id) where confirmed_at is null;
 
 create table passwords (
     user_id text primary key references users (id) on delete cascade,
     hash text not null
 );
 
+create table recovery_codes (
+    code_hash bytea primary key,
+    user_id text not null references users (id) on delete cascade
+);
+create index recovery_codes_by_user on recovery_codes (user_id);
+
 -- 2 sessions
+-- `factors` is the most by which the user has authenticated in this session, `confirmed_factors` by how many the last
+-- time, at `confirmed_at`.
 create table sessions (
     id text primary key,
     token_hash bytea not null unique,
     user_id text not null references users (id) on delete cascade,
     created_at bigint not null,
     seen_at bigint not null,
+    confirmed_at bigint not null,
     stay bigint not null,
     address text not null,
-    device text not null
+    device text not null,
+    device_id text not null,
+    factors bigint not null,
+    confirmed_factors bigint not null
 );
 create index sessions_by_user on sessions (user_id, id);
+
+-- Browsers that a user has logged in with before.
+create table devices (
+    id text primary key,
+    token_hash bytea not null,
+    user_id text not null references users (id) on delete cascade,
+    seen_at bigint not null,
+    unique (token_hash, user_id)
+);
+create index devices_by_user on devices (user_id, seen_at);
+
+-- Everything that is secret, expires, and is kept as a hash: links in mails, pending log-ins, challenges.
+create table tokens (
+    token_hash bytea primary key,
+    purpose text not null,
+    user_id text references users (id) on delete cascade,
+    email text,
+    event_id text,
+    -- The hash of something that must come back with it.
+    binding bytea,
+    data text,
+    -- How many wrong attempts it has seen.
+    wrong bigint,
+    expires_at bigint not null
+);
+create index tokens_by_user on tokens (user_id);
+create index tokens_by_time on tokens (expires_at);
 
 -- 3 events
 create table events (
     id text primary key,
     user_id text,
     kind text not null,
+    about text,
+    factors bigint not null,
     created_at bigint not null,
     address text,
     device text
 );
 create index events_by_user on events (user_id, id);
+create index events_by_time on events (created_at);
 
 -- 4 limits
--- A row is a key that is counted, times in milliseconds here. It does not refer to its user, because a count must not
--- wait for whoever changes them.
+-- Counts by key; times are milliseconds here. A row does not reference its user, because counting must not wait for a
+-- transaction that changes the user.
 create table limits (
     key bytea primary key,
     user_id text,
@@ -67,55 +114,14 @@ create table salts (
     value bytea not null
 );
 
--- 5 devices
--- Browsers that somebody has logged in with before.
-create table devices (
-    id text primary key,
-    token_hash bytea not null,
-    user_id text not null references users (id) on delete cascade,
-    seen_at bigint not null,
-    unique (token_hash, user_id)
-);
-create index devices_by_user on devices (user_id, seen_at);
-
-alter table sessions add column confirmed_at bigint not null default 0;
-alter table sessions add column device_id text;
-create index events_by_time on events (created_at);
-
--- 6 mail
--- Of a user one address may be confirmed while another waits for it.
-create table new_addresses (
-    user_id text not null references users (id) on delete cascade,
-    email text not null,
-    confirmed_at bigint
-);
-insert into new_addresses select user_id, email, confirmed_at from addresses;
-drop table addresses;
-alter table new_addresses rename to addresses;
-create index addresses_by_email on addresses (email);
-create unique index addresses_confirmed on addresses (email) where confirmed_at is not null;
-create unique index addresses_own on addresses (user_id) where confirmed_at is not null;
-create unique index addresses_pending on addresses (user_id) where confirmed_at is null;
-
--- What the links in mails are good for.
-create table tokens (
-    token_hash bytea primary key,
-    purpose text not null,
-    user_id text not null references users (id) on delete cascade,
-    email text not null,
-    event_id text not null,
-    expires_at bigint not null
-);
-create index tokens_by_user on tokens (user_id);
-create index tokens_by_time on tokens (expires_at);
-
--- The outbox. What a mail says is decided when it is sent, so no link waits here.
+-- 5 mails
+-- The outbox. What a mail says is written when it is sent, so no link waits here.
 create table mails (
     id text primary key,
     kind text not null,
     user_id text references users (id) on delete cascade,
     email text not null,
-    subject text not null,
+    about text not null,
     created_at bigint not null,
     due_at bigint not null,
     attempts bigint not null,
@@ -124,32 +130,6 @@ create table mails (
 );
 create index mails_by_user on mails (user_id);
 create index mails_due on mails (due_at) where failed_at is null;
-
--- 7 recovery
-create table recovery_codes (
-    code_hash bytea primary key,
-    user_id text not null references users (id) on delete cascade
-);
-create index recovery_codes_by_user on recovery_codes (user_id);
-
--- 8 factors
--- How many factors had been shown by whom it belongs to, or who did it: 1 or 2.
-alter table sessions add column factors bigint not null default 1;
-alter table sessions add column confirmed_factors bigint not null default 1;
-alter table addresses add column factors bigint not null default 1;
-alter table events add column factors bigint not null default 1;
-
--- Log-ins in progress: the first factor is shown and the second is not, so nobody is logged in yet.
-create table logins (
-    token_hash bytea primary key,
-    user_id text not null references users (id) on delete cascade,
-    stay bigint not null,
-    next text not null,
-    wrong bigint not null,
-    expires_at bigint not null
-);
-create index logins_by_user on logins (user_id);
-create index logins_by_time on logins (expires_at);
 
 -- 10 notes
 create table notes (
@@ -162,7 +142,7 @@ create table notes (
 create index notes_by_user on notes (user_id, id);
 
 -- 11 session_data
--- Belongs to a session, or to a stranger who has the token.
+-- Belongs to a session, or to a visitor who has the token.
 create table session_data (
     id text primary key,
     session_id text unique references sessions (id) on delete cascade,
@@ -172,7 +152,7 @@ create table session_data (
 );
 
 -- 12 two_factor
--- Authenticator apps. The secret is sealed; before it is confirmed it opens nothing.
+-- Authenticator apps. The secret is sealed. Until it is confirmed it authenticates nobody.
 create table totp (
     user_id text primary key references users (id) on delete cascade,
     secret bytea not null,
@@ -192,14 +172,3 @@ create table passkeys (
     used_at bigint
 );
 create index passkeys_by_user on passkeys (user_id, id);
-
--- Challenges that wait for an answer, and what it is to be judged by.
-create table passkey_ceremonies (
-    challenge_hash bytea primary key,
-    browser_hash bytea not null,
-    session_id text not null,
-    kind text not null,
-    state text not null,
-    expires_at bigint not null
-);
-create index passkey_ceremonies_by_time on passkey_ceremonies (expires_at);

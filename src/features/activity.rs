@@ -1,16 +1,14 @@
-//! Recent activity: what happened to one's own account, so that a person can see what they did not do.
+//! Recent activity: what happened to a user's account, so that they notice what they did not do themselves.
 
-use crate::access::{Access, Routes};
-use crate::app::App;
-use crate::auth::User;
-use crate::device;
-use crate::env::Env;
-use crate::error::Result;
-use crate::event::{self, Told};
-use crate::features::Feature;
-use crate::form::query_parameter;
-use crate::page::{ONE_MORE, Page, Template, date_time, next_page, templates};
-use axum::extract::{RawQuery, State};
+use super::feature::Feature;
+use crate::accounts::client::device_name;
+use crate::accounts::event::RecordedEvent;
+use crate::accounts::{Event, User};
+use crate::base::{Env, Result};
+use crate::db::{AFTER_ALL_IDS, Connection};
+use crate::web::format::date_time;
+use crate::web::{Access, App, List, ListQuery, ONE_MORE, Page, Query, Routes, Template, files};
+use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
 
@@ -20,66 +18,77 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
 }
 
 #[derive(Serialize)]
-struct Row {
-    words: String,
-    at: String,
-    device: String,
-    address: String,
-}
-
-impl From<Told> for Row {
-    fn from(event: Told) -> Row {
-        let device = device::words(&event.device);
-        Row { words: event.words, at: date_time(event.created_at), device, address: event.address }
-    }
-}
-
-#[derive(Serialize)]
 struct ActivityPage {
-    events: Vec<Row>,
-    /// The id after which the next page begins.
-    next: Option<String>,
+    events: List<EventRow>,
 }
 
 impl Template for ActivityPage {
-    const FILE: &'static str = templates::ACTIVITY_INDEX;
+    const FILE: &'static str = files::ACTIVITY_INDEX;
 }
 
-async fn index(
-    State(app): State<App>,
-    user: User,
-    page: Page,
-    RawQuery(query): RawQuery,
-) -> Result<Response> {
-    let after = query_parameter(query.as_deref(), "after");
-    let read = app.db.read(async |db| event::history(db, &user.id, after.as_deref(), ONE_MORE).await);
-    let mut events = read.await?;
-    let next = next_page(&mut events, |event| &event.id);
-    page.show(&ActivityPage { events: events.into_iter().map(Row::from).collect(), next }).await
+#[derive(Serialize)]
+struct EventRow {
+    words: String,
+    at: String,
+    /// As the address, not known of what another user has caused.
+    device: Option<String>,
+    address: Option<String>,
+}
+
+impl EventRow {
+    fn new(event: RecordedEvent, known: &[Event]) -> EventRow {
+        EventRow {
+            words: event.words(known),
+            at: date_time(event.created_at),
+            device: event.device.as_deref().map(device_name),
+            address: event.address,
+        }
+    }
+}
+
+async fn index(State(app): State<App>, user: User, page: Page, Query(query): Query<ListQuery>) -> Result<Response> {
+    let events = app.db.read(async |db| newest(db, &user, query.after(AFTER_ALL_IDS)).await).await?;
+    let events = List::new(events, &query, |event| &event.id);
+    let events = events.map(|event| EventRow::new(event, &app.features.events));
+    page.render(&ActivityPage { events }).await
+}
+
+/// What happened to the user before the event with the id `after`, newest first.
+async fn newest(db: &mut Connection, user: &User, after: &str) -> Result<Vec<RecordedEvent>> {
+    let sql = "select id, kind, about, factors, created_at, address, device from events \
+               where user_id = $1 and id < $2 order by id desc limit $3";
+    Ok(sqlx::query_as(sql).bind(&*user.id).bind(after).bind(ONE_MORE).fetch_all(db).await?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::tests::check;
-    use crate::test::TestApp;
+    use crate::accounts::Client;
+    use crate::accounts::event::{self, Cause};
+    use crate::test::{TestApp, check};
 
     #[test]
     fn its_page_renders() {
-        let row = || Row {
+        let own = EventRow {
             words: "Logged in".into(),
             at: "1 May 2026, 10:00 UTC".into(),
-            device: "<Firefox>".into(),
-            address: "192.0.2.1".into(),
+            device: Some("<Firefox>".into()),
+            address: Some("192.0.2.1".into()),
+        };
+        let by_another_user = EventRow {
+            words: "You are an administrator now".into(),
+            at: "1 May 2026, 10:00 UTC".into(),
+            device: None,
+            address: None,
         };
         check(&[
-            ActivityPage { events: vec![row(), row()], next: Some("0190".into()) },
-            ActivityPage { events: vec![], next: None },
+            ActivityPage { events: List { rows: vec![own, by_another_user], next: Some("?after=0190".into()) } },
+            ActivityPage { events: List { rows: vec![], next: None } },
         ]);
     }
 
     #[tokio::test]
-    async fn one_sees_what_happened_to_oneself_newest_first_and_nothing_of_others() {
+    async fn users_see_what_happened_to_their_account_newest_first_and_nothing_of_others() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         app.execute("update events set address = '192.0.2.7'").await;
@@ -92,11 +101,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn wrong_passwords_are_told_and_that_the_next_have_to_wait() {
+    async fn where_another_user_was_is_not_listed() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
+        let (id, client) = (app.user("ada").await, Client::local("curl/8"));
+        let granted = Event::named("granted", "You may moderate").caused_by(Cause::OtherUser);
+        let record = async |db: &mut Connection| event::record(db, &*id, granted.by(&client)).await;
+        app.execute("delete from events").await;
+        app.app.db.write(record).await.unwrap();
+        let page = ada.get("/account/activity").await;
+        page.assert_contains("granted").assert_lacks("127.0.0.1").assert_lacks("curl");
+        page.assert_lacks("Something without a name");
+    }
+
+    #[tokio::test]
+    async fn wrong_passwords_are_listed_and_that_the_next_have_to_wait() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let login = app.login().await;
         for _ in 0..5 {
-            let guess = crate::password::check(&app.app, &app.door().await, "ada", "not the password").await;
+            let guess = app.app.passwords.verify(login.source(), "ada", "not the password").await;
             assert!(guess.unwrap().is_none());
         }
         let page = ada.get("/account/activity").await.text();
@@ -105,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_history_is_read_fifty_a_page() {
+    async fn a_long_history_is_listed_fifty_to_a_page() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         for _ in 0..49 {

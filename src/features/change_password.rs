@@ -1,24 +1,17 @@
-//! Change one's own password: asks the current one, and logs out everywhere else.
+//! Users change their own password: they enter the current one, and are logged out everywhere else.
 
-use crate::access::{Access, Routes, see_other};
-use crate::address;
-use crate::app::App;
-use crate::auth::User;
-use crate::database::Connection;
-use crate::env::Env;
-use crate::error::{Error, Result};
-use crate::event::{self, Event};
-use crate::factor::{self, Proven};
-use crate::features::Feature;
-use crate::form::{Errors, Form, NoFields};
-use crate::page::{Flash, Page, Template, templates};
-use crate::password::{self, Proof};
-use crate::policy::{NewPassword, own_words};
-use crate::session::{self, Door, Session};
+use super::feature::Feature;
+use crate::accounts::password::{self, VerifiedPassword};
+use crate::accounts::{AuthLevel, Event, NewPassword, Session, User, address, event, personal_words, session};
+use crate::base::{Env, Error, FieldErrors, Result};
+use crate::db::Connection;
+use crate::web::factors::lock_confirmed;
+use crate::web::{
+    Access, App, Empty, FactorCounts, Flash, Form, Login, Page, Redirect, Routes, Template, files, redirect,
+};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
 
 const PATH: &str = "/account/password";
@@ -33,14 +26,21 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
         .get(PATH, Access::Recent, show)
         .post(PATH, Access::Recent, update)
         .post(REMOVE, Access::Recent, remove)
-        .get(WELL_KNOWN, Access::Public, lead);
-    Ok(Feature { routes, flashes: &[CHANGED, REMOVED], ..Feature::named("change_password") })
+        .get(WELL_KNOWN, Access::Public, to_page);
+    let flashes = &[CHANGED, REMOVED];
+    Ok(Feature { routes, events: &[PASSWORD_CHANGED, PASSWORD_REMOVED], flashes, ..Feature::named("change_password") })
 }
 
-const CHANGED: Flash = Flash {
-    name: "password_changed",
-    words: "Your password was changed. You are logged out everywhere else.",
-};
+const PASSWORD_CHANGED: Event = Event::named("password_changed", "Password changed")
+    .with_notice("Your password was changed", "The one before does not work any more.");
+
+const PASSWORD_REMOVED: Event = Event::named("password_removed", "Password removed").with_notice(
+    "Your password was removed",
+    "From now on your account opens without one, by what you have set up in its place.",
+);
+
+const CHANGED: Flash =
+    Flash { name: "password_changed", words: "Your password was changed. You are logged out everywhere else." };
 
 const REMOVED: Flash = Flash {
     name: "password_removed",
@@ -60,148 +60,140 @@ struct PasswordPage {
     has_password: bool,
     /// Whether the user could log in without it.
     is_removable: bool,
-    errors: Errors,
+    errors: FieldErrors,
     min_length: usize,
 }
 
 impl PasswordPage {
-    async fn new(app: &App, user: &User, errors: Errors) -> Result<PasswordPage> {
-        let held = app.db.read(async |db| factor::held(app, db, &user.id).await).await?;
-        let has_password = held[factor::PASSWORD] > 0;
-        let is_removable = has_password && factor::ways_in(app, &held) > 1;
+    async fn new(app: &App, user: &User, errors: FieldErrors) -> Result<PasswordPage> {
+        let factors = app.db.read(async |db| FactorCounts::of_user(app, db, &user.id).await).await?;
+        let has_password = factors.has_password();
+        let is_removable = has_password && factors.login_methods(app) > 1;
         Ok(PasswordPage { has_password, is_removable, errors, min_length: app.config.password_min_length })
     }
 }
 
 impl Template for PasswordPage {
-    const FILE: &'static str = templates::CHANGE_PASSWORD_EDIT;
+    const FILE: &'static str = files::CHANGE_PASSWORD_EDIT;
 }
 
 async fn show(State(app): State<App>, user: User, page: Page) -> Result<Response> {
-    page.show(&PasswordPage::new(&app, &user, Errors::default()).await?).await
+    page.render(&PasswordPage::new(&app, &user, FieldErrors::default()).await?).await
 }
 
 async fn update(
     State(app): State<App>,
     session: Session,
-    door: Door,
+    login: Login,
     page: Page,
     Form(form): Form<PasswordForm>,
 ) -> Result<Response> {
-    match change(&app, &session, &door, &form).await? {
-        Ok(cookies) => Ok((cookies, see_other(PATH)).into_response()),
-        Err(mistake) => {
-            let errors = Errors::from(mistake);
-            page.refuse(&PasswordPage::new(&app, &session.user, errors).await?).await
+    match change_password(&app, &session, &login, &form).await {
+        Ok(redirect) => Ok(redirect.into_response()),
+        Err(error) => {
+            let errors = error.field_errors()?;
+            page.render_errors(&PasswordPage::new(&app, &session.user, errors).await?).await
         }
     }
 }
 
-/// Makes the account one without a password, if there is another way in.
 async fn remove(
     State(app): State<App>,
     session: Session,
-    door: Door,
+    login: Login,
     page: Page,
-    _: Form<NoFields>,
+    _: Form<Empty>,
 ) -> Result<Response> {
-    let user_id = &*session.user.id;
-    let removed = app.db.write(async |db| {
-        factor::hold(&app, db, &session).await?;
-        let held = factor::held(&app, db, user_id).await?;
-        if held[factor::PASSWORD] > 0 && factor::ways_in(&app, &held) < 2 {
-            return Ok(None);
-        }
-        password::disable(db, user_id).await?;
-        event::record(db, user_id, Event::PasswordRemoved, &door.client).await?;
-        door.credentials_changed(db, &session, Proven::OneFactor).await.map(Some)
-    });
-    match removed.await? {
-        Some(cookies) => Ok((cookies.add(REMOVED.cookie(&app.config)), see_other(PATH)).into_response()),
-        None => {
-            let sentence =
-                "The password is the only way into your account. Add another before you remove it.";
-            let errors = Errors::from(("remove", sentence.to_string()));
-            let page = page.show(&PasswordPage::new(&app, &session.user, errors).await?).await?;
-            Ok((StatusCode::CONFLICT, page).into_response())
+    match remove_password(&app, &session, &login).await {
+        Ok(redirect) => Ok(redirect.into_response()),
+        Err(error) => {
+            let errors = error.field_errors()?;
+            let template = PasswordPage::new(&app, &session.user, errors).await?;
+            page.render_with(StatusCode::CONFLICT, &template).await
         }
     }
 }
 
-async fn lead() -> Response {
-    see_other(PATH)
+async fn to_page() -> Redirect {
+    redirect(PATH)
 }
 
-/// Answers the cookies of the renewed session, or the field with a mistake and its sentence.
-async fn change(
-    app: &App,
-    session: &Session,
-    door: &Door,
-    form: &PasswordForm,
-) -> Result<Result<CookieJar, (&'static str, String)>> {
+async fn change_password(app: &App, session: &Session, login: &Login, form: &PasswordForm) -> Result<Redirect> {
     let user = &session.user;
-    let new = match NewPassword::parse_twice(&form.password, &form.confirm_password, &app.config) {
-        Ok(new) => new,
-        Err(mistake) => return Ok(Err(mistake)),
-    };
-    let proof = match show_current(app, door, user, form).await? {
-        Ok(proof) => proof,
-        Err(mistake) => return Ok(Err(mistake)),
-    };
+    let new = NewPassword::parse_twice(&form.password, &form.confirm_password, &app.config)?;
+    let current = verify_current(app, login, user, form).await?;
     let addresses = app.db.read(async |db| address::of_user(db, &user.id).await).await?;
-    let own = own_words(&app.config, &user.username, addresses.all());
-    let hash = match app.gate.hash(new, own).await? {
-        Ok(hash) => hash,
-        Err(sentence) => {
-            app.db.write(async |db| redeem(db, session, proof.as_ref()).await).await?;
-            return Ok(Err(("password", sentence.into())));
+    let personal = personal_words(&app.config, &user.username, addresses.all());
+    let hash = match app.passwords.hash(new, personal).await {
+        Err(Error::Invalid(errors)) => {
+            // The current password was right, so it must not count as a failed attempt.
+            app.db.write(async |db| lock(db, session, current.as_ref()).await).await?;
+            return Err(errors.into());
         }
+        hashed => hashed?,
     };
     let changed = app.db.write(async |db| {
-        redeem(db, session, proof.as_ref()).await?;
-        password::set(db, &user.id, &hash).await?;
-        event::record(db, &*user.id, Event::PasswordChanged, &door.client).await?;
-        door.credentials_changed(db, session, Proven::OneFactor).await
+        lock(db, session, current.as_ref()).await?;
+        password::table::set(db, &user.id, &hash).await?;
+        event::record(db, &*user.id, PASSWORD_CHANGED.by(&login.client)).await?;
+        login.credentials_changed(db, session, AuthLevel::OneFactor).await
     });
-    Ok(Ok(changed.await?.add(CHANGED.cookie(&app.config))))
+    Ok(redirect(PATH).cookie(changed.await?).flash(CHANGED))
 }
 
-/// That the user knows the current password, which an account may do without. Or the field with a mistake and its sentence.
-async fn show_current(
+/// `None` for an account without a password.
+async fn verify_current(
     app: &App,
-    door: &Door,
+    login: &Login,
     user: &User,
     form: &PasswordForm,
-) -> Result<Result<Option<Proof>, (&'static str, String)>> {
-    let held = app.db.read(async |db| factor::held(app, db, &user.id).await).await?;
-    if held[factor::PASSWORD] == 0 {
-        return Ok(Ok(None));
+) -> Result<Option<VerifiedPassword>> {
+    let factors = app.db.read(async |db| FactorCounts::of_user(app, db, &user.id).await).await?;
+    if !factors.has_password() {
+        return Ok(None);
     }
     if form.password == form.current_password {
-        return Ok(Err(("password", "This is your password already.".into())));
+        return Err(Error::invalid("password", "This is your password already."));
     }
-    let proof = password::check_own(app, door, user, &form.current_password).await?;
-    Ok(proof.map(Some).ok_or(("current_password", "This is not your current password.".into())))
+    match app.passwords.verify_own(login.source(), user, &form.current_password).await? {
+        Some(verified) => Ok(Some(verified)),
+        None => Err(Error::invalid("current_password", "This is not your current password.")),
+    }
 }
 
-/// Takes the user's row, for the transaction that acts on it.
-async fn redeem(db: &mut Connection, session: &Session, proof: Option<&Proof>) -> Result<()> {
-    match proof {
-        Some(proof) if !proof.redeem(db).await? => Err(Error::NOT_FOUND),
+/// Locks the user's row, and checks that the password or, without one, the session is still the same.
+async fn lock(db: &mut Connection, session: &Session, current: Option<&VerifiedPassword>) -> Result<()> {
+    match current {
+        Some(verified) if !verified.recheck(db).await? => Err(Error::NOT_FOUND),
         Some(_) => Ok(()),
-        None => session::hold(db, session).await,
+        None => session::lifecycle::lock(db, session).await,
     }
+}
+
+async fn remove_password(app: &App, session: &Session, login: &Login) -> Result<Redirect> {
+    let user_id = &*session.user.id;
+    let removed = app.db.write(async |db| {
+        lock_confirmed(app, db, session).await?;
+        let factors = FactorCounts::of_user(app, db, user_id).await?;
+        if factors.has_password() && factors.login_methods(app) < 2 {
+            let sentence = "The password is the only way into your account. Add another before you remove it.";
+            return Err(Error::invalid("remove", sentence));
+        }
+        password::table::remove(db, user_id).await?;
+        event::record(db, user_id, PASSWORD_REMOVED.by(&login.client)).await?;
+        login.credentials_changed(db, session, AuthLevel::OneFactor).await
+    });
+    Ok(redirect(PATH).cookie(removed.await?).flash(REMOVED))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::factor::Factor;
-    use crate::page::tests::check;
-    use crate::recovery;
-    use crate::test::{Answer, PASSWORD, TestApp, Visitor};
-
+    use crate::accounts::recovery_code;
+    use crate::test::{Answer, PASSWORD, SECOND_FACTOR, TestApp, Visitor, check};
+    use crate::web::Factor;
     use futures_util::FutureExt;
+    use std::future::ready;
 
     const NEW: &str = "quiet harbour lamp";
 
@@ -210,28 +202,29 @@ mod tests {
         visitor.post(PATH, &fields).await
     }
 
-    async fn knows(app: &TestApp, password: &str) -> bool {
-        password::check(&app.app, &app.door().await, "ada", password).await.unwrap().is_some()
+    async fn is_password_of_ada(app: &TestApp, password: &str) -> bool {
+        let login = app.login().await;
+        app.app.passwords.verify(login.source(), "ada", password).await.unwrap().is_some()
     }
 
     #[test]
     fn its_page_renders() {
         let errors = || {
-            let mut errors = Errors::default();
+            let mut errors = FieldErrors::default();
             for field in ["current_password", "password", "confirm_password", "remove"] {
                 errors.add(field, "No.");
             }
             errors
         };
         check(&[
-            PasswordPage { has_password: true, is_removable: true, errors: Errors::default(), min_length: 8 },
+            PasswordPage { has_password: true, is_removable: true, errors: FieldErrors::default(), min_length: 8 },
             PasswordPage { has_password: true, is_removable: false, errors: errors(), min_length: 8 },
             PasswordPage { has_password: false, is_removable: false, errors: errors(), min_length: 8 },
         ]);
     }
 
     #[tokio::test]
-    async fn a_new_password_holds_at_once_and_ends_every_other_session() {
+    async fn a_new_password_works_at_once_and_ends_every_other_session() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let (elsewhere, bob) = (app.browser_of("ada").await, app.person("bob").await);
@@ -245,13 +238,13 @@ mod tests {
             gone.assert_is("nobody").await;
         }
         bob.assert_is("bob").await;
-        assert!(knows(&app, NEW).await && !knows(&app, PASSWORD).await);
+        assert!(is_password_of_ada(&app, NEW).await && !is_password_of_ada(&app, PASSWORD).await);
         assert_eq!(app.count("select count(*) from events where kind = 'password_changed'").await, 1);
         assert_eq!(app.count("select count(*) from devices").await, 2);
     }
 
     #[tokio::test]
-    async fn what_is_wrong_is_told_beside_its_field_and_changes_nothing() {
+    async fn a_mistake_has_its_sentence_beside_its_field_and_changes_nothing() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let elsewhere = app.browser_of("ada").await;
@@ -263,7 +256,7 @@ mod tests {
             (PASSWORD, "password1", "password1", "most common"),
             (PASSWORD, "ada+latchkey+2026", "ada+latchkey+2026", "your own name"),
             (PASSWORD, PASSWORD, PASSWORD, "already"),
-            // A right current password uses nothing up.
+            // A right current password never counts as a failed attempt.
             (PASSWORD, "password2", "password2", "most common"),
             (PASSWORD, "password3", "password3", "most common"),
             (PASSWORD, "password4", "password4", "most common"),
@@ -275,25 +268,25 @@ mod tests {
         }
         ada.assert_is("ada").await;
         elsewhere.assert_is("ada").await;
-        assert!(knows(&app, PASSWORD).await);
+        assert!(is_password_of_ada(&app, PASSWORD).await);
     }
 
     #[tokio::test]
-    async fn a_log_in_of_some_time_ago_and_a_stranger_change_nothing() {
+    async fn neither_an_old_log_in_nor_a_visitor_changes_the_password() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         app.execute("update sessions set confirmed_at = confirmed_at - 600").await;
         submit(&ada, PASSWORD, NEW, NEW).await.assert_redirect("/confirm?next=%2Faccount");
         submit(&app.visitor(), PASSWORD, NEW, NEW).await.assert_redirect("/login?next=%2F");
-        assert!(knows(&app, PASSWORD).await);
+        assert!(is_password_of_ada(&app, PASSWORD).await);
     }
 
     #[tokio::test]
-    async fn password_managers_are_led_to_it_and_can_tell_that_they_are() {
+    async fn password_managers_find_the_page_at_its_well_known_address() {
         let app = TestApp::new().await;
         for who in [app.visitor(), app.person("ada").await] {
             who.get(WELL_KNOWN).await.assert_redirect(PATH);
-            // That whatever is asked for below is not simply there.
+            // By which they can tell that the other address is not answered by chance.
             let nothing = "/.well-known/resource-that-should-not-exist-whose-status-code-should-not-be-200";
             who.get(nothing).await.assert_status(404);
         }
@@ -307,81 +300,71 @@ mod tests {
             submit(&ada, "not the password", NEW, NEW).await.assert_status(422);
         }
         submit(&ada, PASSWORD, NEW, NEW).await.assert_status(429).assert_header("retry-after", "30");
-        assert!(knows(&app, PASSWORD).await);
+        assert!(is_password_of_ada(&app, PASSWORD).await);
     }
 
-    /// An app in which recovery codes, which core has, are a way in and the word "open" proves it.
-    async fn with_another_way_in() -> TestApp {
-        let check: factor::Check = |_, _, _, typed| std::future::ready(Ok(typed == "open")).boxed();
-        let factor = Factor {
-            name: "test",
-            count: "select count(*) from recovery_codes where user_id = $1",
-            suffices: true,
-            check,
-            refusal: "No.",
-        };
+    /// An app in which recovery codes, which core has, count as another login method.
+    async fn with_another_login_method() -> TestApp {
+        let factor = Factor { suffices: true, next: |_, _, _, _| ready(Ok(None)).boxed(), ..SECOND_FACTOR };
         TestApp::with_feature(&[], Feature { factor: Some(factor), ..Feature::named("test") }).await
     }
 
-    async fn add_way_in(app: &TestApp) {
+    async fn add_login_method(app: &TestApp) {
         let id = app.user("ada").await;
-        app.app.db.write(async |db| recovery::make(db, &id).await).await.unwrap();
+        app.app.db.write(async |db| recovery_code::replace(db, &id).await).await.unwrap();
     }
 
     #[tokio::test]
-    async fn who_has_another_way_in_can_do_without_a_password_and_set_one_again() {
-        let app = with_another_way_in().await;
+    async fn people_with_another_login_method_can_remove_the_password_and_set_one_again() {
+        let app = with_another_login_method().await;
         let ada = app.person("ada").await;
         let elsewhere = app.browser_of("ada").await;
         ada.get(PATH).await.assert_lacks(REMOVE);
-        add_way_in(&app).await;
+        add_login_method(&app).await;
         ada.get(PATH).await.assert_contains(REMOVE);
         ada.post(REMOVE, &[]).await.assert_redirect(PATH);
         let page = ada.get(PATH).await;
         page.assert_contains("has no password any more").assert_contains("Set a password");
         page.assert_lacks("Current password").assert_lacks(REMOVE);
         elsewhere.assert_is("nobody").await;
-        assert!(!knows(&app, PASSWORD).await);
+        assert!(!is_password_of_ada(&app, PASSWORD).await);
         assert_eq!(app.count("select count(*) from events where kind = 'password_removed'").await, 1);
-        // What was the password is as good as another now.
+        // The password that was removed can be set again.
         submit(&ada, "", PASSWORD, PASSWORD).await.assert_redirect(PATH);
-        assert!(knows(&app, PASSWORD).await);
+        assert!(is_password_of_ada(&app, PASSWORD).await);
     }
 
     #[tokio::test]
-    async fn the_last_way_in_is_not_removed() {
-        let app = with_another_way_in().await;
+    async fn the_last_login_method_cannot_be_removed() {
+        let app = with_another_login_method().await;
         let ada = app.person("ada").await;
         let elsewhere = app.browser_of("ada").await;
         let answer = ada.post(REMOVE, &[]).await;
-        answer
-            .assert_status(409)
-            .assert_contains("the only way into your account")
-            .assert_no_header("set-cookie");
-        assert!(knows(&app, PASSWORD).await);
+        answer.assert_status(409).assert_contains("the only way into your account").assert_no_header("set-cookie");
+        assert!(is_password_of_ada(&app, PASSWORD).await);
         elsewhere.assert_is("ada").await;
     }
 
     #[tokio::test]
     async fn a_session_that_ends_meanwhile_neither_sets_nor_removes_a_password() {
-        let app = with_another_way_in().await;
+        let app = with_another_login_method().await;
         let ada = app.person("ada").await;
-        add_way_in(&app).await;
+        add_login_method(&app).await;
         app.ended_meanwhile("ada", ada.post(REMOVE, &[])).await.assert_status(404);
-        assert!(knows(&app, PASSWORD).await);
-        app.take_password("ada").await;
+        assert!(is_password_of_ada(&app, PASSWORD).await);
+        app.remove_password("ada").await;
         let thief = app.browser_of("ada").await;
         app.ended_meanwhile("ada", submit(&thief, "", NEW, NEW)).await.assert_status(404);
-        assert!(!knows(&app, NEW).await);
+        assert!(!is_password_of_ada(&app, NEW).await);
     }
 
     #[tokio::test]
-    async fn whoever_has_no_password_is_told_at_the_log_in_what_everybody_is_told() {
+    async fn no_password_is_right_for_an_account_without_one() {
         let app = TestApp::new().await;
         app.person("ada").await;
-        app.take_password("ada").await;
+        app.remove_password("ada").await;
         for password in ["", PASSWORD, "not the password"] {
-            assert!(!knows(&app, password).await);
+            assert!(!is_password_of_ada(&app, password).await);
         }
     }
 }

@@ -1,18 +1,11 @@
-//! Change one's own username. The old one rests before anyone can take it.
+//! Users change their own username. The old one is reserved for a while.
 
-use crate::access::{Access, Routes, see_other};
-use crate::app::App;
-use crate::env::Env;
-use crate::error::Result;
-use crate::features::Feature;
-use crate::form::{Errors, Form};
-use crate::guard::Client;
-use crate::page::{Flash, Page, Template, templates};
-use crate::session::{self, Session};
-use crate::user::{self, Username};
+use super::feature::Feature;
+use crate::accounts::{Client, Session, Username, session, user};
+use crate::base::{Env, Error, FieldErrors, Result};
+use crate::web::{Access, App, Flash, Form, Page, Routes, Template, files, redirect};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
 
 const PATH: &str = "/account/username";
@@ -30,18 +23,25 @@ struct UsernameForm {
     username: String,
 }
 
+impl UsernameForm {
+    fn validate(&self, site_name: &str, current: &str) -> Result<Username, String> {
+        let name = Username::parse(&self.username)?.unreserved(site_name)?;
+        if name.as_str() == current { Err("This is your username already.".into()) } else { Ok(name) }
+    }
+}
+
 #[derive(Serialize)]
 struct UsernamePage {
     form: UsernameForm,
-    errors: Errors,
+    errors: FieldErrors,
 }
 
 impl Template for UsernamePage {
-    const FILE: &'static str = templates::CHANGE_USERNAME_EDIT;
+    const FILE: &'static str = files::CHANGE_USERNAME_EDIT;
 }
 
 async fn show(page: Page) -> Result<Response> {
-    page.show(&UsernamePage { form: UsernameForm::default(), errors: Errors::default() }).await
+    page.render(&UsernamePage { form: UsernameForm::default(), errors: FieldErrors::default() }).await
 }
 
 async fn update(
@@ -51,37 +51,29 @@ async fn update(
     page: Page,
     Form(form): Form<UsernameForm>,
 ) -> Result<Response> {
-    match change(&app, &session, &client, &form.username).await? {
-        Ok(()) => Ok((CookieJar::new().add(CHANGED.cookie(&app.config)), see_other(PATH)).into_response()),
-        Err(sentence) => {
-            page.refuse(&UsernamePage { form, errors: Errors::from(("username", sentence)) }).await
+    match change(&app, &session, &client, &form).await {
+        Ok(()) => Ok(redirect(PATH).flash(CHANGED).into_response()),
+        Err(error) => {
+            let errors = error.field_errors()?;
+            page.render_errors(&UsernamePage { form, errors }).await
         }
     }
 }
 
-/// `Err` is the sentence to show beside the field.
-async fn change(app: &App, session: &Session, client: &Client, typed: &str) -> Result<Result<(), String>> {
-    let user = &session.user;
-    let name = match Username::parse(typed).and_then(|name| name.unreserved(&app.config.site_name)) {
-        Ok(name) => name,
-        Err(sentence) => return Ok(Err(sentence)),
-    };
-    if name.as_str() == user.username {
-        return Ok(Err("This is your username already.".into()));
-    }
-    let rest = app.config.name_rest;
-    let had = app.db.write(async |db| {
-        session::hold(db, session).await?;
-        user::rename(db, user, &name, rest, client).await
+async fn change(app: &App, session: &Session, client: &Client, form: &UsernameForm) -> Result<()> {
+    let (user, invalid) = (&session.user, |sentence| Error::invalid("username", sentence));
+    let name = form.validate(&app.config.site_name, &user.username).map_err(invalid)?;
+    let renamed = app.db.write(async |db| {
+        session::lifecycle::lock(db, session).await?;
+        user::rename(db, &user.id, &name, app.config.name_rest, client).await
     });
-    Ok(if had.await? { Ok(()) } else { Err(name.is_taken()) })
+    if renamed.await? { Ok(()) } else { Err(invalid(name.taken())) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::tests::check;
-    use crate::test::{Answer, TestApp, Visitor};
+    use crate::test::{Answer, TestApp, Visitor, check};
 
     async fn rename(visitor: &Visitor, name: &str) -> Answer {
         visitor.post(PATH, &[("username", name)]).await
@@ -91,13 +83,13 @@ mod tests {
     fn its_page_renders() {
         let form = || UsernameForm { username: "a\"b".into() };
         check(&[
-            UsernamePage { form: UsernameForm::default(), errors: Errors::default() },
-            UsernamePage { form: form(), errors: Errors::from(("username", "No.".to_string())) },
+            UsernamePage { form: UsernameForm::default(), errors: FieldErrors::default() },
+            UsernamePage { form: form(), errors: FieldErrors::of("username", "No.") },
         ]);
     }
 
     #[tokio::test]
-    async fn a_new_name_holds_at_once_and_everywhere() {
+    async fn a_new_name_applies_at_once_in_every_session() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let elsewhere = app.browser_of("ada").await;
@@ -109,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_given_up_rests_for_its_former_owner_too_until_the_time_is_over() {
+    async fn a_name_that_was_given_up_is_reserved_for_a_while_from_its_former_owner_too() {
         let app = TestApp::new().await;
         let (ada, eve) = (app.person("ada").await, app.person("eve").await);
         rename(&ada, "lovelace").await.assert_redirect(PATH);
@@ -123,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_rests_also_when_two_requests_change_it_at_once() {
+    async fn names_are_reserved_also_when_two_requests_change_them_at_once() {
         let app = TestApp::new().await;
         let (ada, eve) = (app.person("ada").await, app.person("eve").await);
         let (one, two) = tokio::join!(rename(&ada, "lovelace"), rename(&ada, "countess"));
@@ -137,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_cannot_be_had_says_why_and_stands_in_the_field() {
+    async fn a_refused_name_stays_in_the_field_with_the_reason() {
         let app = TestApp::new().await;
         let (ada, _eve) = (app.person("ada").await, app.person("eve").await);
         for (name, sentence) in [
@@ -155,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_in_of_some_time_ago_and_a_stranger_rename_nobody() {
+    async fn neither_an_old_log_in_nor_a_visitor_renames_anybody() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         app.execute("update sessions set confirmed_at = confirmed_at - 600").await;

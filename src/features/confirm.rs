@@ -1,25 +1,22 @@
-//! Prove it is you again: what asks for a recent log-in leads here and is led back to.
+//! Authenticate again: pages that need a recent log-in lead here, and this page leads back to them.
 
-use crate::access::{Access, Routes, see_other};
-use crate::app::App;
-use crate::auth::User;
-use crate::env::Env;
-use crate::error::{Error, Result};
-use crate::event::{self, Event};
-use crate::factor::{self, Sent};
-use crate::features::Feature;
-use crate::form::{Errors, Form, query_parameter};
-use crate::guard::LocalPath;
-use crate::page::{Page, Template, templates};
-use crate::session::Door;
-use axum::extract::{RawQuery, State};
+use super::feature::Feature;
+use crate::accounts::session::lifecycle::CONFIRMED;
+use crate::accounts::{Session, User, event};
+use crate::base::{Env, FieldErrors, Result};
+use crate::web::{
+    Access, App, Credentials, FactorCounts, Form, LocalPath, Login, NextQuery, Page, Query, Redirect, Routes, Template,
+    files, redirect,
+};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+
+const PATH: &str = "/confirm";
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    let routes = Routes::new().get("/confirm", Access::User, show).post("/confirm", Access::User, create);
-    Ok(Feature { routes, ..Feature::named("confirm") })
+    let routes = Routes::new().get(PATH, Access::User, show).post(PATH, Access::User, create);
+    Ok(Feature { routes, confirm_path: Some(PATH), ..Feature::named("confirm") })
 }
 
 #[derive(Deserialize, Default)]
@@ -28,7 +25,7 @@ struct ConfirmForm {
     /// Where to go afterwards.
     next: LocalPath,
     #[serde(flatten)]
-    sent: Sent,
+    credentials: Credentials,
 }
 
 #[derive(Serialize)]
@@ -36,71 +33,69 @@ struct ConfirmPage {
     next: LocalPath,
     /// Whether the password is not enough.
     second: bool,
-    /// How many of each kind the user has.
-    factors: BTreeMap<&'static str, i64>,
-    errors: Errors,
+    factors: FactorCounts,
+    errors: FieldErrors,
 }
 
 impl ConfirmPage {
-    async fn new(
-        app: &App,
-        user: &User,
-        next: LocalPath,
-        second: bool,
-        errors: Errors,
-    ) -> Result<ConfirmPage> {
-        let factors = app.db.read(async |db| factor::held(app, db, &user.id).await).await?;
+    async fn new(app: &App, user: &User, next: LocalPath, second: bool, errors: FieldErrors) -> Result<ConfirmPage> {
+        let factors = app.db.read(async |db| FactorCounts::of_user(app, db, &user.id).await).await?;
         Ok(ConfirmPage { next, second, factors, errors })
     }
 }
 
 impl Template for ConfirmPage {
-    const FILE: &'static str = templates::CONFIRM_NEW;
+    const FILE: &'static str = files::CONFIRM_NEW;
 }
 
-async fn show(State(app): State<App>, user: User, page: Page, RawQuery(query): RawQuery) -> Result<Response> {
-    let next = LocalPath::from(query_parameter(query.as_deref(), "next"));
-    let second = query_parameter(query.as_deref(), "second").is_some();
-    page.show(&ConfirmPage::new(&app, &user, next, second, Errors::default()).await?).await
+async fn show(
+    State(app): State<App>,
+    user: User,
+    page: Page,
+    Query(NextQuery { next, second }): Query<NextQuery>,
+) -> Result<Response> {
+    page.render(&ConfirmPage::new(&app, &user, next, second.is_some(), FieldErrors::default()).await?).await
 }
 
 async fn create(
     State(app): State<App>,
-    user: User,
-    door: Door,
+    session: Session,
+    login: Login,
     page: Page,
     Form(form): Form<ConfirmForm>,
 ) -> Result<Response> {
-    let shown = match factor::check(&app, &door, &user, &form.sent).await? {
-        Ok(shown) => shown,
-        Err(mistake) => {
-            let errors = Errors::from(mistake);
-            return page.refuse(&ConfirmPage::new(&app, &user, form.next, false, errors).await?).await;
+    match confirm(&app, &session, &login, &form).await {
+        Ok(redirect) => Ok(redirect.into_response()),
+        Err(error) => {
+            let errors = error.field_errors()?;
+            page.render_errors(&ConfirmPage::new(&app, &session.user, form.next, false, errors).await?).await
         }
-    };
+    }
+}
+
+async fn confirm(app: &App, session: &Session, login: &Login, form: &ConfirmForm) -> Result<Redirect> {
+    let reauthenticated = login.reauthenticate(session, &form.credentials).await?;
     let confirmed = app.db.write(async |db| {
-        if !shown.redeem(db).await? {
-            return Err(Error::NOT_FOUND);
-        }
-        event::record(db, &*user.id, Event::Confirmed, &door.client).await?;
-        door.renew(db, shown.proven()).await
+        reauthenticated.recheck(db).await?;
+        event::record(db, &*session.user.id, CONFIRMED.by(&login.client)).await?;
+        login.renew(db, reauthenticated.level()).await
     });
-    Ok((confirmed.await?, see_other(&form.next)).into_response())
+    Ok(redirect(&form.next).cookie(confirmed.await?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::tests::check;
-    use crate::test::{Answer, PASSWORD, TestApp, Visitor};
+    use crate::test::{Answer, PASSWORD, TestApp, Visitor, check};
+    use std::collections::BTreeMap;
 
-    async fn guarded() -> &'static str {
-        "in"
+    async fn page() -> &'static str {
+        "a page"
     }
 
     async fn app() -> TestApp {
-        let routes = Routes::new().get("/safe", Access::Recent, guarded);
-        TestApp::with(routes.post("/safe/open", Access::Recent, guarded)).await
+        let routes = Routes::new().get("/safe", Access::Recent, page);
+        TestApp::with(routes.post("/safe/open", Access::Recent, page)).await
     }
 
     async fn confirm(visitor: &Visitor, password: &str) -> Answer {
@@ -114,18 +109,18 @@ mod tests {
         let page = |next: &str, password, errors| ConfirmPage {
             next: LocalPath::from(next.to_string()),
             second: password == 0,
-            factors: BTreeMap::from([("password", password), ("code", 1), ("passkey", 1)]),
+            factors: FactorCounts(BTreeMap::from([("password", password), ("code", 1), ("passkey", 1)])),
             errors,
         };
         check(&[
-            page("/", 1, Errors::default()),
-            page("/a?b", 1, Errors::from(("password", "No.".to_string()))),
-            page("/a?b", 0, Errors::from(("code", "No.".to_string()))),
+            page("/", 1, FieldErrors::default()),
+            page("/a?b", 1, FieldErrors::of("password", "No.")),
+            page("/a?b", 0, FieldErrors::of("code", "No.")),
         ]);
     }
 
     #[tokio::test]
-    async fn a_fresh_log_in_is_let_in_and_an_older_one_is_asked_first() {
+    async fn a_recent_log_in_is_enough_and_an_older_one_has_to_be_confirmed_first() {
         let app = app().await;
         let ada = app.person("ada").await;
         ada.get("/safe").await.assert_status(200);
@@ -141,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_password_leads_back_under_a_new_token_and_the_old_one_is_dead() {
+    async fn the_password_leads_back_with_a_new_token_and_the_old_one_stops_working() {
         let app = app().await;
         let ada = app.person("ada").await;
         app.execute(LONG_AGO).await;
@@ -155,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_that_outlives_the_browser_goes_on_doing_so() {
+    async fn a_session_that_outlives_the_browser_still_does_afterwards() {
         let app = app().await;
         let ada = app.person("ada").await;
         app.execute("update sessions set stay = 1").await;
@@ -171,10 +166,7 @@ mod tests {
         let thief = app.visitor().with_cookie("session_token", &ada.cookie("session_token").unwrap());
         for wrong in ["", "not the password", "not it", "nor this", "nor that"] {
             let answer = confirm(&thief, wrong).await;
-            answer
-                .assert_status(422)
-                .assert_contains("This is not your password.")
-                .assert_no_header("set-cookie");
+            answer.assert_status(422).assert_contains("This is not your password.").assert_no_header("set-cookie");
         }
         confirm(&thief, PASSWORD).await.assert_status(429).assert_header("retry-after", "30");
         thief.get("/safe").await.assert_redirect("/confirm?next=%2Fsafe");

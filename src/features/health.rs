@@ -1,16 +1,17 @@
-//! For whatever watches over the process: is it alive, and does its database answer?
+//! For monitors and load balancers: is the process alive, and does its database answer?
 
-use crate::access::{Access, Routes};
-use crate::app::App;
-use crate::env::Env;
-use crate::error::Result;
-use crate::features::Feature;
+use super::feature::Feature;
+use crate::base::{Env, Result};
+use crate::web::{Access, App, Routes};
 use axum::extract::State;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    let routes = Routes::new().get("/healthz", Access::Public, alive).get("/readyz", Access::Public, ready);
-    Ok(Feature { routes, ..Feature::named("health") })
+    let routes = Routes::new().get(ALIVE, Access::Public, alive).get(READY, Access::Public, ready);
+    Ok(Feature { routes, any_host: &[ALIVE, READY], ..Feature::named("health") })
 }
+
+const ALIVE: &str = "/healthz";
+const READY: &str = "/readyz";
 
 async fn alive() -> &'static str {
     "alive\n"

@@ -1,10 +1,8 @@
 //! The home page: your app starts here.
 
-use crate::access::{Access, Routes};
-use crate::env::Env;
-use crate::error::Result;
-use crate::features::Feature;
-use crate::page::{Page, Template, templates};
+use super::feature::Feature;
+use crate::base::{Env, Result};
+use crate::web::{Access, Page, Routes, Template, files};
 use axum::response::Response;
 use serde::Serialize;
 
@@ -16,18 +14,17 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
 struct HomePage {}
 
 impl Template for HomePage {
-    const FILE: &'static str = templates::HOME_SHOW;
+    const FILE: &'static str = files::HOME_SHOW;
 }
 
 async fn show(page: Page) -> Result<Response> {
-    page.show(&HomePage {}).await
+    page.render(&HomePage {}).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::tests::check;
-    use crate::test::TestApp;
+    use crate::test::{TestApp, check};
 
     #[test]
     fn its_page_renders() {
@@ -35,7 +32,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_greets_strangers_without_asking_the_database_and_users_by_name() {
+    async fn it_greets_visitors_without_asking_the_database_and_users_by_name() {
         let app = TestApp::new().await;
         let before = app.statements();
         app.visitor().get("/").await.assert_status(200).assert_lacks("Logged in");

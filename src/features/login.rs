@@ -2,29 +2,22 @@
 //!
 //! Every failure has the same sentence, status and cost, so that nobody learns here who has an account.
 
-use crate::access::{Access, Routes, see_other};
-use crate::app::App;
-use crate::database::Connection;
-use crate::env::Env;
-use crate::error::Result;
-use crate::factor::Proven;
-use crate::features::Feature;
-use crate::form::{Errors, Form, NoFields, query_parameter};
-use crate::guard::LocalPath;
-use crate::page::{Page, Template, templates};
-use crate::password::{self, Proof};
-use crate::session::{Door, Entry};
-use axum::extract::{RawQuery, State};
+use super::feature::Feature;
+use crate::accounts::{AuthLevel, Choices};
+use crate::base::{Env, FieldErrors, Result};
+use crate::web::{
+    Access, App, Empty, Form, LocalPath, Login, NextQuery, Page, Query, Redirect, Routes, Template, files, redirect,
+};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
+const PATH: &str = "/login";
+
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    let routes = Routes::new().get("/login", Access::Guest, new).post("/login", Access::Guest, create).post(
-        "/logout",
-        Access::Public,
-        destroy,
-    );
-    Ok(Feature { routes, ..Feature::named("login") })
+    let routes = Routes::new().get(PATH, Access::Guest, new).post(PATH, Access::Guest, create);
+    let routes = routes.post("/logout", Access::Public, destroy);
+    Ok(Feature { routes, login_path: Some(PATH), ..Feature::named("login") })
 }
 
 #[derive(Deserialize, Serialize, Default)]
@@ -35,62 +28,57 @@ struct LoginForm {
     password: String,
     /// Where to go afterwards.
     next: LocalPath,
-    /// Sent with any value, the session outlives the browser.
+    /// With any value, the session outlives the browser.
     stay: Option<String>,
 }
 
 #[derive(Serialize)]
 struct LoginPage {
     form: LoginForm,
-    errors: Errors,
+    errors: FieldErrors,
 }
 
 impl Template for LoginPage {
-    const FILE: &'static str = templates::LOGIN_NEW;
+    const FILE: &'static str = files::LOGIN_NEW;
 }
 
-async fn new(page: Page, RawQuery(query): RawQuery) -> Result<Response> {
-    let next = LocalPath::from(query_parameter(query.as_deref(), "next"));
-    page.show(&LoginPage { form: LoginForm { next, ..LoginForm::default() }, errors: Errors::default() })
-        .await
+async fn new(page: Page, Query(NextQuery { next, .. }): Query<NextQuery>) -> Result<Response> {
+    let form = LoginForm { next, ..LoginForm::default() };
+    page.render(&LoginPage { form, errors: FieldErrors::default() }).await
 }
 
-async fn create(
-    State(app): State<App>,
-    door: Door,
-    page: Page,
-    Form(form): Form<LoginForm>,
-) -> Result<Response> {
-    let entry = match password::check(&app, &door, &form.username, &form.password).await? {
-        Some(proof) => app.db.write(async |db| enter(db, &door, &proof, &form).await).await?,
-        None => None,
-    };
-    match entry {
-        Some(entry) => Ok(entry.into_response()),
+async fn create(State(app): State<App>, login: Login, page: Page, Form(form): Form<LoginForm>) -> Result<Response> {
+    match log_in(&app, &login, &form).await? {
+        Some(redirect) => Ok(redirect.into_response()),
         None => {
-            let sentence = "This username and password do not belong together.".to_string();
-            page.refuse(&LoginPage { form, errors: Errors::from(("password", sentence)) }).await
+            let errors = FieldErrors::of("password", "This username and password do not belong together.");
+            page.render_errors(&LoginPage { form, errors }).await
         }
     }
 }
 
-async fn enter(db: &mut Connection, door: &Door, proof: &Proof, form: &LoginForm) -> Result<Option<Entry>> {
-    if !proof.redeem(db).await? {
-        return Ok(None);
-    }
-    door.log_in(db, &proof.user.id, form.stay.is_some(), Proven::OneFactor, &form.next).await
+async fn log_in(app: &App, login: &Login, form: &LoginForm) -> Result<Option<Redirect>> {
+    let verified = app.passwords.verify(login.source(), &form.username, &form.password).await?;
+    let Some(verified) = verified else { return Ok(None) };
+    let choices = Choices { stay: form.stay.is_some(), next: form.next.to_string() };
+    let logged_in = app.db.write(async |db| {
+        if !verified.recheck(db).await? {
+            return Ok(None);
+        }
+        login.log_in(db, &verified.user.id, AuthLevel::OneFactor, &choices).await
+    });
+    logged_in.await
 }
 
-async fn destroy(door: Door, _: Form<NoFields>) -> Result<Response> {
-    door.log_out().await?;
-    Ok((door.farewell(), see_other("/")).into_response())
+async fn destroy(login: Login, _: Form<Empty>) -> Result<Response> {
+    login.log_out().await?;
+    Ok((login.clear_cookies(), redirect("/")).into_response())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::tests::{assert_well_formed, check};
-    use crate::test::{Answer, PASSWORD, TestApp, Visitor};
+    use crate::test::{Answer, PASSWORD, TestApp, Visitor, assert_well_formed, check};
 
     async fn log_in(visitor: &Visitor, name: &str, password: &str) -> Answer {
         visitor.post("/login", &[("username", name), ("password", password)]).await
@@ -104,10 +92,10 @@ mod tests {
             stay: Some("1".into()),
             ..LoginForm::default()
         };
-        let wrong = Errors::from(("password", "No.".to_string()));
+        let wrong = FieldErrors::of("password", "No.");
         check(&[
-            LoginPage { form: LoginForm::default(), errors: Errors::default() },
-            LoginPage { form: typed(), errors: Errors::default() },
+            LoginPage { form: LoginForm::default(), errors: FieldErrors::default() },
+            LoginPage { form: typed(), errors: FieldErrors::default() },
             LoginPage { form: typed(), errors: wrong },
         ]);
     }
@@ -127,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_was_sent_here_goes_back_and_never_to_another_site() {
+    async fn after_the_log_in_people_return_to_the_page_they_wanted_and_never_to_another_site() {
         let app = TestApp::new().await;
         app.person("ada").await;
         let page = app.visitor().get("/login?next=%2Fprivate%3Fa%3Db").await;
@@ -144,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wrong_password_and_an_unknown_name_are_told_alike() {
+    async fn a_wrong_password_and_an_unknown_name_get_the_same_answer() {
         let app = TestApp::new().await;
         app.person("known").await;
         let wrong = log_in(&app.visitor(), "known", "not the password").await;
@@ -156,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_is_wrong_has_the_one_sentence() {
+    async fn every_failed_log_in_has_the_same_sentence() {
         let app = TestApp::new().await;
         app.person("ada").await;
         let long = "x".repeat(1025);
@@ -173,16 +161,13 @@ mod tests {
             ("ada@example.com", PASSWORD),
         ] {
             let answer = log_in(&app.visitor(), name, password).await;
-            answer
-                .assert_status(422)
-                .assert_contains("do not belong together")
-                .assert_no_header("set-cookie");
+            answer.assert_status(422).assert_contains("do not belong together").assert_no_header("set-cookie");
         }
         app.visitor().post_body("/login", None, b"").await.assert_status(422);
     }
 
     #[tokio::test]
-    async fn a_confirmed_address_is_as_good_as_the_name_and_an_unconfirmed_one_is_not() {
+    async fn people_log_in_by_a_confirmed_address_and_not_by_an_unconfirmed_one() {
         let app = TestApp::new().await;
         app.person("ada").await;
         app.execute("insert into addresses (user_id, email) select id, 'ada@example.com' from users").await;
@@ -194,14 +179,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn somebody_disabled_is_told_what_everybody_is_told() {
+    async fn a_disabled_user_gets_the_same_answer_as_everybody() {
         let app = TestApp::new().await;
         app.person("ada").await;
         app.execute("update users set disabled_at = 1").await;
-        log_in(&app.visitor(), "ada", PASSWORD)
-            .await
-            .assert_status(422)
-            .assert_contains("do not belong together");
+        log_in(&app.visitor(), "ada", PASSWORD).await.assert_status(422).assert_contains("do not belong together");
     }
 
     #[tokio::test]
@@ -228,6 +210,20 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn every_wrong_password_costs_a_known_and_an_unknown_name_the_same_statements() {
+        let app = TestApp::new().await;
+        app.person("known").await;
+        for attempt in 1..=6 {
+            let cost = async |name| {
+                let before = app.statements();
+                log_in(&app.visitor(), name, "not the password").await;
+                app.statements() - before
+            };
+            assert_eq!(cost("known").await, cost("unknown").await, "attempt {attempt}");
+        }
+    }
+
     const CONFIRM_ADDRESSES: &str = "insert into addresses (user_id, email, confirmed_at) \
          select id, username || '@example.com', 1 from users";
 
@@ -237,22 +233,22 @@ mod tests {
             let app = TestApp::new().await;
             app.person("ada").await;
             app.execute(CONFIRM_ADDRESSES).await;
-            let told = async |name, password| {
+            let answer_to = async |name, password| {
                 let before = app.statements();
                 let mut answer = log_in(&app.visitor(), name, password).await;
-                // It tells the time; the statements are counted here.
+                // It has the time; the statements are counted here.
                 answer.headers.remove("server-timing");
                 (answer.status, answer.headers.clone(), answer.text(), app.statements() - before)
             };
-            let usual = told(other, "not the password").await;
+            let usual = answer_to(other, "not the password").await;
             log_in(&app.visitor(), other, PASSWORD).await.assert_redirect("/");
 
             for _ in 0..5 {
                 log_in(&app.visitor(), guessed, "not the password").await.assert_status(422);
             }
             log_in(&app.visitor(), guessed, PASSWORD).await.assert_status(429);
-            assert_eq!(told(other, "not the password").await, usual);
-            assert_eq!(told(other, PASSWORD).await, usual, "after guesses at {guessed}");
+            assert_eq!(answer_to(other, "not the password").await, usual);
+            assert_eq!(answer_to(other, PASSWORD).await, usual, "after guesses at {guessed}");
             // Half a minute later.
             app.execute("update limits set free_at = free_at - 30000").await;
             log_in(&app.visitor(), other, PASSWORD).await.assert_redirect("/");
@@ -265,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_is_answered_alike_whether_it_is_anybodys_and_whatever_was_tried_at_their_name() {
+    async fn an_address_gets_the_same_answers_whether_or_not_anybody_has_it() {
         let app = TestApp::new().await;
         app.person("ada").await;
         app.person("bob").await;
@@ -304,9 +300,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_owner_is_let_in_again_when_the_rows_that_are_theirs_are_deleted() {
+    async fn an_owner_can_log_in_again_when_the_rows_of_their_limits_are_deleted() {
         let app = TestApp::new().await;
-        // Somebody has been guessing before there was anybody of this name.
+        // An attacker has been guessing before anybody had this name.
         log_in(&app.visitor(), "ada", "not the password").await.assert_status(422);
         app.person("ada").await;
         for _ in 0..4 {
@@ -318,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_browser_that_logged_in_before_is_not_kept_out_by_strangers() {
+    async fn a_browser_that_logged_in_before_is_not_locked_out_by_guesses() {
         let app = TestApp::new().await;
         let home = app.person("ada").await;
         let device = home.cookie("device").unwrap();
@@ -327,11 +323,9 @@ mod tests {
             log_in(&app.visitor(), "ada", "not the password").await;
         }
         let answer = log_in(&home, "ada", PASSWORD).await;
-        answer
-            .assert_redirect("/")
-            .assert_cookie("device=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=31536000");
+        answer.assert_redirect("/").assert_cookie("device=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=31536000");
         assert_ne!(home.cookie("device"), Some(device.clone()));
-        // The strangers' count is as it was, and the cookie that was renewed is worth nothing any more.
+        // The strangers' count is as it was, and the cookie that was renewed is not valid any more.
         log_in(&app.visitor(), "ada", PASSWORD).await.assert_status(429);
         log_in(&app.visitor().with_cookie("device", &device), "ada", PASSWORD).await.assert_status(429);
         // The device has a budget of its own, for its own user.
@@ -345,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_too_many_failures_the_password_is_good_only_where_it_was_used_before() {
+    async fn after_too_many_failures_the_password_works_only_in_browsers_that_used_it_before() {
         let settings = [("PASSWORD_DISABLE_AFTER", "3"), ("PASSWORD_FREE_ATTEMPTS", "50")];
         let app = TestApp::with_env(&settings, Routes::new()).await;
         let home = app.person("ada").await;
@@ -360,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn so_many_passwords_are_tried_from_one_address_whatever_the_names() {
+    async fn passwords_tried_from_one_address_are_limited_whatever_the_names() {
         let settings = [("PASSWORD_ATTEMPTS_PER_ADDRESS", "3/1h")];
         let app = TestApp::with_env(&settings, Routes::new()).await;
         app.person("ada").await;

@@ -1,30 +1,64 @@
-//! The development mailbox: what the site would have mailed. Neither in production nor beside a real mail server is there one.
+//! The development mailbox: what the site would have mailed. In production, or with a mail server, there is none.
 
-use crate::access::{Access, Routes};
-use crate::app::App;
-use crate::config::Config;
-use crate::env::Env;
-use crate::error::Result;
-use crate::features::Feature;
-use crate::mail::{self, Delivered};
-use crate::page::{Page, Template, date_time, templates};
+use super::feature::Feature;
+use crate::base::{Config, Env, Result};
+use crate::db::now;
+use crate::mail::{Outgoing, outbox};
+use crate::web::format::date_time;
+use crate::web::{Access, App, Page, Routes, Template, files};
 use axum::extract::State;
 use axum::http::header::CONTENT_SECURITY_POLICY;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use futures_util::future::ready;
 use serde::Serialize;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::sleep;
 
 pub fn feature(env: &Env) -> anyhow::Result<Feature> {
-    let mut routes = Routes::new();
-    if env.text("SMTP_URL").is_none() && Config::from_env(env)?.development() {
-        routes = routes.get("/dev/mailbox", Access::Public, index);
+    if env.text("SMTP_URL").is_some() || !Config::from_env(env)?.development() {
+        return Ok(Feature::default());
     }
-    Ok(Feature { routes, ..Feature::named("mailbox") })
+    let mailbox = Mailbox::default();
+    let settings = Box::new(mailbox.clone());
+    let deliver = move |mail| {
+        mailbox.add(mail);
+        ready(Ok(())).boxed()
+    };
+    Ok(Feature {
+        routes: Routes::new().get(PATH, Access::Public, index),
+        settings: Some(settings),
+        deliver: Some(Arc::new(deliver)),
+        ..Feature::named("mailbox")
+    })
 }
 
-#[derive(Serialize)]
-struct Row {
+const PATH: &str = "/dev/mailbox";
+
+/// The newest mails, kept in memory as long as the process runs.
+#[derive(Clone, Default)]
+struct Mailbox(Arc<Mutex<VecDeque<MailRow>>>);
+
+const CAPACITY: usize = 100;
+
+impl Mailbox {
+    fn add(&self, mail: Outgoing) {
+        tracing::info!("a mail to {}: {}; it is at {PATH}", mail.email, mail.content.subject);
+        let mut mails = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        mails.push_front(MailRow::from(mail));
+        mails.truncate(CAPACITY);
+    }
+
+    /// Newest first.
+    fn mails(&self) -> Vec<MailRow> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+#[derive(Clone, Serialize)]
+struct MailRow {
     subject: String,
     email: String,
     at: String,
@@ -32,75 +66,83 @@ struct Row {
     html: String,
 }
 
-impl From<Delivered> for Row {
-    fn from(mail: Delivered) -> Row {
-        let letter = mail.letter;
-        let lines = letter.text.lines().map(String::from).collect();
-        // Its links lead out of the frame.
-        let html = format!("<base target=\"_top\">{}", letter.html);
-        Row { subject: letter.subject, email: mail.email, at: date_time(mail.at), lines, html }
+impl From<Outgoing> for MailRow {
+    fn from(Outgoing { email, content, .. }: Outgoing) -> MailRow {
+        let lines = content.text.lines().map(String::from).collect();
+        // Links open in the whole window instead of the frame.
+        let html = format!("<base target=\"_top\">{}", content.html);
+        MailRow { subject: content.subject, email, at: date_time(now()), lines, html }
     }
 }
 
 #[derive(Serialize)]
 struct MailboxPage {
-    mails: Vec<Row>,
+    mails: Vec<MailRow>,
 }
 
 impl Template for MailboxPage {
-    const FILE: &'static str = templates::MAILBOX_INDEX;
+    const FILE: &'static str = files::MAILBOX_INDEX;
 }
 
-/// Mails have their style inside, which pages of ours never have.
+/// Mails contain their style, which no other page may.
 const POLICY: &str = "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self'; form-action 'self'; \
                       base-uri 'none'; frame-ancestors 'none'";
 
 async fn index(State(app): State<App>, page: Page) -> Result<Response> {
-    // Whoever has just pressed a button expects the mail to be here.
+    // A mail that has just been asked for may still be in the outbox.
     for _ in 0..100 {
-        if app.db.read(async |db| mail::count(db).await).await?.0 == 0 {
+        let (waiting, _) = app.db.read(async |db| outbox::count(db).await).await?;
+        if waiting == 0 {
             break;
         }
         sleep(Duration::from_millis(20)).await;
     }
-    let mails = app.mailbox.mails().into_iter().map(Row::from).collect();
-    let shown = page.show(&MailboxPage { mails }).await?;
-    Ok(([(CONTENT_SECURITY_POLICY, POLICY)], shown).into_response())
+    let mails = app.settings::<Mailbox>().mails();
+    let page = page.render(&MailboxPage { mails }).await?;
+    Ok(([(CONTENT_SECURITY_POLICY, POLICY)], page).into_response())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::tests::check;
-    use crate::test::TestApp;
+    use crate::accounts::User;
+    use crate::db::Connection;
+    use crate::mail::{Mail, MailContent};
+    use crate::test::{TestApp, check};
+    use futures_util::future::BoxFuture;
 
     #[test]
     fn its_page_renders() {
-        let row = || Row {
+        let mail = || MailRow {
             subject: "Hello".into(),
             email: "ada@example.com".into(),
             at: "today".into(),
             lines: vec!["Hello.".into(), "http://localhost:8000/".into()],
             html: "<p>Hello.</p>".into(),
         };
-        check(&[MailboxPage { mails: vec![] }, MailboxPage { mails: vec![row()] }]);
+        check(&[MailboxPage { mails: vec![] }, MailboxPage { mails: vec![mail()] }]);
+    }
+
+    /// What a mail of the kind `link` says.
+    fn link<'a>(
+        app: &'a App,
+        _: &'a mut Connection,
+        _: &'a Mail,
+        _: Option<User>,
+    ) -> BoxFuture<'a, Result<Option<MailContent>>> {
+        let (subject, text) = ("Hello".into(), format!("Open this:\n{}/link", app.config.origin()));
+        let html = "<!doctype html><title>Hello</title>".into();
+        ready(Ok(Some(MailContent { subject, text, html, unsubscribe: None }))).boxed()
     }
 
     #[tokio::test]
     async fn a_mail_is_there_with_both_parts_and_its_link_and_runs_nothing() {
-        let app = TestApp::new().await;
+        let feature = Feature { mails: &[("link", link as _)], ..Feature::named("test") };
+        let app = TestApp::with_feature(&[], feature).await;
         app.visitor().get("/dev/mailbox").await.assert_contains("No mail yet");
-        app.person("ada").await;
-        let id = app.user("ada").await;
-        let email = crate::address::Email::parse("ada@example.com").unwrap();
-        let begun = app
-            .app
-            .db
-            .write(async |db| crate::address::begin(db, &id, &email, crate::factor::Proven::OneFactor).await);
-        begun.await.unwrap();
-        if app.mails().await.is_empty() {
-            return; // The feature that writes it was removed.
-        }
+        let queue = async |db: &mut Connection| outbox::queue(db, "link", None, "ada@example.com", "").await;
+        app.app.db.write(queue).await.unwrap();
+        assert_eq!(app.mails().await.len(), 1);
         let page = app.visitor().get("/dev/mailbox").await;
         let link = format!("http://localhost:8000{}", app.link_to("ada@example.com").await);
         page.assert_contains(&format!("<a href=\"{link}\">{link}</a>")).assert_contains("ada@example.com");
@@ -111,11 +153,8 @@ mod tests {
 
     #[tokio::test]
     async fn neither_in_production_nor_beside_a_mail_server_is_there_one() {
-        let production = [
-            ("BASE_URL", "https://example.com"),
-            ("TRUSTED_PROXIES", "none"),
-            ("PASSWORD_ITERATIONS", "600000"),
-        ];
+        let production =
+            [("BASE_URL", "https://example.com"), ("TRUSTED_PROXIES", "none"), ("PASSWORD_ITERATIONS", "600000")];
         for smtp in ["none", "smtps://mail.example.com"] {
             let smtp = [("SMTP_URL", smtp)];
             for settings in [[&production[..], &smtp].concat(), smtp.to_vec()] {
@@ -126,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_shown_to_this_machine_alone() {
+    async fn it_is_answered_only_on_this_machine() {
         let app = TestApp::new().await;
         let elsewhere = [("host", "evil.example")];
         app.visitor().get_with("/dev/mailbox", &elsewhere).await.assert_status(421);

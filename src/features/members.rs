@@ -1,17 +1,15 @@
-//! Who is here: the list of members and a page for each.
+//! Members: a list of all users, and a page for each.
 
-use crate::access::{Access, Routes, see_other};
-use crate::app::App;
-use crate::auth::User;
-use crate::env::Env;
-use crate::error::{Error, Result};
-use crate::features::Feature;
-use crate::form::query_parameter;
-use crate::page::{ONE_MORE, Page, Template, date, next_page, templates};
-use crate::user::{self, Username};
-use axum::extract::{Path, RawQuery, State};
+use super::feature::Feature;
+use crate::accounts::{User, Username};
+use crate::base::{Env, Error, Result};
+use crate::db::{AFTER_ALL_IDS, Connection, DbRow};
+use crate::web::format::date;
+use crate::web::{Access, App, List, ListQuery, ONE_MORE, Page, Query, Redirect, Routes, Template, files, redirect};
+use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Serialize;
+use sqlx::{FromRow, Row};
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get("/me", Access::User, me).get("/users", Access::User, index).get(
@@ -22,27 +20,28 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     Ok(Feature { routes, ..Feature::named("members") })
 }
 
+/// A user as other users see them.
 #[derive(Serialize)]
 struct Member {
+    id: String,
     username: String,
     joined: String,
 }
 
-impl From<user::Member> for Member {
-    fn from(member: user::Member) -> Member {
-        Member { username: member.username, joined: date(member.created_at) }
+impl FromRow<'_, DbRow> for Member {
+    fn from_row(row: &DbRow) -> sqlx::Result<Member> {
+        let joined = date(row.try_get("created_at")?);
+        Ok(Member { id: row.try_get("id")?, username: row.try_get("username")?, joined })
     }
 }
 
 #[derive(Serialize)]
 struct MembersPage {
-    members: Vec<Member>,
-    /// The id after which the next page begins.
-    next: Option<String>,
+    members: List<Member>,
 }
 
 impl Template for MembersPage {
-    const FILE: &'static str = templates::MEMBERS_INDEX;
+    const FILE: &'static str = files::MEMBERS_INDEX;
 }
 
 #[derive(Serialize)]
@@ -52,44 +51,49 @@ struct MemberPage {
 }
 
 impl Template for MemberPage {
-    const FILE: &'static str = templates::MEMBERS_SHOW;
+    const FILE: &'static str = files::MEMBERS_SHOW;
 }
 
-async fn me(user: User) -> Response {
-    see_other(&format!("/user/{}", user.username))
+async fn me(user: User) -> Redirect {
+    redirect(&format!("/user/{}", user.username))
 }
 
-async fn index(State(app): State<App>, page: Page, RawQuery(query): RawQuery) -> Result<Response> {
-    let after = query_parameter(query.as_deref(), "after");
-    let mut members = app.db.read(async |db| user::members(db, after.as_deref(), ONE_MORE).await).await?;
-    let next = next_page(&mut members, |member| &member.id);
-    page.show(&MembersPage { members: members.into_iter().map(Member::from).collect(), next }).await
+async fn index(State(app): State<App>, page: Page, Query(query): Query<ListQuery>) -> Result<Response> {
+    let members = app.db.read(async |db| newest(db, query.after(AFTER_ALL_IDS)).await).await?;
+    let members = List::new(members, &query, |member| &member.id);
+    page.render(&MembersPage { members }).await
 }
 
-async fn show(
-    State(app): State<App>,
-    user: User,
-    page: Page,
-    Path(username): Path<String>,
-) -> Result<Response> {
+async fn show(State(app): State<App>, user: User, page: Page, Path(username): Path<String>) -> Result<Response> {
     let username = Username::parse(&username).map_err(|_| Error::NOT_FOUND)?;
-    let member = app.db.read(async |db| user::member(db, &username).await).await?.ok_or(Error::NOT_FOUND)?;
+    let member = app.db.read(async |db| find(db, &username).await).await?;
     let own = member.id == user.id;
-    page.show(&MemberPage { member: member.into(), own }).await
+    page.render(&MemberPage { member, own }).await
+}
+
+/// The users who came before the one with the id `after`, newest first.
+async fn newest(db: &mut Connection, after: &str) -> Result<Vec<Member>> {
+    let sql = "select id, username, created_at from users \
+               where id < $1 and disabled_at is null order by id desc limit $2";
+    Ok(sqlx::query_as(sql).bind(after).bind(ONE_MORE).fetch_all(db).await?)
+}
+
+async fn find(db: &mut Connection, username: &Username) -> Result<Member> {
+    let sql = "select id, username, created_at from users where username = $1 and disabled_at is null";
+    sqlx::query_as(sql).bind(username.as_str()).fetch_optional(db).await?.ok_or(Error::NOT_FOUND)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::tests::check;
-    use crate::test::TestApp;
+    use crate::test::{TestApp, check};
 
     #[test]
     fn its_pages_render() {
-        let ada = || Member { username: "ada".into(), joined: "10 December 1815".into() };
+        let ada = || Member { id: "0190".into(), username: "ada".into(), joined: "10 December 1815".into() };
         check(&[
-            MembersPage { members: vec![ada(), ada()], next: Some("0190".into()) },
-            MembersPage { members: vec![], next: None },
+            MembersPage { members: List { rows: vec![ada(), ada()], next: Some("?after=0190".into()) } },
+            MembersPage { members: List { rows: vec![], next: None } },
         ]);
         check(&[MemberPage { member: ada(), own: true }, MemberPage { member: ada(), own: false }]);
     }
@@ -112,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_member_has_a_page_and_nobody_has_none() {
+    async fn a_member_has_a_page_and_an_unknown_name_is_not_found() {
         let app = TestApp::new().await;
         app.person("bob").await;
         let ada = app.person("ada").await;
@@ -126,13 +130,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_see_no_members() {
+    async fn visitors_see_no_members() {
         let app = TestApp::new().await;
         app.person("ada").await;
-        let stranger = app.visitor();
-        stranger.get("/users?after=1").await.assert_redirect("/login?next=%2Fusers%3Fafter%3D1");
-        stranger.get("/user/ada").await.assert_redirect("/login?next=%2Fuser%2Fada");
-        stranger.get("/user/nobody").await.assert_redirect("/login?next=%2Fuser%2Fnobody");
-        stranger.get("/me").await.assert_redirect("/login?next=%2Fme");
+        let visitor = app.visitor();
+        visitor.get("/users?after=1").await.assert_redirect("/login?next=%2Fusers%3Fafter%3D1");
+        visitor.get("/user/ada").await.assert_redirect("/login?next=%2Fuser%2Fada");
+        visitor.get("/user/nobody").await.assert_redirect("/login?next=%2Fuser%2Fnobody");
+        visitor.get("/me").await.assert_redirect("/login?next=%2Fme");
     }
 }

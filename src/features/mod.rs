@@ -1,8 +1,10 @@
-//! The features: two lines each, here and nowhere else. `scripts/remove NAME` takes one out with all that is its own:
-//! its Rust file, its templates, its section of schema.sql, its lines in the slots.
+//! The features: two lines each, here and nowhere else. `scripts/remove NAME` removes one with everything that is its own:
+//! its Rust file, its templates, its tests, its section of schema.sql, its lines in the slots.
 
-// What nothing uses is a mistake here; in core it waits for the next feature.
+// Unused code is a mistake in a feature. In core it is there for the next feature.
 #![warn(dead_code)]
+
+pub mod feature;
 
 mod account;
 mod activity;
@@ -30,62 +32,12 @@ mod signup;
 mod theme;
 mod two_factor;
 
-use crate::access::Routes;
-use crate::database::Connection;
-use crate::env::Env;
-use crate::factor::{Factor, NextFactor};
-use crate::mail::Compose;
-use crate::page::Flash;
-use crate::seal::Sealed;
-use crate::session::Door;
+use crate::base::env::Env;
 use anyhow::Result;
-use axum_extra::extract::CookieJar;
-use futures_util::future::BoxFuture;
 
-/// What a feature offers: `Feature { routes, ..Feature::named("notes") }`.
-#[derive(Default)]
-pub struct Feature {
-    pub name: &'static str,
-    pub routes: Routes,
-    /// The sentences that its handlers leave for the next page.
-    pub flashes: &'static [Flash],
-    /// The kinds of mail it writes.
-    pub letters: &'static [(&'static str, Compose)],
-    /// Statements that each delete some rows that have expired; `$1` is the time in seconds since 1970.
-    pub purge: &'static [&'static str],
-    /// What it keeps of a user, for whoever wants a copy of their data: a name, and a query for the user with the id `$1`.
-    #[allow(dead_code)] // A feature reads it, which may have been removed.
-    pub export: &'static [(&'static str, &'static str)],
-    /// By what people can show who they are.
-    pub factor: Option<Factor>,
-    pub next_factor: Option<NextFactor>,
-    /// The page below which a second factor is set up.
-    pub set_up: Option<&'static str>,
-    /// Statements that each end something by which somebody could come in, if it was added to the account `$1` at the time
-    /// `$2` or later.
-    pub undo: &'static [&'static str],
-    /// What it keeps sealed.
-    pub sealed: &'static [Sealed],
-    /// Told, in the transaction and before the session that came with the request ends, that one begins: for whom and its
-    /// id. It may add cookies.
-    pub session_begins: Option<SessionBegins>,
-}
+pub use feature::Feature;
 
-pub type SessionBegins = for<'a> fn(
-    &'a mut Connection,
-    &'a Door,
-    user_id: &'a str,
-    id: &'a str,
-    CookieJar,
-) -> BoxFuture<'a, crate::error::Result<CookieJar>>;
-
-impl Feature {
-    pub fn named(name: &'static str) -> Feature {
-        Feature { name, ..Feature::default() }
-    }
-}
-
-/// Every feature. Each reads its own variables here, so that a wrong one does not start.
+/// Every feature. Each reads its own variables here, so that the site does not start with a wrong one.
 ///
 /// # Errors
 /// One sentence that says what to set.
@@ -122,29 +74,29 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::Access;
+    use crate::accounts::EVENTS;
     use crate::test::{PASSWORD, TestApp};
+    use crate::web::Access;
     use axum::http::Method;
+    use std::collections::BTreeSet;
 
     #[tokio::test]
     async fn every_route_lets_in_whom_it_says_and_nobody_else() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
-        for route in all(&Env::from_iter::<[(&str, &str); 0]>([]))
-            .unwrap()
-            .iter()
-            .flat_map(|feature| feature.routes.iter())
+        for route in
+            all(&Env::from_iter::<[(&str, &str); 0]>([])).unwrap().iter().flat_map(|feature| feature.routes.iter())
         {
             let path = route.path.replace("{username}", "ada").replace("{id}", "1");
-            let stranger = app.visitor().send(route.method.clone(), &path, &[], "").await;
+            let visitor = app.visitor().send(route.method.clone(), &path, &[], "").await;
             let to_log_in =
-                stranger.headers.get("location").is_some_and(|to| to.as_bytes().starts_with(b"/login?next="));
+                visitor.headers.get("location").is_some_and(|to| to.as_bytes().starts_with(b"/login?next="));
             let for_users = matches!(route.access, Access::User | Access::Recent);
             assert_eq!(to_log_in, for_users, "{} {path}", route.method);
             if route.method == Method::GET {
                 let user = ada.get(&path).await;
-                let led_on = user.status == 303 && user.header("location") == "/";
-                assert_eq!(led_on, route.access == Access::Guest, "{user}");
+                let redirected = user.status == 303 && user.header("location") == "/";
+                assert_eq!(redirected, route.access == Access::Guest, "{user}");
             }
         }
         ada.assert_is("ada").await;
@@ -158,9 +110,7 @@ mod tests {
         app.execute("update sessions set confirmed_at = confirmed_at - 600").await;
         let statements = app.statements();
         let mut asked = 0;
-        for route in
-            all(&Env::from_iter::<[(&str, &str); 0]>([])).unwrap().iter().flat_map(|f| f.routes.iter())
-        {
+        for route in all(&Env::from_iter::<[(&str, &str); 0]>([])).unwrap().iter().flat_map(|f| f.routes.iter()) {
             if route.access == Access::Recent && route.method == Method::POST {
                 let everything = [
                     ("current_password", PASSWORD),
@@ -177,5 +127,18 @@ mod tests {
         assert_eq!(app.statements() - statements, asked);
         ada.assert_is("ada").await;
         elsewhere.assert_is("ada").await;
+    }
+
+    #[test]
+    fn docs_operations_lists_every_kind_of_event_and_no_other() {
+        let docs = include_str!("../../docs/operations.md");
+        let section = docs.split("## Events").nth(1).unwrap().split("\n## ").next().unwrap();
+        let features = all(&Env::from_iter::<[(&str, &str); 0]>([])).unwrap();
+        let is_built = |mark: &str| features.iter().any(|feature| mark.split(' ').any(|name| name == feature.name));
+        let lines = section.lines().filter(|line| line.split_once("<!-- ").is_none_or(|(_, mark)| is_built(mark)));
+        let cells = lines.filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+        let listed: BTreeSet<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+        let events = EVENTS.iter().chain(features.iter().flat_map(|feature| feature.events));
+        assert_eq!(listed, events.map(|event| event.kind).collect());
     }
 }

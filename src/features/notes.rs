@@ -1,20 +1,20 @@
-//! Notes: rows that belong to whoever wrote them. The example to copy for a feature of your own.
+//! Notes: rows that belong to the user who wrote them. The example to copy for a feature of your own.
 //!
-//! List and write at `/notes`, read and edit at `/notes/{id}`, delete. Every query names the user beside the note, so
-//! somebody else's note is as if it were not there. `scripts/remove notes` takes all of it out.
+//! List and write at `/notes`, read and edit at `/notes/{id}`, delete. Every query names the user besides the note, so a
+//! note of another user is not found. `scripts/remove notes` removes all of it.
 
-use crate::access::{Access, Routes, see_other};
-use crate::app::App;
-use crate::auth::User;
-use crate::database::{BEHIND_ALL_IDS, Connection, new_id, now};
-use crate::env::Env;
-use crate::error::{Error, Result};
-use crate::features::Feature;
-use crate::form::{Errors, Form, NoFields, query_parameter};
-use crate::page::{ONE_MORE, Page, Template, date, next_page, templates};
-use axum::extract::{Path, RawQuery, State};
-use axum::response::Response;
+use super::feature::Feature;
+use crate::accounts::User;
+use crate::base::{Env, Error, FieldErrors, Result};
+use crate::db::{AFTER_ALL_IDS, Connection, DbRow, new_id, now};
+use crate::web::format::date;
+use crate::web::{
+    Access, App, Empty, Form, List, ListQuery, ONE_MORE, Page, Query, Redirect, Routes, Template, files, redirect,
+};
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use sqlx::{FromRow, Row};
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new()
@@ -38,8 +38,8 @@ struct NoteForm {
 }
 
 impl NoteForm {
-    /// The text as it is kept: line ends as one character, as browsers count them.
-    fn judge(&self) -> Result<String, Errors> {
+    /// The text to store. Its line ends are one character each, as browsers count them.
+    fn validate(&self) -> Result<String, FieldErrors> {
         let text = self.text.replace("\r\n", "\n");
         let invisible = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
         let sentence = if text.trim().is_empty() {
@@ -51,7 +51,7 @@ impl NoteForm {
         } else {
             return Ok(text);
         };
-        Err(Errors::from(("text", sentence.to_string())))
+        Err(FieldErrors::of("text", sentence))
     }
 }
 
@@ -63,58 +63,56 @@ struct Note {
     written: String,
 }
 
+impl FromRow<'_, DbRow> for Note {
+    fn from_row(row: &DbRow) -> sqlx::Result<Note> {
+        let written = date(row.try_get("created_at")?);
+        Ok(Note { id: row.try_get("id")?, text: row.try_get("text")?, written })
+    }
+}
+
 #[derive(Serialize)]
 struct NotesPage {
     form: NoteForm,
-    errors: Errors,
-    notes: Vec<Note>,
-    /// The id after which the next page begins.
-    next: Option<String>,
+    errors: FieldErrors,
+    notes: List<Note>,
 }
 
 impl Template for NotesPage {
-    const FILE: &'static str = templates::NOTES_INDEX;
+    const FILE: &'static str = files::NOTES_INDEX;
 }
 
 #[derive(Serialize)]
 struct NotePage {
     id: String,
     form: NoteForm,
-    errors: Errors,
+    errors: FieldErrors,
 }
 
 impl Template for NotePage {
-    const FILE: &'static str = templates::NOTES_SHOW;
+    const FILE: &'static str = files::NOTES_SHOW;
 }
 
-async fn index(
-    State(app): State<App>,
-    user: User,
-    page: Page,
-    RawQuery(query): RawQuery,
-) -> Result<Response> {
-    let after = query_parameter(query.as_deref(), "after");
-    page.show(&list(&app, &user, after, NoteForm::default(), Errors::default()).await?).await
+async fn index(State(app): State<App>, user: User, page: Page, Query(query): Query<ListQuery>) -> Result<Response> {
+    let notes = list(&app, &user, &query).await?;
+    page.render(&NotesPage { form: NoteForm::default(), errors: FieldErrors::default(), notes }).await
 }
 
-async fn create(
-    State(app): State<App>,
-    user: User,
-    page: Page,
-    Form(form): Form<NoteForm>,
-) -> Result<Response> {
-    match form.judge() {
+async fn create(State(app): State<App>, user: User, page: Page, Form(form): Form<NoteForm>) -> Result<Response> {
+    match form.validate() {
         Ok(text) => {
             app.db.write(async |db| insert(db, &user, &text).await).await?;
-            Ok(see_other("/notes"))
+            Ok(redirect("/notes").into_response())
         }
-        Err(errors) => page.refuse(&list(&app, &user, None, form, errors).await?).await,
+        Err(errors) => {
+            let notes = list(&app, &user, &ListQuery::default()).await?;
+            page.render_errors(&NotesPage { form, errors, notes }).await
+        }
     }
 }
 
 async fn show(State(app): State<App>, user: User, page: Page, Path(id): Path<String>) -> Result<Response> {
-    let text = app.db.read(async |db| text_of(db, &user, &id).await).await?.ok_or(Error::NOT_FOUND)?;
-    page.show(&NotePage { id, form: NoteForm { text }, errors: Errors::default() }).await
+    let text = app.db.read(async |db| text_of(db, &user, &id).await).await?;
+    page.render(&NotePage { id, form: NoteForm { text }, errors: FieldErrors::default() }).await
 }
 
 async fn update(
@@ -124,53 +122,39 @@ async fn update(
     Path(id): Path<String>,
     Form(form): Form<NoteForm>,
 ) -> Result<Response> {
-    match form.judge() {
+    match form.validate() {
         Ok(text) => {
             app.db.write(async |db| change(db, &user, &id, &text).await).await?;
-            Ok(see_other(&format!("/notes/{id}")))
+            Ok(redirect(&format!("/notes/{id}")).into_response())
         }
         Err(errors) => {
-            app.db.read(async |db| text_of(db, &user, &id).await).await?.ok_or(Error::NOT_FOUND)?;
-            page.refuse(&NotePage { id, form, errors }).await
+            // A note of another user is not found here either.
+            app.db.read(async |db| text_of(db, &user, &id).await).await?;
+            page.render_errors(&NotePage { id, form, errors }).await
         }
     }
 }
 
-async fn destroy(
-    State(app): State<App>,
-    user: User,
-    Path(id): Path<String>,
-    _: Form<NoFields>,
-) -> Result<Response> {
+async fn destroy(State(app): State<App>, user: User, Path(id): Path<String>, _: Form<Empty>) -> Result<Redirect> {
     app.db.write(async |db| delete(db, &user, &id).await).await?;
-    Ok(see_other("/notes"))
+    Ok(redirect("/notes"))
 }
 
-async fn list(
-    app: &App,
-    user: &User,
-    after: Option<String>,
-    form: NoteForm,
-    errors: Errors,
-) -> Result<NotesPage> {
-    let mut notes = app.db.read(async |db| newest(db, user, after.as_deref()).await).await?;
-    let next = next_page(&mut notes, |note| &note.id);
-    Ok(NotesPage { form, errors, notes, next })
+/// A page of the user's notes.
+async fn list(app: &App, user: &User, query: &ListQuery) -> Result<List<Note>> {
+    let notes = app.db.read(async |db| newest(db, user, query.after(AFTER_ALL_IDS)).await).await?;
+    Ok(List::new(notes, query, |note| &note.id))
 }
 
-/// One more than a page shows, so that it is known whether there is a next one.
-async fn newest(db: &mut Connection, user: &User, after: Option<&str>) -> Result<Vec<Note>> {
-    let sql =
-        "select id, text, created_at from notes where user_id = $1 and id < $2 order by id desc limit $3";
-    let query = sqlx::query_as(sql).bind(&*user.id).bind(after.unwrap_or(BEHIND_ALL_IDS)).bind(ONE_MORE);
-    let rows: Vec<(String, String, i64)> = query.fetch_all(db).await?;
-    Ok(rows.into_iter().map(|(id, text, at)| Note { id, text, written: date(at) }).collect())
+/// The notes that follow the one with the id `after`, newest first.
+async fn newest(db: &mut Connection, user: &User, after: &str) -> Result<Vec<Note>> {
+    let sql = "select id, text, created_at from notes where user_id = $1 and id < $2 order by id desc limit $3";
+    Ok(sqlx::query_as(sql).bind(&*user.id).bind(after).bind(ONE_MORE).fetch_all(db).await?)
 }
 
-async fn text_of(db: &mut Connection, user: &User, id: &str) -> Result<Option<String>> {
+async fn text_of(db: &mut Connection, user: &User, id: &str) -> Result<String> {
     let sql = "select text from notes where id = $1 and user_id = $2";
-    let row: Option<(String,)> = sqlx::query_as(sql).bind(id).bind(&*user.id).fetch_optional(db).await?;
-    Ok(row.map(|(text,)| text))
+    sqlx::query_scalar(sql).bind(id).bind(&*user.id).fetch_optional(db).await?.ok_or(Error::NOT_FOUND)
 }
 
 async fn insert(db: &mut Connection, user: &User, text: &str) -> Result<()> {
@@ -181,21 +165,20 @@ async fn insert(db: &mut Connection, user: &User, text: &str) -> Result<()> {
 
 async fn change(db: &mut Connection, user: &User, id: &str, text: &str) -> Result<()> {
     let sql = "update notes set text = $1, updated_at = $2 where id = $3 and user_id = $4";
-    let done = sqlx::query(sql).bind(text).bind(now()).bind(id).bind(&*user.id).execute(db).await?;
-    if done.rows_affected() == 0 { Err(Error::NOT_FOUND) } else { Ok(()) }
+    let changed = sqlx::query(sql).bind(text).bind(now()).bind(id).bind(&*user.id).execute(db).await?;
+    if changed.rows_affected() == 0 { Err(Error::NOT_FOUND) } else { Ok(()) }
 }
 
 async fn delete(db: &mut Connection, user: &User, id: &str) -> Result<()> {
     let sql = "delete from notes where id = $1 and user_id = $2";
-    let done = sqlx::query(sql).bind(id).bind(&*user.id).execute(db).await?;
-    if done.rows_affected() == 0 { Err(Error::NOT_FOUND) } else { Ok(()) }
+    let deleted = sqlx::query(sql).bind(id).bind(&*user.id).execute(db).await?;
+    if deleted.rows_affected() == 0 { Err(Error::NOT_FOUND) } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::tests::check;
-    use crate::test::{Answer, TestApp, Visitor};
+    use crate::test::{Answer, TestApp, Visitor, check};
 
     async fn write(visitor: &Visitor, text: &str) -> Answer {
         visitor.post("/notes", &[("text", text)]).await
@@ -212,19 +195,16 @@ mod tests {
     fn its_pages_render() {
         let note = || Note { id: "0190".into(), text: "a <b>\nc".into(), written: "1 May 2026".into() };
         let form = || NoteForm { text: "typed".into() };
-        let wrong = || Errors::from(("text", "No.".to_string()));
+        let errors = || FieldErrors::of("text", "No.");
+        let two = List { rows: vec![note(), note()], next: Some("?after=0190".into()) };
+        let none = List { rows: vec![], next: None };
         check(&[
-            NotesPage {
-                form: form(),
-                errors: wrong(),
-                notes: vec![note(), note()],
-                next: Some("0190".into()),
-            },
-            NotesPage { form: form(), errors: Errors::default(), notes: vec![], next: None },
+            NotesPage { form: form(), errors: errors(), notes: two },
+            NotesPage { form: form(), errors: FieldErrors::default(), notes: none },
         ]);
         check(&[
-            NotePage { id: "0190".into(), form: form(), errors: wrong() },
-            NotePage { id: "0190".into(), form: form(), errors: Errors::default() },
+            NotePage { id: "0190".into(), form: form(), errors: errors() },
+            NotePage { id: "0190".into(), form: form(), errors: FieldErrors::default() },
         ]);
     }
 
@@ -244,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn somebody_elses_note_is_as_if_it_were_not_there() {
+    async fn a_note_of_another_user_is_not_found() {
         let app = TestApp::new().await;
         let (ada, eve) = (app.person("ada").await, app.person("eve").await);
         write(&ada, "secret").await;
@@ -261,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_note_that_cannot_be_kept_is_shown_again_with_the_reason() {
+    async fn an_invalid_note_comes_back_with_the_reason() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         write(&ada, "kept").await;
@@ -276,10 +256,7 @@ mod tests {
         ] {
             for form in ["/notes", &path] {
                 let answer = ada.post_multipart(form, &[("text", text)]).await;
-                answer
-                    .assert_status(422)
-                    .assert_contains(sentence)
-                    .assert_contains("aria-describedby=\"text-error\"");
+                answer.assert_status(422).assert_contains(sentence).assert_contains("aria-describedby=\"text-error\"");
                 answer.assert_contains(&format!("\n{text}</textarea>"));
             }
         }
@@ -289,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_notes_are_read_fifty_a_page_the_newest_first() {
+    async fn notes_are_listed_fifty_to_a_page_newest_first() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         for number in 0..51 {

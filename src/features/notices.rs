@@ -1,30 +1,27 @@
-//! Notices: people are told by mail what happened to their accounts, and can take an account back from whoever did it.
+//! Notices: mails that tell users what happened to their accounts, with a link to take an account back.
 //!
-//! The link to undo gives the account back to the address that it was mailed to. Each notice goes to the address that was
-//! confirmed when it happened, so somebody with a stolen session who gives the account another address is told of nothing
-//! but what they did after that; and undoing one thing ends the links to undo whatever followed. Thus the owner's link,
-//! which is about the earliest of it, beats all of theirs, whoever is first to press the button.
+//! The link gives the account back to the address that it was mailed to. Each notice goes to the address that was confirmed
+//! when the event happened, so a thief who has stolen a session and changes the address is notified only of what happens
+//! after that; and undoing one event revokes the links to undo later ones. Thus the owner's link, which is about the
+//! earliest of them, beats all of the thief's, whichever is used first.
 
-use crate::access::{Access, Routes, see_other};
-use crate::app::App;
-use crate::auth::User;
-use crate::database::Connection;
-use crate::env::Env;
-use crate::error::{Error, Result};
-use crate::event::{self, Event, Told};
-use crate::factor::{self, Proven};
-use crate::features::Feature;
-use crate::form::{Form, NoFields};
-use crate::guard::Client;
-use crate::mail::{self, Mail, Writing};
-use crate::page::{Flash, Letter, LetterTemplate, Page, Template, date_time, lasting, templates};
-use crate::throttle::{self, Key, Rate};
-use crate::token::{self, Purpose};
-use crate::{address, device, password, recovery, session};
+use super::feature::Feature;
+use crate::accounts::event::{self, Cause, RecordedEvent};
+use crate::accounts::link::{self, Purpose};
+use crate::accounts::password::table as password_table;
+use crate::accounts::session::lifecycle;
+use crate::accounts::{AuthLevel, Client, Event, User, address, client::device_name, recovery_code};
+use crate::base::{Env, Rate, Result};
+use crate::db::Connection;
+use crate::db::rate_limit::{self, Key};
+use crate::mail::{Mail, MailContent, outbox};
+use crate::web::format::{date_time, duration};
+use crate::web::{
+    Access, App, Empty, Flash, Form, MailTemplate, Page, Redirect, Routes, Template, factors, files, redirect,
+};
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
-use axum_extra::extract::CookieJar;
-use futures_util::FutureExt;
+use axum::response::Response;
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -35,240 +32,167 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
     if env.sends_mail() {
         routes = routes.get(LINK, Access::Public, show).post(LINK, Access::Public, undo);
     }
-    let letters = &[(mail::NOTICE, compose as _)];
-    Ok(Feature { routes, flashes: &[UNDONE], letters, ..Feature::named("notices") })
+    let mails = &[(event::NOTICE, write_mail as _)];
+    Ok(Feature { routes, events: &[UNDONE], flashes: &[TAKEN_BACK], mails, ..Feature::named("notices") })
 }
 
-const UNDONE: Flash = Flash {
-    name: "undone",
-    words: "It is undone, and everybody is logged out. A mail leads you to a new password.",
-};
+/// Recorded when the owner of an address that the account had before has taken it back.
+pub const UNDONE: Event = Event::named("undone", "Changes were undone by a link in a mail").with_notice(
+    "Your account was taken back",
+    "It was done by a link in an earlier mail to another address, which is the account's address again. Everybody was \
+     logged out, and the password does not work any more.",
+);
 
-/// What a notice says: its subject, and what follows from it. Of events that are not here the subject tells nothing.
-const WORDS: [(Event, &str, &str); 16] = [
-    (
-        Event::Throttled,
-        "Too many wrong passwords",
-        "Somebody tried several passwords for your account, and none was right. The next attempts have to wait a while. \
-         If it was not you, you need not do anything: nobody has come in that way.",
-    ),
-    (
-        Event::NewBrowser,
-        "Somebody logged in with a new browser",
-        "It is a browser that had not been used for your account before.",
-    ),
-    (Event::PasswordChanged, "Your password was changed", "The one before does not work any more."),
-    (
-        Event::PasswordReset,
-        "A new password was chosen",
-        "It was chosen without the one before, which does not work any more.",
-    ),
-    (
-        Event::UsernameChanged,
-        "Your username was changed",
-        "The one before is kept from everybody for a while.",
-    ),
-    (
-        Event::AddressChanged,
-        "Your e-mail address was changed",
-        "Another address has taken the place of this one, and from now on mails go there.",
-    ),
-    (
-        Event::AddressRemoved,
-        "Your e-mail address was removed",
-        "The account has no confirmed address any more, so this is the last mail about it.",
-    ),
-    (
-        Event::RecoveryCodesMade,
-        "New recovery codes were made",
-        "Those that were made before do not work any more.",
-    ),
-    (Event::RecoveryCodeUsed, "A recovery code was used", "It does not work a second time."),
-    (
-        Event::PasswordRemoved,
-        "Your password was removed",
-        "From now on your account opens without one, by what you have set up in its place.",
-    ),
-    (
-        Event::TwoFactorOn,
-        "Two-factor was turned on",
-        "From now on a log-in with the password asks for a code too. Everybody else who was logged in was logged out.",
-    ),
-    (
-        Event::TwoFactorOff,
-        "Two-factor was turned off",
-        "From now on the password alone opens your account. Everybody else who was logged in was logged out.",
-    ),
-    (
-        Event::CodesLocked,
-        "Too many wrong codes",
-        "Somebody who knows your password, or is logged in as you, typed several wrong codes. No code is taken for a while. \
-         If it was not you, please change your password.",
-    ),
-    (
-        Event::PasskeyAdded,
-        "A passkey was added",
-        "Whoever has the device that keeps it can log in to your account.",
-    ),
-    (
-        Event::PasskeyRemoved,
-        "A passkey was removed",
-        "It does not open your account any more. Everybody else who was logged in was logged out.",
-    ),
-    (
-        Event::Undone,
-        "Your account was taken back",
-        "It was done by a link in an earlier mail to another address, which is the account's address again. Everybody was \
-         logged out, and the password does not work any more.",
-    ),
-];
+const TAKEN_BACK: Flash =
+    Flash { name: "undone", words: "It is undone, and everybody is logged out. A mail leads you to a new password." };
 
-/// How often people are told of what strangers can cause without coming in.
+/// How often users are notified of an event that an intruder can cause without getting in.
 const ONCE_A_DAY: Rate = Rate { times: 1, per: Duration::from_secs(24 * 60 * 60) };
 
-/// What happened, when, and from where.
+/// An event as the mail and the page describe it.
 #[derive(Serialize)]
-struct Happening {
+struct EventDetails {
     subject: &'static str,
     sentence: String,
+    /// On the page only: somebody who has got into the account may have named it, and must not write mails to the owner.
+    about: Option<String>,
     at: String,
-    device: String,
-    address: String,
+    /// The device and the network address, unless another user has caused it.
+    source: Option<String>,
 }
 
-impl From<Told> for Happening {
-    fn from(event: Told) -> Happening {
-        let known = WORDS.iter().find(|(known, ..)| Some(*known) == event.event);
-        let (subject, sentence) = match known {
-            Some((_, subject, sentence)) => (*subject, sentence.to_string()),
-            None => ("Something happened to your account", format!("{}.", event.words)),
+impl EventDetails {
+    fn new(event: RecordedEvent, known: &[Event]) -> EventDetails {
+        let notice = event.event(known).and_then(|event| event.notice);
+        let (subject, sentence) = match notice {
+            Some(notice) => (notice.subject, notice.sentence.to_string()),
+            None => ("Something happened to your account", format!("{}.", event.words(known))),
         };
-        let (at, device) = (date_time(event.created_at), device::words(&event.device));
-        Happening { subject, sentence, at, device, address: event.address }
+        let device = device_name(event.device.as_deref().unwrap_or_default());
+        EventDetails {
+            subject,
+            sentence,
+            about: event.about.filter(|_| notice.is_some()),
+            at: date_time(event.created_at),
+            source: event.address.map(|address| format!("{device}, {address}")),
+        }
     }
 }
 
 #[derive(Serialize)]
-struct Notice {
-    happening: Happening,
+struct NoticeMail {
+    event: EventDetails,
     username: String,
     email: String,
-    /// None when there is nothing to undo.
+    /// `None` when there is nothing to undo.
     link: Option<String>,
     lifetime: String,
 }
 
-impl LetterTemplate for Notice {
-    const TEXT: &'static str = templates::NOTICES_NOTICE_TXT;
-    const HTML: &'static str = templates::NOTICES_NOTICE;
+impl MailTemplate for NoticeMail {
+    const TEXT: &'static str = files::NOTICES_NOTICE_TXT;
+    const HTML: &'static str = files::NOTICES_NOTICE;
 }
 
-fn compose<'a>(app: &'a App, db: &'a mut Connection, mail: &'a Mail, user: Option<User>) -> Writing<'a> {
-    write(app, db, mail, user).boxed()
+fn write_mail<'a>(
+    app: &'a App,
+    db: &'a mut Connection,
+    mail: &'a Mail,
+    user: Option<User>,
+) -> BoxFuture<'a, Result<Option<MailContent>>> {
+    Box::pin(async move {
+        let Some(User { id: user_id, username }) = user else { return Ok(None) };
+        let Some(event) = find(db, &mail.about).await? else { return Ok(None) };
+        let (email, known, is_undone) = (mail.email.clone(), &app.features.events, event.kind == UNDONE.kind);
+        // The address that has taken the account back gets another mail, which leads to a new password.
+        if is_undone && address::of_user(db, &user_id).await?.confirmed.as_ref() == Some(&email) {
+            return Ok(None);
+        }
+        let cause = event.event(known).map_or(Cause::Owner, |event| event.cause);
+        let rate = if cause == Cause::Intruder { ONCE_A_DAY } else { app.config.mails_per_account };
+        if !may_notify(db, mail, &user_id, &event.kind, rate).await? {
+            return Ok(None);
+        }
+        let lifetime = app.config.undo_lifetime;
+        let link = if cause == Cause::Owner && !is_undone && event.level == AuthLevel::OneFactor {
+            let token = link::issue(db, Purpose::Undo, &user_id, &email, &event.id, lifetime).await?;
+            Some(app.config.origin() + &LINK.replace("{token}", &token.text()))
+        } else {
+            None
+        };
+        let (event, lifetime) = (EventDetails::new(event, known), duration(lifetime));
+        Ok(Some(app.templates.mail(&NoticeMail { event, username, email, link, lifetime })?))
+    })
 }
 
-async fn write(app: &App, db: &mut Connection, mail: &Mail, user: Option<User>) -> Result<Option<Letter>> {
-    let Some(User { id: user_id, username }) = user else { return Ok(None) };
-    let Some(event) = event::find(db, &mail.subject).await? else { return Ok(None) };
-    // Whoever took the account back needs no mail about it, nor is it to be undone by whom they took it from.
-    let taken_back = event.event == Some(Event::Undone);
-    if taken_back && address::of_user(db, &user_id).await?.confirmed.as_ref() == Some(&mail.email) {
-        return Ok(None);
-    }
-    // Then there is nothing to undo either.
-    let by_strangers = event.event == Some(Event::Throttled);
-    let rate = if by_strangers { ONCE_A_DAY } else { app.config.mails_per_account };
-    if !may_be_told(db, mail, &user_id, &event, rate).await? {
-        return Ok(None);
-    }
-    let lifetime = app.config.undo_lifetime;
-    let link = if by_strangers || taken_back || event.proven == Proven::TwoFactors {
-        None
-    } else {
-        let token = token::issue(db, Purpose::Undo, &user_id, &mail.email, &event.id, lifetime).await?;
-        Some(app.config.origin() + &LINK.replace("{token}", &token.text()))
-    };
-    let (email, lifetime) = (mail.email.clone(), lasting(lifetime));
-    Ok(Some(app.pages.letter(&Notice { happening: event.into(), username, email, link, lifetime })?))
+async fn find(db: &mut Connection, event_id: &str) -> Result<Option<RecordedEvent>> {
+    let sql = "select id, kind, about, factors, created_at, address, device from events where id = $1";
+    Ok(sqlx::query_as(sql).bind(event_id).fetch_optional(db).await?)
 }
 
-/// Each kind of event has a count of its own: nobody can hide one among many of another, and of one that comes again and
-/// again the link to the first undoes the rest.
-async fn may_be_told(
-    db: &mut Connection,
-    mail: &Mail,
-    user_id: &str,
-    event: &Told,
-    rate: Rate,
-) -> Result<bool> {
-    if mail.is_tried_again() {
-        return Ok(true);
-    }
-    let of = format!("{user_id}:{}", event.words);
-    match throttle::take(db, &Key::new("told", &of), rate).await {
-        Err(Error::TooMany(_)) => Ok(false),
-        taken => taken.map(|()| true),
-    }
+/// Each kind of event has a limit of its own: nobody can hide one among many of another, and the link to the first of a kind
+/// undoes the others too.
+async fn may_notify(db: &mut Connection, mail: &Mail, user_id: &str, kind: &str, rate: Rate) -> Result<bool> {
+    let key = Key::new(event::NOTICE, &format!("{user_id}:{kind}"));
+    Ok(mail.is_retry() || rate_limit::try_take(db, &key, rate).await?)
 }
 
 #[derive(Serialize)]
 struct UndoPage {
     username: String,
     email: String,
-    /// None when `EVENTS_KEPT` is over.
-    happening: Option<Happening>,
+    /// `None` when it was deleted after `EVENTS_KEPT`.
+    event: Option<EventDetails>,
 }
 
 impl Template for UndoPage {
-    const FILE: &'static str = templates::NOTICES_UNDO;
+    const FILE: &'static str = files::NOTICES_UNDO;
 }
 
 async fn show(State(app): State<App>, page: Page, Path(token): Path<String>) -> Result<Response> {
-    let find = async |db: &mut Connection| {
-        let link = token::find(db, Purpose::Undo, &token).await?;
-        let happening = event::find(db, &link.event_id).await?.map(Happening::from);
-        Ok(UndoPage { username: link.username, email: link.email, happening })
+    let read = async |db: &mut Connection| {
+        let link = link::find(db, Purpose::Undo, &token).await?;
+        let event = find(db, &link.event_id).await?;
+        let event = event.map(|event| EventDetails::new(event, &app.features.events));
+        Ok(UndoPage { username: link.username, email: link.email, event })
     };
-    page.show(&app.db.read(find).await?).await
+    page.render(&app.db.read(read).await?).await
 }
 
-async fn undo(
-    State(app): State<App>,
-    client: Client,
-    Path(token): Path<String>,
-    _: Form<NoFields>,
-) -> Result<Response> {
+async fn undo(State(app): State<App>, client: Client, Path(token): Path<String>, _: Form<Empty>) -> Result<Redirect> {
     app.db.write(async |db| take_back(&app, db, &token, &client).await).await?;
-    Ok((CookieJar::new().add(UNDONE.cookie(&app.config)), see_other("/login")).into_response())
+    Ok(redirect(app.login_path()).flash(TAKEN_BACK))
 }
 
-/// Leaves nothing that opens the account but the mail that goes to the address of the link.
+/// Leaves nothing by which anybody can log in, except the mail that goes to the address of the link.
 async fn take_back(app: &App, db: &mut Connection, token: &str, client: &Client) -> Result<()> {
-    let link = token::spend(db, Purpose::Undo, token).await?;
+    let link = link::consume(db, Purpose::Undo, token).await?;
     let user_id = &*link.user_id;
-    token::end_undos_since(db, user_id, &link.event_id).await?;
-    // Before it is done, while the address that loses the account is the one to be told.
-    event::record(db, user_id, Event::Undone, client).await?;
-    // When it has become somebody else's, the account is left without an address rather than with a thief's.
-    address::make_own(db, user_id, &link.email).await?;
-    password::disable(db, user_id).await?;
-    recovery::end(db, user_id).await?;
-    factor::end_added_since(app, db, user_id, &link.event_id).await?;
-    session::end_all(db, user_id).await?;
-    throttle::forget_user(db, user_id).await?;
-    mail::queue(db, password::RESET, Some(user_id), &link.email).await
+    link::revoke_undo_since(db, user_id, &link.event_id).await?;
+    // Recorded before the change, so that the notice goes to the address that loses the account.
+    event::record(db, user_id, UNDONE.by(client)).await?;
+    // If it is another user's by now, the account is left without an address rather than with a thief's.
+    address::set_confirmed(db, user_id, &link.email).await?;
+    password_table::remove(db, user_id).await?;
+    recovery_code::delete_all(db, user_id).await?;
+    factors::undo_added_since(app, db, user_id, &link.event_id).await?;
+    lifecycle::revoke_all(db, user_id).await?;
+    rate_limit::reset_user(db, user_id).await?;
+    outbox::queue(db, link::RESET_MAIL, Some(user_id), &link.email, "").await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::Email;
-    use crate::database::now;
-    use crate::page::tests::{check, check_letters};
-    use crate::session::Door;
-    use crate::test::{PASSWORD, TestApp};
-    use crate::token::Link;
-    use crate::user;
+    use crate::accounts::link::Link;
+    use crate::accounts::password::attempts::THROTTLED;
+    use crate::accounts::user::{self, USERNAME_CHANGED};
+    use crate::accounts::{Choices, EVENTS, Email};
+    use crate::base::Token;
+    use crate::db::now;
+    use crate::features;
+    use crate::test::{PASSWORD, SECOND_FACTOR, TestApp, check, check_mails};
+    use crate::web::{Factor, Login};
     use axum::extract::FromRequestParts;
     use axum::http::Method;
     use futures_util::future::join_all;
@@ -284,30 +208,35 @@ mod tests {
         app
     }
 
-    async fn happens(app: &TestApp, name: &str, event: Event) {
-        let (id, client) = (app.user(name).await, app.door().await.client);
-        app.app.db.write(async |db| event::record(db, &*id, event, &client).await).await.unwrap();
+    async fn record(app: &TestApp, name: &str, event: Event) {
+        record_at(app, name, event, AuthLevel::OneFactor).await;
     }
 
-    /// Gives an account another address, as whoever is logged in can, and proves it.
-    async fn move_to(app: &TestApp, name: &str, email: &str) {
-        move_proven(app, name, email, Proven::OneFactor).await;
+    async fn record_at(app: &TestApp, name: &str, event: Event, level: AuthLevel) {
+        let (id, client) = (app.user(name).await, app.login().await.client);
+        let record = async |db: &mut Connection| event::record(db, &*id, event.by(&client).at(level)).await;
+        app.app.db.write(record).await.unwrap();
     }
 
-    async fn move_proven(app: &TestApp, name: &str, email: &str, proven: Proven) {
-        let (user_id, client) = (app.user(name).await, app.door().await.client);
-        let moved = app.app.db.write(async |db| {
-            address::begin(db, &user_id, &Email::parse(email).unwrap(), proven).await?;
+    /// Changes the address of an account and confirms it, as anybody who is logged in can.
+    async fn change_address(app: &TestApp, name: &str, email: &str) {
+        change_address_at(app, name, email, AuthLevel::OneFactor).await;
+    }
+
+    async fn change_address_at(app: &TestApp, name: &str, email: &str, level: AuthLevel) {
+        let (user_id, client) = (app.user(name).await, app.login().await.client);
+        let changed = app.app.db.write(async |db| {
+            address::set_pending(db, &user_id, &Email::parse(email).unwrap(), level).await?;
             let link = Link { user_id, username: name.into(), email: email.into(), event_id: "".into() };
             address::confirm(db, &link, &client).await
         });
-        moved.await.unwrap();
+        changed.await.unwrap();
     }
 
     /// The path of the link in the newest notice to this address.
     async fn link_to(app: &TestApp, email: &str) -> String {
         let mails = app.mails().await;
-        let texts = mails.iter().filter(|mail| mail.email == email).map(|mail| &mail.letter.text);
+        let texts = mails.iter().filter(|mail| mail.email == email).map(|mail| &mail.content.text);
         let mut links =
             texts.flat_map(|text| text.lines()).filter_map(|line| line.strip_prefix("http://localhost:8000"));
         links.find(|link| link.starts_with("/undo/")).expect("a link to undo something").to_string()
@@ -324,104 +253,141 @@ mod tests {
         own.confirmed
     }
 
-    async fn knows(app: &TestApp, name: &str) -> bool {
-        let door = app.door().await;
-        password::check(&app.app, &door, name, PASSWORD).await.unwrap().is_some()
+    async fn has_password(app: &TestApp, name: &str, password: &str) -> bool {
+        let login = app.login().await;
+        app.app.passwords.verify(login.source(), name, password).await.unwrap().is_some()
     }
 
-    /// To whom mails are under way that lead to a new password.
+    /// The addresses to which mails are on their way that lead to a new password.
     async fn resets(app: &TestApp) -> Vec<String> {
         let read = async |db: &mut Connection| {
             let sql = "select email from mails where kind = $1 order by id";
-            Ok(sqlx::query_as(sql).bind(password::RESET).fetch_all(db).await?)
+            Ok(sqlx::query_scalar(sql).bind(link::RESET_MAIL).fetch_all(db).await?)
         };
-        let rows: Vec<(String,)> = app.app.db.read(read).await.unwrap();
-        rows.into_iter().map(|(email,)| email).collect()
+        app.app.db.read(read).await.unwrap()
     }
 
     #[test]
     fn its_page_and_its_mails_render() {
-        let happening = |event, words: &str| {
-            let (id, words, address) = (String::new(), words.into(), "192.0.2.1".into());
-            Happening::from(Told {
-                id,
-                event,
-                words,
-                proven: Proven::OneFactor,
-                created_at: 0,
-                address,
-                device: FIREFOX.into(),
-            })
+        let recorded = |kind: &str, about: Option<&str>, address: Option<&str>| RecordedEvent {
+            id: String::new(),
+            kind: kind.into(),
+            about: about.map(String::from),
+            level: AuthLevel::OneFactor,
+            created_at: 0,
+            address: address.map(String::from),
+            device: address.map(|_| FIREFOX.into()),
         };
-        let page = |happening| UndoPage { username: "ada".into(), email: ADA.into(), happening };
-        check(&[page(None), page(Some(happening(Some(Event::NewBrowser), "")))]);
-        let letter = |happening, link: Option<&str>| Notice {
-            happening,
+        let features = features::all(&Env::from_iter::<[(&str, &str); 0]>([])).unwrap();
+        let known: Vec<Event> = features.iter().flat_map(|feature| feature.events).chain(EVENTS).copied().collect();
+        let details = |kind: &str, about, address| EventDetails::new(recorded(kind, about, address), &known);
+        let page = |event| UndoPage { username: "ada".into(), email: ADA.into(), event };
+        let new_browser = details("new_browser", None, Some("192.0.2.1"));
+        check(&[page(None), page(Some(new_browser)), page(Some(details("undone", Some("<Pixel 8>"), None)))]);
+        let mail = |event, link: Option<&str>| NoticeMail {
+            event,
             username: "ada".into(),
             email: ADA.into(),
             link: link.map(String::from),
             lifetime: "7 days".into(),
         };
-        let known = WORDS.map(|(event, ..)| letter(happening(Some(event), ""), Some("http://a/undo/b")));
-        check_letters(&known);
-        check_letters(&[letter(happening(None, "passkey added"), None)]);
+        for event in known.iter().filter(|event| event.notice.is_some()) {
+            let details = details(event.kind, Some("<Pixel 8>"), Some("192.0.2.1"));
+            check_mails(&[mail(details, Some("http://a/undo/b"))]);
+        }
+        check_mails(&[mail(details("passkey_lost", None, None), None)]);
     }
 
     #[tokio::test]
-    async fn people_are_told_what_happened_when_and_from_where_and_how_to_undo_it() {
+    async fn users_are_notified_of_what_happened_when_from_where_and_how_to_undo_it() {
         let app = app().await;
         let id = app.user("ada").await;
-        let told = WORDS.into_iter().filter(|(event, ..)| *event != Event::Undone);
-        for (event, subject, _) in told.clone() {
-            let request = axum::http::Request::builder().header("user-agent", FIREFOX);
-            let (mut parts, ()) = request.body(()).unwrap().into_parts();
-            let client = Client::from_request_parts(&mut parts, &app.app).await.unwrap();
-            app.app.db.write(async |db| event::record(db, &*id, event, &client).await).await.unwrap();
+        let known = app.app.features.events.iter().filter(|event| event.kind != UNDONE.kind);
+        let mut sent = 0;
+        for (event, notice) in known.filter_map(|event| Some((event, event.notice?))) {
+            let client = Client::new([127, 0, 0, 1].into(), FIREFOX.as_bytes());
+            app.app.db.write(async |db| event::record(db, &*id, event.by(&client)).await).await.unwrap();
             let mail = app.mails().await.swap_remove(0);
-            assert_eq!((&*mail.email, &*mail.letter.subject), (ADA, subject));
-            for text in [&mail.letter.text, &mail.letter.html] {
-                for fact in ["ada at Latchkey", "Firefox on Linux, 127.0.0.1", " UTC", ADA] {
+            assert_eq!((&*mail.email, &*mail.content.subject), (ADA, notice.subject));
+            for text in [&mail.content.text, &mail.content.html] {
+                let source = (event.cause != Cause::OtherUser).then_some("Firefox on Linux, 127.0.0.1");
+                for fact in ["ada at Latchkey", " UTC", ADA].into_iter().chain(source) {
                     assert!(text.contains(fact), "{fact}: {text}");
                 }
-                let undone = text.contains("http://localhost:8000/undo/") && text.contains("within 7 days");
-                assert_eq!(undone, event != Event::Throttled, "{text}");
+                let has_link = text.contains("http://localhost:8000/undo/") && text.contains("within 7 days");
+                assert_eq!(has_link, event.cause == Cause::Owner, "{text}");
             }
+            sent += 1;
         }
-        assert_eq!(app.mails().await.len(), told.count());
+        assert_eq!(app.mails().await.len(), sent);
+        assert!(sent >= 5 && THROTTLED.cause == Cause::Intruder);
     }
 
     #[tokio::test]
-    async fn what_another_version_of_the_app_has_recorded_is_told_too() {
+    async fn the_page_names_what_an_event_is_about_and_the_mail_does_not_because_a_thief_may_have_named_it() {
         let app = app().await;
-        happens(&app, "ada", Event::PasswordChanged).await;
-        app.execute("update events set kind = 'token_made' where kind = 'password_changed'").await;
+        let (id, client) = (app.user("ada").await, app.login().await.client);
+        let record = async |db: &mut Connection| {
+            event::record(db, &*id, recovery_code::USED.by(&client).about("Pixel <8>")).await
+        };
+        app.app.db.write(record).await.unwrap();
         let link = link_to(&app, ADA).await;
-        let letter = app.mails().await.swap_remove(0).letter;
-        assert_eq!(letter.subject, "Something happened to your account");
-        assert!(letter.text.contains("token made."), "{}", letter.text);
+        let content = app.mails().await.swap_remove(0).content;
+        for text in [content.text, content.html] {
+            assert!(!text.contains("Pixel"), "{text}");
+        }
+        app.visitor().get(&link).await.assert_contains("<dd>Pixel &lt;8&gt;</dd>");
+    }
+
+    #[tokio::test]
+    async fn a_notice_of_what_another_user_has_done_names_no_device_and_has_no_link() {
+        const SHARED: Event = Event::named("note_shared", "Note shared")
+            .with_notice("A note was shared with you", "You can read it now.")
+            .caused_by(Cause::OtherUser);
+        let test = Feature { events: &[SHARED], ..Feature::named("test") };
+        let app = TestApp::with_feature(&[], test).await;
+        app.person("ada").await;
+        app.confirm_address("ada", ADA).await;
+        record(&app, "ada", SHARED).await;
+        let content = app.mails().await.swap_remove(0).content;
+        assert_eq!(content.subject, "A note was shared with you");
+        for text in [content.text, content.html] {
+            assert!(!text.contains("From") && !text.contains("127.0.0.1") && !text.contains("/undo/"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_that_another_version_of_the_app_has_recorded_is_notified_too() {
+        let app = app().await;
+        record(&app, "ada", USERNAME_CHANGED).await;
+        app.execute("update events set kind = 'token_made' where kind = 'username_changed'").await;
+        let link = link_to(&app, ADA).await;
+        let content = app.mails().await.swap_remove(0).content;
+        assert_eq!(content.subject, "Something happened to your account");
+        assert!(content.text.contains("token made."), "{}", content.text);
         app.visitor().get(&link).await.assert_contains("token made.");
-        // Nor does a link depend on how long events are kept.
+        // The link works even when the event has been deleted.
         app.execute("delete from events").await;
         app.visitor().get(&link).await.assert_contains("Something happened to the account");
         assert_eq!(press(&app, &link).await, 303);
     }
 
     #[tokio::test]
-    async fn only_who_has_a_confirmed_address_and_may_log_in_is_told() {
+    async fn only_users_with_a_confirmed_address_who_may_log_in_are_notified() {
         let app = TestApp::new().await;
         app.person("ada").await;
-        happens(&app, "ada", Event::PasswordChanged).await;
+        record(&app, "ada", USERNAME_CHANGED).await;
         assert_eq!(app.mails().await.len(), 0);
         app.confirm_address("ada", ADA).await;
-        happens(&app, "ada", Event::LoggedIn).await;
-        happens(&app, "ada", Event::PasswordChanged).await;
+        record(&app, "ada", lifecycle::LOGGED_IN).await;
+        record(&app, "ada", USERNAME_CHANGED).await;
         app.execute("update users set disabled_at = 1").await;
         assert_eq!(app.mails().await.len(), 0);
         assert_eq!(app.count("select count(*) from tokens").await, 0);
     }
 
     #[tokio::test]
-    async fn a_log_in_with_a_new_browser_is_told_but_not_the_first_nor_one_with_a_known_browser() {
+    async fn a_log_in_with_a_new_browser_is_notified_but_not_the_first_or_one_with_a_known_browser() {
         let app = TestApp::new().await;
         app.person("bob").await;
         app.confirm_address("bob", "bob@example.com").await;
@@ -431,64 +397,64 @@ mod tests {
 
         let id = app.user("bob").await;
         let cookie = format!("device={}", known.cookie("device").unwrap());
-        let (mut parts, ()) =
-            axum::http::Request::builder().header("cookie", cookie).body(()).unwrap().into_parts();
-        let door = Door::from_request_parts(&mut parts, &app.app).await.unwrap();
-        let begun =
-            app.app.db.write(async |db| door.log_in(db, &id, false, Proven::TwoFactors, "/").await).await;
-        assert!(begun.unwrap().is_some());
+        let request = axum::http::Request::builder().header("cookie", cookie);
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        let login = Login::from_request_parts(&mut parts, &app.app).await.unwrap();
+        let choices = Choices { stay: false, next: "/".into() };
+        let log_in = async |db: &mut Connection| login.log_in(db, &id, AuthLevel::TwoFactors, &choices).await;
+        assert!(app.app.db.write(log_in).await.unwrap().is_some());
         assert_eq!(app.mails().await.len(), 0);
 
         app.browser_of("bob").await;
-        assert_eq!(app.mails().await[0].letter.subject, "Somebody logged in with a new browser");
+        assert_eq!(app.mails().await[0].content.subject, "Somebody logged in with a new browser");
     }
 
     #[tokio::test]
-    async fn what_strangers_can_cause_is_told_once_a_day_and_also_when_the_first_try_failed() {
+    async fn what_intruders_cause_is_notified_once_a_day_and_a_retry_is_not_counted() {
         let app = app().await;
         app.person("bob").await;
         app.confirm_address("bob", "bob@example.com").await;
         for (name, mails) in [("ada", 1), ("ada", 1), ("bob", 2), ("ada", 2)] {
-            happens(&app, name, Event::Throttled).await;
+            record(&app, name, THROTTLED).await;
             assert_eq!(app.mails().await.len(), mails);
         }
-        happens(&app, "ada", Event::PasswordChanged).await;
+        record(&app, "ada", USERNAME_CHANGED).await;
         assert_eq!(app.mails().await.len(), 3);
         app.execute("update limits set free_at = free_at - 86400000").await;
-        happens(&app, "ada", Event::Throttled).await;
+        record(&app, "ada", THROTTLED).await;
         app.execute("update mails set attempts = 1").await;
         assert_eq!(app.mails().await.len(), 4);
-        // It was tried before, and counted then.
-        happens(&app, "ada", Event::Throttled).await;
+        // The first attempt to send it was counted.
+        record(&app, "ada", THROTTLED).await;
         app.execute("update mails set attempts = 1").await;
         assert_eq!(app.mails().await.len(), 5);
     }
 
-    /// Whoever is logged in could otherwise fill the outbox, and everybody's mails would wait behind theirs.
+    /// Otherwise anybody who is logged in could fill the outbox, and the mails of others would have to wait.
     #[tokio::test]
-    async fn what_happens_again_and_again_is_told_three_times_an_hour_and_everything_else_all_the_same() {
+    async fn a_repeated_event_is_notified_three_times_an_hour_and_hides_no_other() {
         let app = app().await;
         for mails in [1, 2, 3, 3, 3] {
-            happens(&app, "ada", Event::RecoveryCodesMade).await;
+            record(&app, "ada", recovery_code::USED).await;
             assert_eq!(app.mails().await.len(), mails);
         }
-        happens(&app, "ada", Event::AddressChanged).await;
+        record(&app, "ada", address::CHANGED).await;
         assert_eq!(app.mails().await.len(), 4);
         app.person("bob").await;
         app.confirm_address("bob", "bob@example.com").await;
-        happens(&app, "bob", Event::RecoveryCodesMade).await;
+        record(&app, "bob", recovery_code::USED).await;
         assert_eq!(app.mails().await.len(), 5);
         app.execute("update limits set free_at = free_at - 1200000").await;
-        happens(&app, "ada", Event::RecoveryCodesMade).await;
+        record(&app, "ada", recovery_code::USED).await;
         assert_eq!(app.mails().await.len(), 6);
     }
 
     #[tokio::test]
-    async fn the_page_says_what_happened_and_what_the_button_does_and_looking_at_it_does_nothing() {
+    async fn the_page_says_what_happened_and_viewing_it_changes_nothing() {
         let app = app().await;
         let ada = app.browser_of("ada").await;
         app.mails().await;
-        happens(&app, "ada", Event::PasswordChanged).await;
+        record(&app, "ada", USERNAME_CHANGED).await;
         let link = link_to(&app, ADA).await;
         let rows = "select (select count(*) from tokens) + 10 * (select count(*) from sessions) \
                     + 100 * (select count(*) from passwords) + 1000 * (select count(*) from mails) \
@@ -497,7 +463,7 @@ mod tests {
         for _ in 0..5 {
             let page = app.visitor().get(&link).await;
             page.assert_status(200).assert_no_header("set-cookie").assert_contains("<dd>ada</dd>");
-            page.assert_contains("Your password was changed.").assert_contains(ADA).assert_contains(" UTC");
+            page.assert_contains("Your username was changed.").assert_contains(ADA).assert_contains(" UTC");
         }
         for method in [Method::HEAD, Method::OPTIONS] {
             app.visitor().send(method, &link, &[], "").await;
@@ -507,12 +473,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn to_undo_leaves_nothing_that_opens_the_account_but_a_mail_to_its_address() {
+    async fn after_an_undo_only_a_mail_to_the_address_opens_the_account() {
         let app = app().await;
         let thief = app.browser_of("ada").await;
         let (bob, bobs) = (app.person("bob").await, "bob@example.com");
         app.confirm_address("bob", bobs).await;
-        happens(&app, "bob", Event::PasswordChanged).await;
+        record(&app, "bob", USERNAME_CHANGED).await;
         let theirs = link_to(&app, bobs).await;
         for name in ["ada", "bob"] {
             let id = app.user(name).await;
@@ -521,8 +487,7 @@ mod tests {
                 Ok(sqlx::query(sql).bind(name.as_bytes().to_vec()).bind(id).execute(db).await?)
             };
             app.app.db.write(insert).await.unwrap();
-            let guess = password::check(&app.app, &app.door().await, name, "not the password").await;
-            assert!(guess.unwrap().is_none());
+            assert!(!has_password(&app, name, "not the password").await);
         }
         let counted = "select count(distinct user_id) from limits";
         assert_eq!(app.count(counted).await, 2);
@@ -541,9 +506,9 @@ mod tests {
         let id = app.user("ada").await;
         let devices = async |db: &mut Connection| {
             let sql = "select count(*) from devices where user_id = $1";
-            Ok(sqlx::query_as(sql).bind(&*id).fetch_one(db).await?)
+            Ok(sqlx::query_scalar(sql).bind(&*id).fetch_one(db).await?)
         };
-        let (devices,): (i64,) = app.app.db.read(devices).await.unwrap();
+        let devices: i64 = app.app.db.read(devices).await.unwrap();
         assert_eq!(devices, 0);
 
         // Bob's account is as it was.
@@ -552,14 +517,14 @@ mod tests {
         for left in ["select count(*) from recovery_codes", counted] {
             assert_eq!(app.count(left).await, 1);
         }
-        assert!(knows(&app, "bob").await && !knows(&app, "ada").await);
+        assert!(has_password(&app, "bob", PASSWORD).await && !has_password(&app, "ada", PASSWORD).await);
         app.visitor().get(&theirs).await.assert_status(200);
     }
 
     #[tokio::test]
-    async fn of_many_presses_at_once_one_counts() {
+    async fn of_many_requests_to_undo_at_once_one_succeeds() {
         let app = app().await;
-        happens(&app, "ada", Event::PasswordChanged).await;
+        record(&app, "ada", USERNAME_CHANGED).await;
         let link = link_to(&app, ADA).await;
         let answers = join_all((0..20).map(|_| press(&app, &link))).await;
         assert_eq!(answers.iter().filter(|status| **status == 303).count(), 1, "{answers:?}");
@@ -567,16 +532,17 @@ mod tests {
         assert_eq!(app.count("select count(*) from events where kind = 'undone'").await, 1);
     }
 
-    /// A server can lose its own answer that it has taken a mail.
+    /// A mail is sent again when the server's answer was lost.
     #[tokio::test]
-    async fn of_a_mail_that_went_twice_both_links_work_until_one_is_used() {
+    async fn of_a_mail_that_was_sent_twice_both_links_work_until_one_is_used() {
         let app = app().await;
-        happens(&app, "ada", Event::PasswordChanged).await;
+        record(&app, "ada", USERNAME_CHANGED).await;
         let once = link_to(&app, ADA).await;
         let id = app.user("ada").await;
         let again = async |db: &mut Connection| {
-            let event = &event::history(db, &id, None, 1).await?[0].id;
-            mail::tell(db, Some(&id), event).await
+            let sql = "select id from events where user_id = $1 order by id desc limit 1";
+            let event: String = sqlx::query_scalar(sql).bind(&*id).fetch_one(&mut *db).await?;
+            outbox::queue_to_user(db, event::NOTICE, &id, &event).await
         };
         app.app.db.write(again).await.unwrap();
         let twice = link_to(&app, ADA).await;
@@ -590,13 +556,13 @@ mod tests {
     #[tokio::test]
     async fn a_link_that_does_not_work_does_not_say_why() {
         let app = app().await;
-        happens(&app, "ada", Event::PasswordChanged).await;
+        record(&app, "ada", USERNAME_CHANGED).await;
         let spent = link_to(&app, ADA).await;
         assert_eq!(press(&app, &spent).await, 303);
-        happens(&app, "ada", Event::UsernameChanged).await;
+        record(&app, "ada", recovery_code::USED).await;
         let expired = link_to(&app, ADA).await;
         app.execute("update tokens set expires_at = expires_at - 7 * 86400").await;
-        let unknown = format!("/undo/{}", token::Token::random().unwrap().text());
+        let unknown = format!("/undo/{}", Token::random().unwrap().text());
         let expected = app.visitor().get(&unknown).await.assert_status(404).text();
         assert!(expected.contains("This link does not work any more"), "{expected}");
         for link in [&*spent, &expired, &unknown, "/undo/x"] {
@@ -607,15 +573,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_link_outlives_what_comes_after_it_until_seven_days_have_passed_or_the_account_is_gone() {
+    async fn a_link_works_for_seven_days_whatever_follows_unless_the_account_is_deleted() {
         let app = app().await;
-        happens(&app, "ada", Event::NewBrowser).await;
+        record(&app, "ada", lifecycle::NEW_BROWSER).await;
         let first = link_to(&app, ADA).await;
-        let (id, client) = (app.user("ada").await, app.door().await.client);
+        let (id, client) = (app.user("ada").await, app.login().await.client);
         for _ in 0..20 {
-            happens(&app, "ada", Event::PasswordChanged).await;
+            record(&app, "ada", USERNAME_CHANGED).await;
         }
-        app.app.db.write(async |db| session::end_all(db, &id).await).await.unwrap();
+        app.app.db.write(async |db| lifecycle::revoke_all(db, &id).await).await.unwrap();
         app.execute("update tokens set expires_at = expires_at - 7 * 86400 + 60").await;
         app.visitor().get(&first).await.assert_status(200);
         app.execute("update tokens set expires_at = expires_at - 60").await;
@@ -631,11 +597,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_owner_undoes_all_that_a_thief_did_to_the_address_and_ends_the_thiefs_link() {
+    async fn the_owner_undoes_all_that_a_thief_did_to_the_address_and_revokes_the_thiefs_link() {
         let app = app().await;
         let thief = app.browser_of("ada").await;
-        move_to(&app, "ada", "t1@example.com").await;
-        move_to(&app, "ada", "t2@example.com").await;
+        change_address(&app, "ada", "t1@example.com").await;
+        change_address(&app, "ada", "t2@example.com").await;
         let (owners, thiefs) = (link_to(&app, ADA).await, link_to(&app, "t1@example.com").await);
         app.visitor().get(&thiefs).await.assert_status(200);
         assert_eq!(press(&app, &owners).await, 303);
@@ -646,98 +612,112 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_owners_link_beats_the_thiefs_although_that_was_used_before() {
+    async fn the_owners_link_beats_the_thiefs_even_when_that_was_used_first() {
         let app = app().await;
         app.browser_of("ada").await;
-        move_to(&app, "ada", "t1@example.com").await;
+        change_address(&app, "ada", "t1@example.com").await;
         let owners = link_to(&app, ADA).await;
-        move_to(&app, "ada", "t2@example.com").await;
+        change_address(&app, "ada", "t2@example.com").await;
         let thiefs = link_to(&app, "t1@example.com").await;
         assert_eq!(press(&app, &thiefs).await, 303);
         assert_eq!(address_of(&app, "ada").await.as_deref(), Some("t1@example.com"));
-        // The thief goes on: a new password, by the mail that came of it.
-        happens(&app, "ada", Event::PasswordReset).await;
+        // The thief goes on, with the mail that leads to a new password.
+        record(&app, "ada", recovery_code::USED).await;
         assert_eq!(resets(&app).await, ["t1@example.com"]);
 
         assert_eq!(press(&app, &owners).await, 303);
         assert_eq!(address_of(&app, "ada").await.as_deref(), Some(ADA));
-        // What was on its way to the thief has been taken back.
+        // The mails to the thief that were not sent yet are cancelled.
         assert_eq!(resets(&app).await, [ADA]);
-        let untold =
-            "select count(*) from mails m join events e on e.id = m.subject where e.kind <> 'undone'";
-        assert_eq!(app.count(untold).await, 0);
+        let unsent = "select count(*) from mails m join events e on e.id = m.about where e.kind <> 'undone'";
+        assert_eq!(app.count(unsent).await, 0);
         assert_eq!(
-            app.count("select count(*) from tokens where purpose = 'undo' and email <> 'ada@example.com'")
-                .await,
+            app.count("select count(*) from tokens where purpose = 'undo' and email <> 'ada@example.com'").await,
             0
         );
     }
 
     #[tokio::test]
-    async fn what_was_undone_is_not_told_to_a_thief_whose_mail_was_slow() {
+    async fn a_thief_whose_mail_was_slow_is_not_notified_of_what_was_undone() {
         let app = app().await;
-        move_to(&app, "ada", "t1@example.com").await;
+        change_address(&app, "ada", "t1@example.com").await;
         let owners = link_to(&app, ADA).await;
-        move_to(&app, "ada", "t2@example.com").await;
+        change_address(&app, "ada", "t2@example.com").await;
         assert_eq!(press(&app, &owners).await, 303);
         let mails = app.mails().await;
         let others: Vec<_> = mails.iter().filter(|mail| mail.email != ADA).collect();
-        assert!(others.iter().all(|mail| mail.letter.subject == "Your account was taken back"));
+        assert!(others.iter().all(|mail| mail.content.subject == "Your account was taken back"));
     }
 
     #[tokio::test]
-    async fn what_was_done_with_two_factors_the_mailbox_alone_does_not_undo() {
+    async fn what_was_done_with_two_factors_cannot_be_undone_by_mail() {
         let app = app().await;
-        move_proven(&app, "ada", "lovelace@example.com", Proven::TwoFactors).await;
+        change_address_at(&app, "ada", "lovelace@example.com", AuthLevel::TwoFactors).await;
         let mails = app.mails().await;
-        let told = mails.iter().find(|mail| mail.email == ADA).expect("the old address is told");
-        assert_eq!(told.letter.subject, "Your e-mail address was changed");
-        assert!(!told.letter.text.contains("/undo/") && !told.letter.html.contains("/undo/"));
+        let notice = mails.iter().find(|mail| mail.email == ADA).expect("the old address is notified");
+        assert_eq!(notice.content.subject, "Your e-mail address was changed");
+        assert!(!notice.content.text.contains("/undo/") && !notice.content.html.contains("/undo/"));
     }
 
-    /// Adds something before and something after, undoes what followed on the first event, and answers how much is left.
-    async fn left_of_two(added_with: Proven) -> i64 {
-        // Log-ins in progress of another user stand for whatever a feature may keep.
-        let undo = &["delete from logins where user_id <> $1 and expires_at >= $2"];
-        let app = TestApp::with_feature(&[], Feature { undo, ..Feature::named("test") }).await;
-        for name in ["ada", "bob"] {
-            app.person(name).await;
-        }
+    const APP: Factor = Factor {
+        name: "app",
+        added: Event::named("app_added", "App added"),
+        undo: "delete from tokens where user_id = $1 and expires_at >= $2 and purpose = 'app'",
+        ..SECOND_FACTOR
+    };
+    const KEY: Factor = Factor {
+        name: "key",
+        added: Event::named("key_added", "Key added"),
+        undo: "delete from tokens where user_id = $1 and expires_at >= $2 and purpose = 'key'",
+        ..SECOND_FACTOR
+    };
+
+    /// How many factors are left after an undo, of an app and a key that were there before and an app and a key that were
+    /// added since, at these levels. Tokens stand for them.
+    async fn left_of_four(levels: [AuthLevel; 2]) -> i64 {
+        let app = TestApp::with_features(&[], |features| {
+            features.push(Feature { factor: Some(APP), ..Feature::named("app") });
+            features.push(Feature { factor: Some(KEY), ..Feature::named("key") });
+        });
+        let app = app.await;
+        app.person("ada").await;
         app.confirm_address("ada", ADA).await;
-        happens(&app, "ada", Event::PasswordChanged).await;
-        let (ada, bob, client) = (app.user("ada").await, app.user("bob").await, app.door().await.client);
-        let link = link_to(&app, ADA).await;
-        for (hash, added_at) in [("before", now() - 60), ("since", now())] {
-            let insert = async |db: &mut Connection| {
-                let sql = "insert into logins (token_hash, user_id, stay, next, wrong, expires_at) \
-                           values ($1, $2, 0, '/', 0, $3)";
-                let query = sqlx::query(sql).bind(hash.as_bytes().to_vec()).bind(&*bob).bind(added_at);
-                Ok(query.execute(db).await?)
-            };
-            app.app.db.write(insert).await.unwrap();
+        record(&app, "ada", USERNAME_CHANGED).await;
+        let (link, ada) = (link_to(&app, ADA).await, app.user("ada").await);
+        for (factor, level) in [APP, KEY].into_iter().zip(levels) {
+            for added_at in [now() - 60, now()] {
+                let insert = async |db: &mut Connection| {
+                    let sql = "insert into tokens (token_hash, purpose, user_id, expires_at) values ($1, $2, $3, $4)";
+                    let query = sqlx::query(sql).bind(Token::random()?.hash().to_vec()).bind(factor.name);
+                    Ok(query.bind(&*ada).bind(added_at).execute(db).await?)
+                };
+                app.app.db.write(insert).await.unwrap();
+            }
+            record_at(&app, "ada", factor.added, level).await;
         }
-        let record = async |db: &mut Connection| {
-            event::record_proven(db, &*ada, Event::PasskeyAdded, added_with, &client).await
-        };
-        app.app.db.write(record).await.unwrap();
         assert_eq!(press(&app, &link).await, 303);
-        app.count("select count(*) from logins").await
+        app.count("select count(*) from tokens where purpose in ('app', 'key')").await
     }
 
     #[tokio::test]
-    async fn what_was_added_since_ends_and_what_was_there_before_stays() {
-        assert_eq!(left_of_two(Proven::OneFactor).await, 1);
+    async fn factors_added_since_the_event_are_removed_and_older_ones_stay() {
+        assert_eq!(left_of_four([AuthLevel::OneFactor; 2]).await, 2);
     }
 
     #[tokio::test]
-    async fn what_an_owner_with_two_factors_adds_is_not_ended_by_a_mailbox() {
-        assert_eq!(left_of_two(Proven::TwoFactors).await, 2);
+    async fn a_thief_who_adds_a_second_factor_with_the_first_loses_both() {
+        assert_eq!(left_of_four([AuthLevel::OneFactor, AuthLevel::TwoFactors]).await, 2);
     }
 
     #[tokio::test]
-    async fn an_address_that_is_somebody_elses_by_now_stays_theirs_and_the_thief_keeps_none() {
+    async fn factors_that_an_owner_adds_with_two_factors_are_not_removed_by_mail() {
+        assert_eq!(left_of_four([AuthLevel::TwoFactors; 2]).await, 4);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_another_user_has_by_now_stays_theirs_and_the_thief_keeps_none() {
         let app = app().await;
-        move_to(&app, "ada", "t1@example.com").await;
+        change_address(&app, "ada", "t1@example.com").await;
         let owners = link_to(&app, ADA).await;
         let bob = app.person("bob").await;
         app.confirm_address("bob", ADA).await;
@@ -748,52 +728,53 @@ mod tests {
         assert_eq!(resets(&app).await, [ADA]);
     }
 
-    /// It need not be a thief's: whoever has lost a mailbox to somebody changes the address.
+    /// It need not be a thief's: people who have lost a mailbox to a thief change the address too.
     #[tokio::test]
-    async fn the_address_that_loses_the_account_is_told_so_and_gets_no_link() {
+    async fn the_address_that_loses_the_account_is_notified_and_gets_no_link() {
         let app = app().await;
-        move_to(&app, "ada", "new@example.com").await;
+        change_address(&app, "ada", "new@example.com").await;
         let owners = link_to(&app, ADA).await;
         assert_eq!(press(&app, &owners).await, 303);
         let mails = app.mails().await;
-        let told: Vec<_> = mails.iter().filter(|mail| mail.email == "new@example.com").collect();
-        assert_eq!(told.len(), 1);
-        assert_eq!(told[0].letter.subject, "Your account was taken back");
-        assert!(!told[0].letter.text.contains("/undo/"), "{}", told[0].letter.text);
+        let notices: Vec<_> = mails.iter().filter(|mail| mail.email == "new@example.com").collect();
+        assert_eq!(notices.len(), 1);
+        assert_eq!(notices[0].content.subject, "Your account was taken back");
+        assert!(!notices[0].content.text.contains("/undo/"), "{}", notices[0].content.text);
         // Where the address stays, the mail that leads to a new password is enough.
-        happens(&app, "ada", Event::PasswordChanged).await;
+        record(&app, "ada", USERNAME_CHANGED).await;
         assert_eq!(press(&app, &link_to(&app, ADA).await).await, 303);
         let mails = app.mails().await;
-        let told = mails.iter().filter(|mail| mail.letter.subject == "Your account was taken back");
-        assert_eq!(told.count(), 1);
+        let notices = mails.iter().filter(|mail| mail.content.subject == "Your account was taken back");
+        assert_eq!(notices.count(), 1);
     }
 
     #[tokio::test]
-    async fn the_address_can_be_proved_for_other_accounts_at_the_same_time_and_one_has_it() {
+    async fn the_address_can_be_confirmed_for_other_accounts_at_the_same_time_and_one_has_it() {
         let app = app().await;
-        move_to(&app, "ada", "t1@example.com").await;
+        change_address(&app, "ada", "t1@example.com").await;
         let owners = link_to(&app, ADA).await;
         let mut links = Vec::new();
         for name in ["bob", "cyd"] {
             app.person(name).await;
             let (id, lifetime) = (app.user(name).await, app.app.config.verify_lifetime);
-            let begun = app.app.db.write(async |db| {
-                address::begin(db, &id, &Email::parse(ADA).unwrap(), Proven::OneFactor).await?;
-                token::issue(db, Purpose::Confirm, &id, ADA, "", lifetime).await
+            let set = app.app.db.write(async |db| {
+                address::set_pending(db, &id, &Email::parse(ADA).unwrap(), AuthLevel::OneFactor).await?;
+                link::issue(db, Purpose::Confirm, &id, ADA, "", lifetime).await
             });
-            links.push(begun.await.unwrap().text());
+            links.push(set.await.unwrap().text());
         }
-        let client = app.door().await.client;
-        let proofs = links.iter().map(async |link| {
-            let prove = async |db: &mut Connection| {
-                let link = token::spend(db, Purpose::Confirm, link).await?;
+        let client = app.login().await.client;
+        let confirmed = links.iter().map(async |link| {
+            let confirm = async |db: &mut Connection| {
+                let link = link::consume(db, Purpose::Confirm, link).await?;
                 address::confirm(db, &link, &client).await
             };
-            app.app.db.write(prove).await
+            app.app.db.write(confirm).await
         });
-        let (pressed, proofs) = tokio::join!(press(&app, &owners), join_all(proofs));
+        let (pressed, confirmed) = tokio::join!(press(&app, &owners), join_all(confirmed));
         assert_eq!(pressed, 303);
-        assert!(proofs.iter().all(|proof| matches!(proof, Ok(()) | Err(Error::StaleLink))), "{proofs:?}");
+        let expected = |result: &Result<()>| matches!(result, Ok(()) | Err(crate::base::Error::StaleLink));
+        assert!(confirmed.iter().all(expected), "{confirmed:?}");
         assert_eq!(app.count("select count(*) from addresses where confirmed_at is not null").await, 1);
         assert_eq!(app.count("select count(*) from addresses").await, 1);
     }

@@ -1,18 +1,9 @@
-//! Recovery codes: how many are left, and new ones, which are shown once.
+//! Recovery codes: how many the user has left, and new ones, which are shown once.
 
-use crate::access::{Access, Routes};
-use crate::app::App;
-use crate::auth::User;
-use crate::env::Env;
-use crate::error::Result;
-use crate::event::{self, Event};
-use crate::factor;
-use crate::features::Feature;
-use crate::form::{Form, NoFields};
-use crate::guard::Client;
-use crate::page::{Page, Template, templates};
-use crate::recovery;
-use crate::session::Session;
+use super::feature::Feature;
+use crate::accounts::{Client, Event, Session, User, event, recovery_code};
+use crate::base::{Env, Result};
+use crate::web::{Access, App, Empty, Form, Page, Routes, Template, factors, files};
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
@@ -21,8 +12,11 @@ const PATH: &str = "/account/recovery-codes";
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get(PATH, Access::Recent, show).post(PATH, Access::Recent, create);
-    Ok(Feature { routes, ..Feature::named("recovery_codes") })
+    Ok(Feature { routes, events: &[MADE], ..Feature::named("recovery_codes") })
 }
+
+pub const MADE: Event = Event::named("recovery_codes_made", "New recovery codes were made")
+    .with_notice("New recovery codes were made", "Those that were made before do not work any more.");
 
 #[derive(Serialize)]
 struct CodesPage {
@@ -30,7 +24,7 @@ struct CodesPage {
 }
 
 impl Template for CodesPage {
-    const FILE: &'static str = templates::RECOVERY_CODES_SHOW;
+    const FILE: &'static str = files::RECOVERY_CODES_SHOW;
 }
 
 #[derive(Serialize)]
@@ -39,12 +33,12 @@ struct NewCodesPage {
 }
 
 impl Template for NewCodesPage {
-    const FILE: &'static str = templates::RECOVERY_CODES_NEW;
+    const FILE: &'static str = files::RECOVERY_CODES_NEW;
 }
 
 async fn show(State(app): State<App>, user: User, page: Page) -> Result<Response> {
-    let left = app.db.read(async |db| recovery::left(db, &user.id).await).await?;
-    page.show(&CodesPage { left }).await
+    let left = app.db.read(async |db| recovery_code::count(db, &user.id).await).await?;
+    page.render(&CodesPage { left }).await
 }
 
 async fn create(
@@ -52,23 +46,22 @@ async fn create(
     session: Session,
     client: Client,
     page: Page,
-    _: Form<NoFields>,
+    _: Form<Empty>,
 ) -> Result<Response> {
     let user_id = &*session.user.id;
-    let codes = app.db.write(async |db| {
-        factor::hold(&app, db, &session).await?;
-        event::record(db, user_id, Event::RecoveryCodesMade, &client).await?;
-        recovery::make(db, user_id).await
+    let replaced = app.db.write(async |db| {
+        factors::lock_confirmed(&app, db, &session).await?;
+        event::record(db, user_id, MADE.by(&client)).await?;
+        recovery_code::replace(db, user_id).await
     });
-    page.show(&NewCodesPage { codes: codes.await? }).await
+    page.render(&NewCodesPage { codes: replaced.await? }).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::tests::check;
-    use crate::test::{TestApp, Visitor};
-    use crate::user::Username;
+    use crate::accounts::Username;
+    use crate::test::{TestApp, Visitor, check};
     use axum::http::Method;
     use std::collections::BTreeSet;
 
@@ -81,7 +74,7 @@ mod tests {
 
     async fn works(app: &TestApp, name: &str, code: &str) -> bool {
         let username = Username::parse(name).unwrap();
-        app.app.db.write(async |db| recovery::spend(db, &username, code).await).await.unwrap().is_some()
+        app.app.db.write(async |db| recovery_code::use_by_name(db, &username, code).await).await.unwrap().is_some()
     }
 
     #[test]
@@ -100,11 +93,8 @@ mod tests {
         assert_eq!(app.count("select count(*) from events where kind = 'recovery_codes_made'").await, 1);
         for (left, code) in codes.iter().enumerate().rev() {
             assert!(code.len() == 32 && works(&app, "ada", code).await, "{code}");
-            let words = if left > 0 {
-                format!("You have <strong>{left}</strong> left.")
-            } else {
-                "You have none".into()
-            };
+            let words =
+                if left > 0 { format!("You have <strong>{left}</strong> left.") } else { "You have none".into() };
             ada.get(PATH).await.assert_contains(&words).assert_lacks(code);
         }
         assert_eq!(make(&ada).await.len(), 10);
@@ -112,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn new_codes_end_the_old_ones_and_nobody_elses() {
+    async fn new_codes_replace_the_users_old_ones_and_nobody_elses() {
         let app = TestApp::new().await;
         let (ada, eve) = (app.person("ada").await, app.person("eve").await);
         let (adas, eves) = (make(&ada).await, make(&eve).await);
@@ -123,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_and_a_log_in_of_some_time_ago_make_none_and_looking_makes_none() {
+    async fn visitors_and_old_log_ins_make_no_codes_and_viewing_the_page_makes_none() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         ada.send(Method::HEAD, PATH, &[], "").await.assert_status(200);
@@ -135,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_that_was_ended_meanwhile_makes_none() {
+    async fn a_session_that_has_ended_in_the_meantime_makes_no_codes() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let thief = app.browser_of("ada").await;

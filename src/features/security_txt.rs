@@ -1,12 +1,11 @@
-//! Whom to tell of a hole in this site: `/.well-known/security.txt` (RFC 9116), when `SECURITY_CONTACT` says so.
+//! `/.well-known/security.txt` (RFC 9116): whom to tell about a vulnerability in this site. It exists when
+//! `SECURITY_CONTACT` is set.
 
-use crate::access::{Access, Routes};
-use crate::address::Email;
-use crate::app::App;
-use crate::database::now;
-use crate::env::Env;
-use crate::error::Result;
-use crate::features::Feature;
+use super::feature::Feature;
+use crate::accounts::Email;
+use crate::base::{Env, Result};
+use crate::db::now;
+use crate::web::{Access, App, Routes};
 use ::cookie::time::OffsetDateTime;
 use ::cookie::time::format_description::well_known::Rfc3339;
 use anyhow::Context;
@@ -16,34 +15,33 @@ use url::Url;
 const PATH: &str = "/.well-known/security.txt";
 
 pub fn feature(env: &Env) -> anyhow::Result<Feature> {
-    let mut routes = Routes::new();
-    if let Some(text) = env.text("SECURITY_CONTACT") {
-        let contact = contact(text).with_context(|| {
-            format!("SECURITY_CONTACT={text:?} cannot be used: write an e-mail address, or a mailto:, https: or tel: address")
-        })?;
-        let show = async move |State(app): State<App>| show(&app, &contact);
-        routes = routes.get(PATH, Access::Public, show);
-    }
-    Ok(Feature { routes, ..Feature::named("security_txt") })
+    let Some(text) = env.text("SECURITY_CONTACT") else { return Ok(Feature::default()) };
+    let contact = contact(text).with_context(|| {
+        format!(
+            "SECURITY_CONTACT={text:?} cannot be used: write an e-mail address, or a mailto:, https: or tel: address"
+        )
+    })?;
+    let show = async move |State(app): State<App>| show(&app, &contact);
+    Ok(Feature { routes: Routes::new().get(PATH, Access::Public, show), ..Feature::named("security_txt") })
 }
 
-/// The address as a URI, if it is one by which people can be reached, and stays within its line.
+/// The contact as a URI, if it is one by which people can be reached and stays within its line.
 fn contact(text: &str) -> Option<String> {
     let uri = match Email::parse(text) {
         Ok(email) => format!("mailto:{}", email.as_str().replace('%', "%25")),
         Err(_) => text.to_string(),
     };
     let url = Url::parse(&uri).ok()?;
-    let reaches_somebody = match url.scheme() {
+    let is_reachable = match url.scheme() {
         "https" => true,
         "mailto" => Email::parse(url.path()).is_ok(),
         "tel" => url.path().contains(|c: char| c.is_ascii_digit()),
         _ => false,
     };
-    (reaches_somebody && uri.bytes().all(|byte| byte.is_ascii_graphic())).then_some(uri)
+    (is_reachable && uri.bytes().all(|byte| byte.is_ascii_graphic())).then_some(uri)
 }
 
-/// How long what it says can be relied on.
+/// For how long the file can be relied on.
 const DAYS: i64 = 180;
 
 fn show(app: &App, contact: &str) -> Result<String> {
@@ -59,7 +57,7 @@ mod tests {
     use crate::test::TestApp;
 
     #[tokio::test]
-    async fn it_says_whom_to_tell_and_for_how_long_that_holds() {
+    async fn it_names_the_contact_and_expires_in_half_a_year() {
         let app = TestApp::with_env(&[("SECURITY_CONTACT", "security@example.com")], Routes::new()).await;
         let before = now();
         let answer = app.visitor().get(PATH).await;
@@ -76,13 +74,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_anybody_to_tell_there_is_none() {
+    async fn without_a_contact_there_is_none() {
         let app = TestApp::new().await;
         app.visitor().get(PATH).await.assert_status(404);
     }
 
     #[test]
-    fn a_contact_is_a_mail_address_a_page_or_a_telephone_and_one_line() {
+    fn a_contact_is_an_email_address_a_page_or_a_telephone_on_one_line() {
         for (text, uri) in [
             ("security@example.com", "mailto:security@example.com"),
             ("50%off@example.com", "mailto:50%25off@example.com"),

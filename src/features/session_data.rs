@@ -1,50 +1,47 @@
-//! Session data: values that a feature of yours keeps for whoever is there, a stranger too: a basket, a half-filled form.
+//! Session data: values that a feature of yours keeps for a visitor or a user, such as a basket or a half-filled form.
 //!
 //! ```ignore
 //! const BASKET: Key<Vec<Item>> = Key::new("basket");
 //!
-//! async fn add(data: SessionData, Form(item): Form<Item>) -> Result<Response> {
+//! async fn add(data: SessionData, Form(item): Form<Item>) -> Result<(CookieJar, Redirect)> {
 //!     let cookies = data.change(BASKET, |basket| basket.push(item)).await?;
-//!     Ok((cookies, see_other("/basket")).into_response())
+//!     Ok((cookies, redirect("/basket")))
 //! }
 //! ```
 //!
-//! The values stand in a row, and the first that is kept makes it: until then there is neither row nor cookie, and a page
-//! that does not ask costs no statement. A stranger's row is found by the cookie `visitor`, a user's by the session. A
-//! log-in takes along what the stranger had kept, under the new session; log-out, and a log-in over somebody else's
-//! session, drop it.
+//! The values are in one row, which the first of them creates: until then there is neither row nor cookie, and a page that
+//! does not ask for a value costs no statement. A visitor's row is found by the cookie `visitor`, a user's by the session.
+//! A log-in moves the visitor's values to the new session; a log-out, or a log-in over another user's session, drops them.
 
 // Nothing in the template uses it: it is for what is built on it.
 #![allow(dead_code)]
 
-use crate::app::App;
-use crate::auth::AuthState;
-use crate::database::{Connection, new_id, now};
-use crate::env::Env;
-use crate::error::{Error, Result};
-use crate::features::Feature;
-use crate::guard;
-use crate::session::Door;
-use crate::token::{Token, TokenHash};
+use super::feature::Feature;
+use crate::base::{Config, Env, Error, Result, Token, TokenHash};
+use crate::db::{Connection, DbRow, new_id, now};
+use crate::web::app::SessionStart;
+use crate::web::{App, AuthState, Redirect, cookie};
+use ::cookie::time::Duration;
 use axum::extract::FromRequestParts;
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use axum_extra::extract::CookieJar;
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use sqlx::{FromRow, Row};
+use std::convert::Infallible;
 use std::marker::PhantomData;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    Ok(Feature { purge: &[PURGE], session_begins: Some(move_in), ..Feature::named("session_data") })
+    Ok(Feature { purge: &[PURGE], on_session_start: Some(transfer), ..Feature::named("session_data") })
 }
 
-/// The most bytes that the values of one visitor may have, as JSON.
-const MOST: usize = 64 * 1024;
+/// The most bytes that all values of a visitor or a session may have, as JSON.
+const MAX_BYTES: usize = 64 * 1024;
 
-/// How long a stranger's values are kept after the last change, in seconds.
+/// How long a visitor's values are kept after the last change, in seconds.
 const KEPT: i64 = 30 * 24 * 60 * 60;
 
 const PURGE: &str = "delete from session_data where expires_at <= $1 and id in \
@@ -52,7 +49,7 @@ const PURGE: &str = "delete from session_data where expires_at <= $1 and id in \
 
 const COOKIE: &str = "visitor";
 
-/// The name of a value and its type, which must be one that JSON can hold.
+/// The name of a value and its type, which serializes as JSON.
 pub struct Key<T> {
     name: &'static str,
     value: PhantomData<T>,
@@ -64,7 +61,7 @@ impl<T: Serialize + DeserializeOwned> Key<T> {
     }
 }
 
-/// The values of whoever sent the request: an extractor.
+/// As an argument of a handler: the values of the visitor or user who sent the request.
 pub struct SessionData {
     app: App,
     auth: AuthState,
@@ -72,13 +69,16 @@ pub struct SessionData {
 }
 
 impl FromRequestParts<App> for SessionData {
-    type Rejection = std::convert::Infallible;
+    type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<SessionData, Self::Rejection> {
-        let visitor = guard::cookie(&app.config, &parts.headers, COOKIE);
-        let visitor = visitor.and_then(|text| Token::parse(&text));
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<SessionData, Infallible> {
+        let visitor = visitor_token(&app.config, &parts.headers);
         Ok(SessionData { app: app.clone(), auth: AuthState::of(parts), visitor })
     }
+}
+
+fn visitor_token(config: &Config, headers: &HeaderMap) -> Option<Token> {
+    Token::parse(&cookie::value(config, headers, COOKIE)?)
 }
 
 /// Whose values they are.
@@ -92,11 +92,11 @@ impl SessionData {
     pub async fn get<T: DeserializeOwned>(&self, key: Key<T>) -> Result<Option<T>> {
         let Some(owner) = self.owner().await? else { return Ok(None) };
         let row = self.app.db.read(async |db| find(db, &owner).await).await?;
-        Ok(row.and_then(|(_, mut values)| read(values.remove(key.name))))
+        Ok(row.and_then(|mut row| parse(row.values.remove(key.name))))
     }
 
-    /// Changes the value, which begins as its type's default, in one transaction: of two changes at once neither is lost.
-    /// Answers cookies that belong to the response.
+    /// Changes the value, which starts as its type's default, in one transaction: of two changes at once neither is lost.
+    /// Returns cookies that belong to the response.
     ///
     /// # Errors
     /// 413 when there would be more than 64 KiB; then nothing has changed.
@@ -106,7 +106,7 @@ impl SessionData {
         change: impl FnOnce(&mut T),
     ) -> Result<CookieJar> {
         self.edit(|values| {
-            let mut value = read(values.get(key.name).cloned()).unwrap_or_default();
+            let mut value = parse(values.get(key.name).cloned()).unwrap_or_default();
             change(&mut value);
             values.insert(key.name.into(), serde_json::to_value(value)?);
             Ok(())
@@ -114,7 +114,7 @@ impl SessionData {
         .await
     }
 
-    /// Takes the value away. As [`SessionData::change`].
+    /// Removes the value. As [`SessionData::change`].
     pub async fn remove<T>(&self, key: Key<T>) -> Result<CookieJar> {
         self.edit(|values| {
             values.remove(key.name);
@@ -123,46 +123,50 @@ impl SessionData {
         .await
     }
 
-    async fn edit(
-        &self,
-        edit: impl FnOnce(&mut Map<String, Value>) -> serde_json::Result<()>,
-    ) -> Result<CookieJar> {
+    async fn edit(&self, edit: impl FnOnce(&mut Map<String, Value>) -> serde_json::Result<()>) -> Result<CookieJar> {
         let owner = self.owner().await?;
-        let edit_row = self.app.db.write(async |db| {
+        let edited = self.app.db.write(async |db| {
             let row = match &owner {
                 Some(owner) => lock_and_find(db, owner).await?,
                 None => None,
             };
-            let (id, before) = row.unzip();
+            let (id, before) = row.map(|row| (row.id, row.values)).unzip();
             let before = before.unwrap_or_default();
             let mut values = before.clone();
             edit(&mut values).map_err(anyhow::Error::from)?;
             if values == before {
                 return Ok(CookieJar::new());
             }
-            let text = Value::Object(values).to_string();
-            if text.len() > MOST {
+            let data = Value::Object(values).to_string();
+            if data.len() > MAX_BYTES {
                 return Err(Error::Refused(StatusCode::PAYLOAD_TOO_LARGE));
             }
-            match (id, owner) {
-                (Some(id), _) => {
-                    update(db, &id, &text).await?;
-                    Ok(CookieJar::new())
-                }
-                (None, Some(owner @ Owner::Session(_))) => {
-                    insert(db, &owner, &text).await?;
-                    Ok(CookieJar::new())
-                }
-                (None, _) => {
-                    let token = Token::random()?;
-                    insert(db, &Owner::Visitor(token.hash()), &text).await?;
-                    let cookie = guard::set_cookie(&self.app.config, COOKIE, token.text());
-                    let kept = ::cookie::time::Duration::seconds(KEPT);
-                    Ok(CookieJar::new().add(cookie.max_age(kept).build()))
-                }
-            }
+            self.save(db, owner, id, &data).await
         });
-        edit_row.await
+        edited.await
+    }
+
+    /// Saves the values in the row with this id, or in a new one.
+    async fn save(
+        &self,
+        db: &mut Connection,
+        owner: Option<Owner>,
+        id: Option<String>,
+        data: &str,
+    ) -> Result<CookieJar> {
+        let cookies = CookieJar::new();
+        match (id, owner) {
+            (Some(id), _) => update(db, &id, data).await?,
+            (None, Some(owner @ Owner::Session(_))) => insert(db, owner, data).await?,
+            // The token of a cookie without a row may be somebody else's choice, so the row gets its own.
+            (None, _) => {
+                let token = Token::random()?;
+                insert(db, Owner::Visitor(token.hash()), data).await?;
+                let cookie = cookie::build(&self.app.config, COOKIE, token.text());
+                return Ok(cookies.add(cookie.max_age(Duration::seconds(KEPT)).build()));
+            }
+        }
+        Ok(cookies)
     }
 
     async fn owner(&self) -> Result<Option<Owner>> {
@@ -171,48 +175,54 @@ impl SessionData {
     }
 }
 
-/// A value that is not of the type it is asked for, because the app has changed, is as good as none.
-fn read<T: DeserializeOwned>(value: Option<Value>) -> Option<T> {
+/// A value of another type, because the app has changed, counts as none.
+fn parse<T: DeserializeOwned>(value: Option<Value>) -> Option<T> {
     value.and_then(|value| serde_json::from_value(value).ok())
 }
 
-/// A session takes over the values of the one it replaces, if that was the same user's, or else those of the stranger
-/// who logs in.
-fn move_in<'a>(
+/// Moves the values of the session that is replaced, if it is the same user's, or else those of the visitor who logs in, to
+/// the new session.
+fn transfer<'a>(
     db: &'a mut Connection,
-    door: &'a Door,
-    user_id: &'a str,
-    session_id: &'a str,
-    cookies: CookieJar,
-) -> BoxFuture<'a, Result<CookieJar>> {
-    async move {
-        if let Some(token) = door.token() {
-            // The session's row comes first here as in every change.
+    start: SessionStart<'a>,
+    redirect: Redirect,
+) -> BoxFuture<'a, Result<Redirect>> {
+    Box::pin(async move {
+        if let Some(token) = start.replaced {
+            // The session's row is locked first here, as in every change.
             let sql = "update sessions set id = id where token_hash = $1";
             sqlx::query(sql).bind(token.hash().to_vec()).execute(&mut *db).await?;
             let sql = "update session_data set session_id = $1 where session_id = \
                        (select id from sessions where token_hash = $2 and user_id = $3)";
-            let query = sqlx::query(sql).bind(session_id).bind(token.hash().to_vec()).bind(user_id);
-            if query.execute(&mut *db).await?.rows_affected() > 0 {
-                return Ok(cookies);
+            let query = sqlx::query(sql).bind(start.session_id).bind(token.hash().to_vec());
+            if query.bind(start.user_id).execute(&mut *db).await?.rows_affected() > 0 {
+                return Ok(redirect);
             }
         }
-        let Some(visitor) = door.request_cookie(COOKIE).and_then(|text| Token::parse(&text)) else {
-            return Ok(cookies);
-        };
+        let Some(visitor) = visitor_token(start.config, start.headers) else { return Ok(redirect) };
         let sql = "update session_data set session_id = $1, token_hash = null \
                    where token_hash = $2 and expires_at > $3";
-        let query = sqlx::query(sql).bind(session_id).bind(visitor.hash().to_vec()).bind(now());
+        let query = sqlx::query(sql).bind(start.session_id).bind(visitor.hash().to_vec()).bind(now());
         query.execute(db).await?;
-        Ok(cookies.add(guard::clear_cookie(door.config(), COOKIE)))
-    }
-    .boxed()
+        Ok(redirect.cookie(cookie::delete(start.config, COOKIE)))
+    })
 }
 
-type Found = Option<(String, Map<String, Value>)>;
+/// The values of one visitor or session.
+struct StoredValues {
+    id: String,
+    values: Map<String, Value>,
+}
 
-async fn find(db: &mut Connection, owner: &Owner) -> Result<Found> {
-    let row: Option<(String, String)> = match owner {
+impl FromRow<'_, DbRow> for StoredValues {
+    fn from_row(row: &DbRow) -> sqlx::Result<StoredValues> {
+        let data: String = row.try_get("data")?;
+        Ok(StoredValues { id: row.try_get("id")?, values: serde_json::from_str(&data).unwrap_or_default() })
+    }
+}
+
+async fn find(db: &mut Connection, owner: &Owner) -> Result<Option<StoredValues>> {
+    Ok(match owner {
         Owner::Session(id) => {
             let sql = "select id, data from session_data where session_id = $1";
             sqlx::query_as(sql).bind(&**id).fetch_optional(db).await?
@@ -221,15 +231,14 @@ async fn find(db: &mut Connection, owner: &Owner) -> Result<Found> {
             let sql = "select id, data from session_data where token_hash = $1 and expires_at > $2";
             sqlx::query_as(sql).bind(hash.to_vec()).bind(now()).fetch_optional(db).await?
         }
-    };
-    Ok(row.map(|(id, data)| (id, serde_json::from_str(&data).unwrap_or_default())))
+    })
 }
 
-/// As [`find`], in a transaction in which nobody else changes the row.
-async fn lock_and_find(db: &mut Connection, owner: &Owner) -> Result<Found> {
+/// As [`find`], and nobody else changes the row before the transaction ends.
+async fn lock_and_find(db: &mut Connection, owner: &Owner) -> Result<Option<StoredValues>> {
     match owner {
         Owner::Session(id) => {
-            // The session's row stands for values that are not there yet, and for a session that is about to end.
+            // Locks the session's row, because that of the values may not exist yet, and the session may be ending.
             let sql = "update sessions set id = id where id = $1";
             if sqlx::query(sql).bind(&**id).execute(&mut *db).await?.rows_affected() == 0 {
                 return Err(Error::NOT_FOUND);
@@ -243,13 +252,12 @@ async fn lock_and_find(db: &mut Connection, owner: &Owner) -> Result<Found> {
     find(db, owner).await
 }
 
-async fn insert(db: &mut Connection, owner: &Owner, data: &str) -> Result<()> {
+async fn insert(db: &mut Connection, owner: Owner, data: &str) -> Result<()> {
     let (session_id, token_hash) = match owner {
-        Owner::Session(id) => (Some(id.clone()), None),
+        Owner::Session(id) => (Some(id), None),
         Owner::Visitor(hash) => (None, Some(hash.to_vec())),
     };
-    let sql =
-        "insert into session_data (id, session_id, token_hash, data, expires_at) values ($1, $2, $3, $4, $5)";
+    let sql = "insert into session_data (id, session_id, token_hash, data, expires_at) values ($1, $2, $3, $4, $5)";
     let query = sqlx::query(sql).bind(new_id()).bind(session_id).bind(token_hash).bind(data);
     query.bind(now() + KEPT).execute(db).await?;
     Ok(())
@@ -264,9 +272,10 @@ async fn update(db: &mut Connection, id: &str, data: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::{Access, Routes};
-    use crate::factor::Proven;
+    use crate::accounts::{AuthLevel, Choices};
+    use crate::server::purge::purge;
     use crate::test::{Answer, TestApp, Visitor};
+    use crate::web::{Access, Login, Routes};
     use axum::extract::State;
     use axum::response::{IntoResponse, Response};
     use futures_util::future::join_all;
@@ -294,28 +303,25 @@ mod tests {
         Ok((data.change(COUNTER, |_| ()).await?, "touched").into_response())
     }
 
-    /// Logs in whoever was made first.
-    async fn enter(State(app): State<App>, door: Door) -> Result<Response> {
-        let begun = app.db.write(async |db| {
-            let sql = "select id from users order by id limit 1";
-            let (id,): (String,) = sqlx::query_as(sql).fetch_one(&mut *db).await?;
-            door.log_in(db, &id, false, Proven::TwoFactors, "/").await
+    /// Logs in the user who signed up first.
+    async fn enter(State(app): State<App>, login: Login) -> Result<Redirect> {
+        let logged_in = app.db.write(async |db| {
+            let id: String = sqlx::query_scalar("select id from users order by id limit 1").fetch_one(&mut *db).await?;
+            login.log_in(db, &id, AuthLevel::TwoFactors, &Choices { stay: false, next: "/".into() }).await
         });
-        Ok((begun.await?.map(|entry| entry.cookies), "in").into_response())
+        Ok(logged_in.await?.expect("the user may log in"))
     }
 
-    async fn leave(door: Door) -> Result<Response> {
-        door.log_out().await?;
-        Ok(door.farewell().into_response())
+    async fn leave(login: Login) -> Result<Response> {
+        login.log_out().await?;
+        Ok(login.clear_cookies().into_response())
     }
 
     async fn app() -> TestApp {
-        let routes =
-            Routes::new().get("/counter", Access::Public, counted).post("/counter", Access::Public, count);
+        let routes = Routes::new().get("/counter", Access::Public, counted).post("/counter", Access::Public, count);
         let routes = routes.post("/forget", Access::Public, forget).post("/fill", Access::Public, fill);
         let routes = routes.post("/touch", Access::Public, touch);
-        TestApp::with(routes.post("/enter", Access::Public, enter).post("/leave", Access::Public, leave))
-            .await
+        TestApp::with(routes.post("/enter", Access::Public, enter).post("/leave", Access::Public, leave)).await
     }
 
     async fn post(visitor: &Visitor, path: &str) -> Answer {
@@ -329,19 +335,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_who_stores_nothing_has_no_row_and_no_cookie() {
+    async fn a_visitor_who_stores_nothing_has_no_row_and_no_cookie() {
         let app = app().await;
-        let stranger = app.visitor();
+        let visitor = app.visitor();
         let before = app.statements();
-        stranger.get("/counter").await.assert_body("nothing").assert_no_header("set-cookie");
-        stranger.get("/whoami").await.assert_no_header("set-cookie");
+        visitor.get("/counter").await.assert_body("nothing").assert_no_header("set-cookie");
+        visitor.get("/whoami").await.assert_no_header("set-cookie");
         assert_eq!(app.statements() - before, 0);
-        post(&stranger, "/forget").await.assert_status(200).assert_no_header("set-cookie");
+        post(&visitor, "/forget").await.assert_status(200).assert_no_header("set-cookie");
         assert_eq!(app.count("select count(*) from session_data").await, 0);
     }
 
     #[tokio::test]
-    async fn what_a_stranger_stores_is_there_at_the_next_request_and_nobody_elses() {
+    async fn what_a_visitor_stores_is_there_at_the_next_request_and_for_nobody_else() {
         let app = app().await;
         let (one, two) = (app.visitor(), app.visitor());
         let first = post(&one, "/counter").await;
@@ -351,16 +357,14 @@ mod tests {
         assert_counter(&two, "nothing").await;
         let forged = app.visitor().with_cookie("visitor", &"A".repeat(43));
         assert_counter(&forged, "nothing").await;
-        post(&forged, "/counter")
-            .await
-            .assert_cookie("visitor=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
+        post(&forged, "/counter").await.assert_cookie("visitor=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
         assert_ne!(forged.cookie("visitor"), Some("A".repeat(43)));
         post(&one, "/forget").await.assert_status(200);
         assert_counter(&one, "nothing").await;
     }
 
     #[tokio::test]
-    async fn a_log_in_takes_along_what_the_stranger_stored_under_a_new_id() {
+    async fn a_log_in_moves_what_the_visitor_stored_to_the_new_session() {
         let app = app().await;
         app.person("ada").await;
         let browser = app.visitor();
@@ -376,7 +380,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_in_over_somebody_elses_session_and_a_log_out_drop_it() {
+    async fn a_log_in_over_another_users_session_and_a_log_out_drop_the_values() {
         let app = app().await;
         app.person("ada").await;
         let eve = app.person("eve").await;
@@ -393,15 +397,15 @@ mod tests {
     #[tokio::test]
     async fn of_many_changes_at_once_none_is_lost() {
         let app = app().await;
-        let (ada, stranger) = (app.person("ada").await, app.visitor());
-        post(&stranger, "/counter").await;
-        join_all((0..20).flat_map(|_| [post(&ada, "/counter"), post(&stranger, "/counter")])).await;
+        let (ada, visitor) = (app.person("ada").await, app.visitor());
+        post(&visitor, "/counter").await;
+        join_all((0..20).flat_map(|_| [post(&ada, "/counter"), post(&visitor, "/counter")])).await;
         assert_counter(&ada, "20").await;
-        assert_counter(&stranger, "21").await;
+        assert_counter(&visitor, "21").await;
     }
 
     #[tokio::test]
-    async fn more_than_64_kib_and_what_has_not_changed_are_not_saved() {
+    async fn more_than_64_kib_and_unchanged_values_are_not_saved() {
         let app = app().await;
         let ada = app.person("ada").await;
         post(&ada, "/counter").await;
@@ -413,14 +417,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_stranger_left_is_purged_when_its_time_is_over() {
+    async fn what_a_visitor_stored_is_purged_once_it_has_expired() {
         let app = app().await;
-        let (ada, stranger) = (app.person("ada").await, app.visitor());
+        let (ada, visitor) = (app.person("ada").await, app.visitor());
         post(&ada, "/counter").await;
-        post(&stranger, "/counter").await;
+        post(&visitor, "/counter").await;
         app.execute("update session_data set expires_at = 1").await;
-        assert_counter(&stranger, "nothing").await;
-        crate::purge::purge(&app.app).await.unwrap();
+        assert_counter(&visitor, "nothing").await;
+        purge(&app.app).await.unwrap();
         assert_eq!(app.count("select count(*) from session_data").await, 1);
         assert_counter(&ada, "1").await;
     }

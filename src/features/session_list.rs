@@ -1,22 +1,16 @@
-//! Where one is logged in: the list of one's sessions, and the buttons that end them.
+//! Where the user is logged in: the list of sessions, and the buttons that end them.
 
-use crate::access::{Access, Routes, see_other};
-use crate::app::App;
-use crate::config::Config;
-use crate::database::{Connection, now};
-use crate::device;
-use crate::env::Env;
-use crate::error::Result;
-use crate::event::{self, Event};
-use crate::features::Feature;
-use crate::form::{Form, NoFields};
-use crate::guard::Client;
-use crate::page::{Flash, Page, Template, date_time, templates};
-use crate::session::{self, Session};
+use super::feature::Feature;
+use crate::accounts::session::lifecycle;
+use crate::accounts::{Client, Event, Session, client::device_name, event};
+use crate::base::{Config, Env, Result};
+use crate::db::{Connection, DbRow, now};
+use crate::web::format::date_time;
+use crate::web::{Access, App, Empty, Flash, Form, Page, Redirect, Routes, Template, files, redirect};
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
-use axum_extra::extract::CookieJar;
+use axum::response::Response;
 use serde::Serialize;
+use sqlx::{FromRow, Row};
 use std::time::Duration;
 
 const PATH: &str = "/account/sessions";
@@ -26,46 +20,55 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
         .get(PATH, Access::User, index)
         .post("/account/sessions/{id}/revoke", Access::Recent, revoke)
         .post("/account/sessions/revoke-others", Access::Recent, revoke_others);
-    Ok(Feature { routes, flashes: &[ENDED, OTHERS_ENDED], ..Feature::named("session_list") })
+    let flashes = &[SESSION_ENDED, OTHER_SESSIONS_ENDED];
+    Ok(Feature { routes, events: &[ENDED, OTHERS_ENDED], flashes, ..Feature::named("session_list") })
 }
 
-const ENDED: Flash = Flash { name: "session_ended", words: "That session was ended." };
-const OTHERS_ENDED: Flash =
+pub const ENDED: Event = Event::named("session_ended", "A session was ended");
+pub const OTHERS_ENDED: Event = Event::named("other_sessions_ended", "Logged out everywhere else");
+
+const SESSION_ENDED: Flash = Flash { name: "session_ended", words: "That session was ended." };
+const OTHER_SESSIONS_ENDED: Flash =
     Flash { name: "other_sessions_ended", words: "You are logged out everywhere else." };
 
-/// A session in words.
+/// A session as its user sees it.
 #[derive(Serialize)]
-struct Row {
+struct ListedSession {
     id: String,
+    /// What it was last used with.
     device: String,
     address: String,
     began: String,
     seen: String,
-    this: bool,
+}
+
+impl FromRow<'_, DbRow> for ListedSession {
+    fn from_row(row: &DbRow) -> sqlx::Result<ListedSession> {
+        Ok(ListedSession {
+            id: row.try_get("id")?,
+            device: device_name(row.try_get("device")?),
+            address: row.try_get("address")?,
+            began: date_time(row.try_get("created_at")?),
+            seen: date_time(row.try_get("seen_at")?),
+        })
+    }
 }
 
 #[derive(Serialize)]
 struct SessionsPage {
-    sessions: Vec<Row>,
+    /// The id of the session in this browser.
+    own: String,
+    sessions: Vec<ListedSession>,
 }
 
 impl Template for SessionsPage {
-    const FILE: &'static str = templates::SESSION_LIST_INDEX;
+    const FILE: &'static str = files::SESSION_LIST_INDEX;
 }
 
 async fn index(State(app): State<App>, own: Session, page: Page) -> Result<Response> {
-    let listed = app.db.read(async |db| of_user(db, &app.config, &own.user.id).await).await?;
-    let row = |listed: Listed| Row {
-        device: device::words(&listed.device),
-        began: date_time(listed.created_at),
-        seen: date_time(listed.seen_at),
-        this: listed.id == own.id,
-        id: listed.id,
-        address: listed.address,
-    };
-    let mut sessions: Vec<Row> = listed.into_iter().map(row).collect();
-    sessions.sort_by_key(|row| !row.this);
-    page.show(&SessionsPage { sessions }).await
+    let mut sessions = app.db.read(async |db| of_user(db, &app.config, &own.user.id).await).await?;
+    sessions.sort_by_key(|session| session.id != own.id);
+    page.render(&SessionsPage { own: own.id, sessions }).await
 }
 
 async fn revoke(
@@ -73,65 +76,43 @@ async fn revoke(
     own: Session,
     client: Client,
     Path(id): Path<String>,
-    _: Form<NoFields>,
-) -> Result<Response> {
-    let end = app.db.write(async |db| {
-        session::end(db, &own.user.id, &id).await?;
-        event::record(db, &*own.user.id, Event::SessionEnded, &client).await
+    _: Form<Empty>,
+) -> Result<Redirect> {
+    let revoked = app.db.write(async |db| {
+        lifecycle::revoke(db, &own.user.id, &id).await?;
+        event::record(db, &*own.user.id, ENDED.by(&client)).await
     });
-    end.await?;
-    Ok((CookieJar::new().add(ENDED.cookie(&app.config)), see_other(PATH)).into_response())
+    revoked.await?;
+    Ok(redirect(PATH).flash(SESSION_ENDED))
 }
 
-async fn revoke_others(
-    State(app): State<App>,
-    own: Session,
-    client: Client,
-    _: Form<NoFields>,
-) -> Result<Response> {
-    let end = app.db.write(async |db| {
-        session::end_others(db, &own).await?;
-        event::record(db, &*own.user.id, Event::OtherSessionsEnded, &client).await
+async fn revoke_others(State(app): State<App>, own: Session, client: Client, _: Form<Empty>) -> Result<Redirect> {
+    let revoked = app.db.write(async |db| {
+        lifecycle::revoke_others(db, &own).await?;
+        event::record(db, &*own.user.id, OTHERS_ENDED.by(&client)).await
     });
-    end.await?;
-    Ok((CookieJar::new().add(OTHERS_ENDED.cookie(&app.config)), see_other(PATH)).into_response())
+    revoked.await?;
+    Ok(redirect(PATH).flash(OTHER_SESSIONS_ENDED))
 }
 
-/// A session as its user sees it in a list.
-struct Listed {
-    id: String,
-    /// The `User-Agent` it was last seen with.
-    device: String,
-    address: String,
-    created_at: i64,
-    seen_at: i64,
-}
-
-/// The user's sessions that have not expired, the one seen last first.
-async fn of_user(db: &mut Connection, config: &Config, user_id: &str) -> Result<Vec<Listed>> {
+/// The user's sessions that have not expired, the one that was used last first.
+async fn of_user(db: &mut Connection, config: &Config, user_id: &str) -> Result<Vec<ListedSession>> {
     let sql = "select id, device, address, created_at, seen_at from sessions \
                where user_id = $1 and created_at > $2 and seen_at > $3 order by seen_at desc, id desc";
     let since = |limit: Duration| now() - limit.as_secs() as i64;
-    let query = sqlx::query_as(sql)
-        .bind(user_id)
-        .bind(since(config.session_lifetime))
-        .bind(since(config.session_idle));
-    let rows: Vec<(String, String, String, i64, i64)> = query.fetch_all(db).await?;
-    let listed =
-        |(id, device, address, created_at, seen_at)| Listed { id, device, address, created_at, seen_at };
-    Ok(rows.into_iter().map(listed).collect())
+    let query = sqlx::query_as(sql).bind(user_id).bind(since(config.session_lifetime));
+    Ok(query.bind(since(config.session_idle)).fetch_all(db).await?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::tests::check;
-    use crate::test::TestApp;
+    use crate::test::{TestApp, Visitor, check};
 
     const REVOKE_OTHERS: &str = "/account/sessions/revoke-others";
 
-    /// The path that ends the only session beside one's own.
-    async fn path_to_end(ada: &crate::test::Visitor) -> String {
+    /// The path that ends the only session other than the visitor's own.
+    async fn path_to_end(ada: &Visitor) -> String {
         let page = ada.get(PATH).await.text();
         let (_, after) = page.split_once("action=\"/account/sessions/").expect("there is another session");
         format!("/account/sessions/{}", after.split('"').next().unwrap())
@@ -139,22 +120,19 @@ mod tests {
 
     #[test]
     fn its_page_renders() {
-        let row = |this| Row {
-            id: "0190".into(),
+        let session = |id: &str| ListedSession {
+            id: id.into(),
             device: "<Firefox>".into(),
             address: "192.0.2.1".into(),
             began: "1 May 2026, 10:00 UTC".into(),
             seen: "2 May 2026, 10:00 UTC".into(),
-            this,
         };
-        check(&[
-            SessionsPage { sessions: vec![row(true), row(false)] },
-            SessionsPage { sessions: vec![row(true)] },
-        ]);
+        let page = |sessions| SessionsPage { own: "0190".into(), sessions };
+        check(&[page(vec![session("0190"), session("0191")]), page(vec![session("0190")])]);
     }
 
     #[tokio::test]
-    async fn one_sees_where_one_is_logged_in_and_which_of_it_is_here() {
+    async fn users_see_where_they_are_logged_in_and_which_session_is_this_one() {
         let app = TestApp::new().await;
         let (ada, _bob) = (app.person("ada").await, app.person("bob").await);
         app.execute("update sessions set device = 'Mozilla/5.0 (X11; Linux x86_64) Firefox/145.0'").await;
@@ -167,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_that_is_ended_is_dead_and_so_is_what_its_browser_was_trusted_with() {
+    async fn a_revoked_session_is_invalid_and_its_device_is_forgotten() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let elsewhere = app.browser_of("ada").await;
@@ -180,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_others_end_at_once_and_nobody_elses() {
+    async fn all_other_sessions_end_at_once_and_nobody_elses() {
         let app = TestApp::new().await;
         let (ada, bob) = (app.person("ada").await, app.person("bob").await);
         let others = [app.browser_of("ada").await, app.browser_of("ada").await];
@@ -194,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn somebody_elses_session_is_as_if_it_were_not_there() {
+    async fn another_users_session_is_treated_as_if_it_did_not_exist() {
         let app = TestApp::new().await;
         let (ada, eve) = (app.person("ada").await, app.person("eve").await);
         let _elsewhere = app.browser_of("ada").await;
@@ -206,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_form_ends_nothing() {
+    async fn a_request_that_is_not_a_form_ends_no_session() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let elsewhere = app.browser_of("ada").await;
@@ -219,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_in_of_some_time_ago_ends_nothing() {
+    async fn an_old_log_in_ends_no_session() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let elsewhere = app.browser_of("ada").await;

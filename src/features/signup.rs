@@ -1,22 +1,13 @@
-//! Sign up: a username, a password typed twice, and an e-mail address if one likes. Whoever signs up is logged in.
+//! Sign up: a username, a password typed twice, and an optional e-mail address. New users are logged in at once.
 
-use crate::access::{Access, Routes};
-use crate::address::{self, Email};
-use crate::app::App;
-use crate::config::Config;
-use crate::env::Env;
-use crate::error::Result;
-use crate::factor::Proven;
-use crate::features::Feature;
-use crate::form::{Errors, Form, query_parameter};
-use crate::guard::LocalPath;
-use crate::page::{Flash, Page, Template, templates};
-use crate::password;
-use crate::policy::{NewPassword, own_words};
-use crate::session::{Door, Entry};
-use crate::throttle::{self, Key};
-use crate::user::{self, Username};
-use axum::extract::{RawQuery, State};
+use super::feature::Feature;
+use crate::accounts::{AuthLevel, Choices, Email, NewPassword, Username, address, password, personal_words, user};
+use crate::base::{Config, Env, Error, FieldErrors, Result};
+use crate::db::rate_limit::{self, Key};
+use crate::web::{
+    Access, App, Flash, Form, LocalPath, Login, NextQuery, Page, Query, Redirect, Routes, Template, files,
+};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
@@ -25,10 +16,8 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     Ok(Feature { routes, flashes: &[CONFIRM], ..Feature::named("signup") })
 }
 
-const CONFIRM: Flash = Flash {
-    name: "signed_up",
-    words: "Welcome. Please confirm your address by the link that we have mailed to you.",
-};
+const CONFIRM: Flash =
+    Flash { name: "signed_up", words: "Welcome. Please confirm your address by the link that we have mailed to you." };
 
 #[derive(Deserialize, Serialize, Default)]
 #[serde(default)]
@@ -51,13 +40,12 @@ struct NewAccount {
 }
 
 impl SignupForm {
-    fn judge(&self, config: &Config) -> Result<NewAccount, Errors> {
-        let mut errors = Errors::default();
+    fn validate(&self, config: &Config) -> Result<NewAccount, FieldErrors> {
+        let mut errors = FieldErrors::default();
         let username = Username::parse(&self.username).and_then(|name| name.unreserved(&config.site_name));
-        let username = errors.take("username", username);
-        let email = errors.take("email", self.email.as_deref().map(Email::parse).transpose());
-        let password = NewPassword::parse_twice(&self.password, &self.confirm_password, config);
-        let password = password.map_err(|(field, sentence)| errors.add(field, sentence)).ok();
+        let username = errors.check("username", username);
+        let email = errors.check("email", self.email.as_deref().map(Email::parse).transpose());
+        let password = errors.merge(NewPassword::parse_twice(&self.password, &self.confirm_password, config));
         match (username, email, password) {
             (Some(username), Some(email), Some(password)) => Ok(NewAccount { username, email, password }),
             _ => Err(errors),
@@ -68,80 +56,68 @@ impl SignupForm {
 #[derive(Serialize)]
 struct SignupPage {
     form: SignupForm,
-    errors: Errors,
+    errors: FieldErrors,
     min_length: usize,
 }
 
 impl SignupPage {
-    fn new(app: &App, form: SignupForm, errors: Errors) -> SignupPage {
+    fn new(app: &App, form: SignupForm, errors: FieldErrors) -> SignupPage {
         SignupPage { form, errors, min_length: app.config.password_min_length }
     }
 }
 
 impl Template for SignupPage {
-    const FILE: &'static str = templates::SIGNUP_NEW;
+    const FILE: &'static str = files::SIGNUP_NEW;
 }
 
-async fn new(State(app): State<App>, page: Page, RawQuery(query): RawQuery) -> Result<Response> {
-    let next = LocalPath::from(query_parameter(query.as_deref(), "next"));
-    let blank = SignupForm { next, ..SignupForm::default() };
-    page.show(&SignupPage::new(&app, blank, Errors::default())).await
+async fn new(State(app): State<App>, page: Page, Query(NextQuery { next, .. }): Query<NextQuery>) -> Result<Response> {
+    let form = SignupForm { next, ..SignupForm::default() };
+    page.render(&SignupPage::new(&app, form, FieldErrors::default())).await
 }
 
-async fn create(
-    State(app): State<App>,
-    door: Door,
-    page: Page,
-    Form(form): Form<SignupForm>,
-) -> Result<Response> {
-    let mistakes = match form.judge(&app.config) {
-        Ok(account) => match sign_up(&app, &door, account, &form.next).await? {
-            Ok(entry) => return Ok(entry.into_response()),
-            Err(mistake) => Errors::from(mistake),
-        },
-        Err(mistakes) => mistakes,
-    };
-    page.refuse(&SignupPage::new(&app, form, mistakes)).await
-}
-
-/// Answers the session that begins, or the field with a mistake and its sentence.
-async fn sign_up(
-    app: &App,
-    door: &Door,
-    NewAccount { username, email, password }: NewAccount,
-    next: &str,
-) -> Result<Result<Entry, (&'static str, String)>> {
-    let (address, rate) = (Key::address("signup", door.client.address), app.config.signups_per_address);
-    app.db.note(async |db| throttle::take(db, &address, rate).await).await?;
-    let own = own_words(&app.config, username.as_str(), email.as_ref().map(Email::as_str));
-    let hash = match app.gate.hash(password, own).await? {
-        Ok(hash) => hash,
-        Err(sentence) => {
-            // A mistake does not count.
-            app.db.note(async |db| throttle::give_back(db, &address, rate).await).await?;
-            return Ok(Err(("password", sentence.into())));
+async fn create(State(app): State<App>, login: Login, page: Page, Form(form): Form<SignupForm>) -> Result<Response> {
+    match sign_up(&app, &login, &form).await {
+        Ok(redirect) => Ok(redirect.into_response()),
+        Err(error) => {
+            let errors = error.field_errors()?;
+            page.render_errors(&SignupPage::new(&app, form, errors)).await
         }
-    };
-    let begun = app.db.write(async |db| {
-        let Some(user_id) = user::create(db, &username, &door.client).await? else { return Ok(None) };
-        password::set(db, &user_id, &hash).await?;
-        if let Some(email) = &email {
-            address::begin(db, &user_id, email, Proven::OneFactor).await?;
-        }
-        door.log_in(db, &user_id, false, Proven::OneFactor, next).await
-    });
-    let Some(mut entry) = begun.await? else { return Ok(Err(("username", username.is_taken()))) };
-    if email.is_some() {
-        entry.cookies = entry.cookies.add(CONFIRM.cookie(&app.config));
     }
-    Ok(Ok(entry))
+}
+
+async fn sign_up(app: &App, login: &Login, form: &SignupForm) -> Result<Redirect> {
+    let NewAccount { username, email, password } = form.validate(&app.config)?;
+    let (address, rate) = (Key::address("signup", login.client.address), app.config.signups_per_address);
+    app.db.write_relaxed(async |db| rate_limit::take(db, &address, rate).await).await?;
+    let personal = personal_words(&app.config, username.as_str(), email.as_ref().map(Email::as_str));
+    let hash = match app.passwords.hash(password, personal).await {
+        Err(Error::Invalid(errors)) => {
+            // A mistake does not count as a sign-up.
+            app.db.write_relaxed(async |db| rate_limit::give_back(db, &address, rate).await).await?;
+            return Err(errors.into());
+        }
+        hashed => hashed?,
+    };
+    let choices = Choices { stay: false, next: form.next.to_string() };
+    let signed_up = app.db.write(async |db| {
+        let created = user::create(db, &username, &login.client).await?;
+        let user_id = created.ok_or_else(|| Error::invalid("username", username.taken()))?;
+        password::table::set(db, &user_id, &hash).await?;
+        if let Some(email) = &email {
+            address::set_pending(db, &user_id, email, AuthLevel::OneFactor).await?;
+        }
+        login.log_in(db, &user_id, AuthLevel::OneFactor, &choices).await
+    });
+    let redirect = signed_up.await?.ok_or(Error::NOT_FOUND)?;
+    Ok(if email.is_some() { redirect.flash(CONFIRM) } else { redirect })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::tests::{assert_well_formed, check};
-    use crate::test::{Answer, TestApp, Visitor};
+    use crate::accounts::password::policy::MAX_BYTES;
+    use crate::test::{Answer, TestApp, Visitor, assert_well_formed, check};
+    use futures_util::future::join_all;
 
     const GOOD: &str = "violet lantern";
 
@@ -150,9 +126,14 @@ mod tests {
         visitor.post("/signup", &fields).await
     }
 
+    async fn is_password_of_ada(app: &TestApp, password: &str) -> bool {
+        let login = app.login().await;
+        app.app.passwords.verify(login.source(), "ada", password).await.unwrap().is_some()
+    }
+
     #[test]
     fn its_page_renders() {
-        let mut errors = Errors::default();
+        let mut errors = FieldErrors::default();
         for field in ["username", "email", "password", "confirm_password"] {
             errors.add(field, "No.");
         }
@@ -162,7 +143,7 @@ mod tests {
             ..SignupForm::default()
         };
         check(&[
-            SignupPage { form: SignupForm::default(), errors: Errors::default(), min_length: 8 },
+            SignupPage { form: SignupForm::default(), errors: FieldErrors::default(), min_length: 8 },
             SignupPage { form: typed(), errors, min_length: 8 },
         ]);
     }
@@ -170,26 +151,23 @@ mod tests {
     #[tokio::test]
     async fn the_page_and_the_server_have_the_same_limits() {
         let page = TestApp::new().await.visitor().get("/signup").await;
-        for most in [Username::MAX_LENGTH, Email::MAX_LENGTH, crate::policy::MAX_BYTES] {
+        for most in [Username::MAX_LENGTH, Email::MAX_LENGTH, MAX_BYTES] {
             page.assert_contains(&format!("maxlength=\"{most}\""));
         }
         page.assert_contains("minlength=\"8\"");
     }
 
     #[tokio::test]
-    async fn whoever_signs_up_is_logged_in_and_can_be_read_in_no_table() {
+    async fn people_who_sign_up_are_logged_in_and_no_table_has_their_password() {
         let app = TestApp::new().await;
         for (number, post) in ["urlencoded", "multipart"].into_iter().enumerate() {
             let (visitor, name) = (app.visitor(), format!("ada{number}"));
-            let fields =
-                [("username", &*name), ("password", GOOD), ("confirm_password", GOOD), ("next", "/private")];
+            let fields = [("username", &*name), ("password", GOOD), ("confirm_password", GOOD), ("next", "/private")];
             let answer = match post {
                 "urlencoded" => visitor.post("/signup", &fields).await,
                 _ => visitor.post_multipart("/signup", &fields).await,
             };
-            answer
-                .assert_redirect("/private")
-                .assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/");
+            answer.assert_redirect("/private").assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/");
             visitor.assert_is(&name).await;
         }
         assert_eq!(app.count("select count(*) from passwords where hash like '%violet%'").await, 0);
@@ -198,21 +176,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_is_taken_says_so_and_loses_nothing_but_the_passwords() {
+    async fn a_taken_name_gets_the_form_again_with_everything_but_the_passwords() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
-        let fields = [
-            ("username", "Ada"),
-            ("email", "ada@example.com"),
-            ("password", GOOD),
-            ("confirm_password", GOOD),
-        ];
+        let fields =
+            [("username", "Ada"), ("email", "ada@example.com"), ("password", GOOD), ("confirm_password", GOOD)];
         let answer = app.visitor().post("/signup", &fields).await;
         answer.assert_status(422).assert_contains("The name ada is taken.").assert_no_header("set-cookie");
-        answer
-            .assert_contains("value=\"Ada\"")
-            .assert_contains("value=\"ada@example.com\"")
-            .assert_lacks(GOOD);
+        answer.assert_contains("value=\"Ada\"").assert_contains("value=\"ada@example.com\"").assert_lacks(GOOD);
         assert_well_formed(&answer.text());
         assert_eq!(app.count("select count(*) from users").await, 1);
         assert_eq!(app.count("select count(*) from addresses").await, 0);
@@ -220,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_mistake_is_told_beside_its_field() {
+    async fn every_mistake_has_its_sentence_beside_its_field() {
         let app = TestApp::new().await;
         let long = "é".repeat(513);
         for (name, email, password, again, field, sentence) in [
@@ -237,8 +208,7 @@ mod tests {
             ("ada", "", GOOD, "violet lanterm", "confirm_password", "differ"),
             ("ada", "", GOOD, "", "confirm_password", "differ"),
         ] {
-            let fields =
-                [("username", name), ("email", email), ("password", password), ("confirm_password", again)];
+            let fields = [("username", name), ("email", email), ("password", password), ("confirm_password", again)];
             let answer = app.visitor().post("/signup", &fields).await;
             answer.assert_status(422).assert_contains(sentence).assert_no_header("set-cookie");
             answer.assert_contains(&format!("id=\"{field}-error\""));
@@ -249,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_password_that_others_would_think_of_is_refused_and_says_why() {
+    async fn a_password_that_is_easy_to_guess_is_refused_with_the_reason() {
         let app = TestApp::with_env(&[("SITE_NAME", "Harbour Books")], Routes::new()).await;
         for (password, reason) in [
             ("password1", "most common"),
@@ -285,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn so_many_sign_up_from_one_address_and_mistakes_do_not_count() {
+    async fn sign_ups_from_one_address_are_limited_and_mistakes_do_not_count() {
         let app = TestApp::with_env(&[("SIGNUPS_PER_ADDRESS", "2/1h")], Routes::new()).await;
         for _ in 0..5 {
             sign_up(&app.visitor(), "a b", GOOD).await.assert_status(422);
@@ -300,14 +270,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_is_confirmed_as_somebodys_is_answered_like_a_free_one() {
+    async fn an_address_that_another_user_has_confirmed_gets_the_same_answer_as_a_free_one() {
         let app = TestApp::new().await;
         app.person("ada").await;
-        app.execute("insert into addresses (user_id, email, confirmed_at) select id, 'a@b.de', 1 from users")
-            .await;
+        app.execute("insert into addresses (user_id, email, confirmed_at) select id, 'a@b.de', 1 from users").await;
         for (name, email) in [("eve", "a@b.de"), ("bob", "b@b.de")] {
-            let fields =
-                [("username", name), ("email", email), ("password", GOOD), ("confirm_password", GOOD)];
+            let fields = [("username", name), ("email", email), ("password", GOOD), ("confirm_password", GOOD)];
             app.visitor().post("/signup", &fields).await.assert_redirect("/").assert_body("");
         }
     }
@@ -316,11 +284,7 @@ mod tests {
     async fn a_page_shows_what_was_typed_as_text() {
         let app = TestApp::new().await;
         let answer = sign_up(&app.visitor(), "\"><script>alert(1)</script>{{ 7 * 7 }}", GOOD).await;
-        answer
-            .assert_status(422)
-            .assert_lacks("<script>")
-            .assert_contains("&lt;script&gt;")
-            .assert_lacks("49");
+        answer.assert_status(422).assert_lacks("<script>").assert_contains("&lt;script&gt;").assert_lacks("49");
     }
 
     #[tokio::test]
@@ -328,17 +292,10 @@ mod tests {
         let app = TestApp::new().await;
         let composed = "ca\u{66}\u{e9} noir";
         sign_up(&app.visitor(), "ada", composed).await.assert_status(303);
-        for (typed, right) in [
-            ("caf\u{e9} noir", true),
-            ("cafe\u{301} noir", true),
-            ("cafe noir", false),
-            ("CAF\u{c9} noir", false),
-        ] {
-            assert_eq!(
-                password::check(&app.app, &app.door().await, "ada", typed).await.unwrap().is_some(),
-                right,
-                "{typed}"
-            );
+        for (typed, right) in
+            [("caf\u{e9} noir", true), ("cafe\u{301} noir", true), ("cafe noir", false), ("CAF\u{c9} noir", false)]
+        {
+            assert_eq!(is_password_of_ada(&app, typed).await, right, "{typed}");
         }
     }
 
@@ -348,20 +305,15 @@ mod tests {
         let most = |last: &str| format!("violet lantern {}{last}", "🗝".repeat(251));
         let (long, other) = (most("🗝"), most("🔑"));
         sign_up(&app.visitor(), "ada", &long).await.assert_status(303);
-        assert!(password::check(&app.app, &app.door().await, "ada", &long).await.unwrap().is_some());
-        assert!(password::check(&app.app, &app.door().await, "ada", &other).await.unwrap().is_none());
+        assert!(is_password_of_ada(&app, &long).await && !is_password_of_ada(&app, &other).await);
     }
 
     #[tokio::test]
     async fn an_address_is_kept_unconfirmed_and_taken_from_nobody() {
         let app = TestApp::new().await;
         for name in ["ada", "eve"] {
-            let fields = [
-                ("username", name),
-                ("email", "Ada@Example.com"),
-                ("password", GOOD),
-                ("confirm_password", GOOD),
-            ];
+            let fields =
+                [("username", name), ("email", "Ada@Example.com"), ("password", GOOD), ("confirm_password", GOOD)];
             app.visitor().post("/signup", &fields).await.assert_redirect("/");
         }
         let sql = "select count(*) from addresses where email = 'ada@example.com' and confirmed_at is null";
@@ -369,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_signs_up_while_logged_in_becomes_the_new_one() {
+    async fn people_who_sign_up_while_logged_in_become_the_new_user() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let before = ada.copy();
@@ -379,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn fields_that_nobody_asked_for_change_nothing() {
+    async fn fields_that_the_form_does_not_have_change_nothing() {
         let app = TestApp::new().await;
         let fields = [
             ("username", "ada"),
@@ -397,12 +349,10 @@ mod tests {
     async fn of_many_who_want_a_name_at_once_one_gets_it() {
         let app = TestApp::new().await;
         let visitors: Vec<Visitor> = (0..40).map(|_| app.visitor()).collect();
-        let answers =
-            futures_util::future::join_all(visitors.iter().map(|visitor| sign_up(visitor, "ada", GOOD)))
-                .await;
+        let answers = join_all(visitors.iter().map(|visitor| sign_up(visitor, "ada", GOOD))).await;
         let with = |status| answers.iter().filter(|answer| answer.status == status).count();
         assert_eq!(with(303), 1);
-        // On a busy machine some may have waited too long and been told so; most have not.
+        // On a busy machine some may have waited too long; most have not.
         assert!(with(422) + with(503) == 39 && with(422) > 20, "{} × 422, {} × 503", with(422), with(503));
         assert_eq!(app.count("select count(*) from users").await, 1);
         assert_eq!(app.count("select count(*) from sessions").await, 1);

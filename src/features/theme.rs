@@ -1,17 +1,12 @@
-//! Light, dark, or as the reader's system says: kept in a cookie that `page.rs` reads.
+//! The theme: light, dark, or as the reader's system says, kept in a cookie that `web/page.rs` reads.
 
-use crate::access::{Access, Routes, see_other};
-use crate::app::App;
-use crate::env::Env;
-use crate::error::{Error, Result};
-use crate::features::Feature;
-use crate::form::Form;
-use crate::guard::{LocalPath, own_referer, set_cookie};
+use super::feature::Feature;
+use crate::base::{Env, Error, Result};
+use crate::web::security::own_referer;
+use crate::web::{Access, App, Form, LocalPath, Redirect, Routes, Theme, cookie, redirect};
 use ::cookie::time::Duration;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum_extra::extract::CookieJar;
 use serde::Deserialize;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
@@ -25,15 +20,13 @@ struct ThemeForm {
     next: Option<LocalPath>,
 }
 
-const KEPT: Duration = Duration::days(365);
+const LIFETIME: Duration = Duration::days(365);
 
-async fn create(State(app): State<App>, headers: HeaderMap, Form(form): Form<ThemeForm>) -> Result<Response> {
-    if !["light", "dark", "system"].contains(&&*form.theme) {
-        return Err(Error::Refused(StatusCode::UNPROCESSABLE_ENTITY));
-    }
-    let cookie = set_cookie(&app.config, "theme", form.theme).max_age(KEPT).build();
+async fn create(State(app): State<App>, headers: HeaderMap, Form(form): Form<ThemeForm>) -> Result<Redirect> {
+    let theme = Theme::parse(&form.theme).ok_or(Error::Refused(StatusCode::UNPROCESSABLE_ENTITY))?;
+    let cookie = cookie::build(&app.config, "theme", theme.name().to_string()).max_age(LIFETIME).build();
     let next = form.next.unwrap_or_else(|| LocalPath::from(own_referer(&app.config, &headers)));
-    Ok((CookieJar::new().add(cookie), see_other(&next)).into_response())
+    Ok(redirect(&next).cookie(cookie))
 }
 
 #[cfg(test)]
@@ -56,11 +49,7 @@ mod tests {
     async fn a_theme_that_does_not_exist_is_refused_and_none_leads_to_another_site() {
         let app = TestApp::new().await;
         let visitor = app.visitor();
-        visitor
-            .post("/theme", &[("theme", "\"><script>")])
-            .await
-            .assert_status(422)
-            .assert_no_header("set-cookie");
+        visitor.post("/theme", &[("theme", "\"><script>")]).await.assert_status(422).assert_no_header("set-cookie");
         visitor.post("/theme", &[]).await.assert_status(422);
         let elsewhere = [("theme", "light"), ("next", "//evil.example")];
         visitor.post("/theme", &elsewhere).await.assert_redirect("/");

@@ -1,5 +1,6 @@
 //! An authenticator made of software, for tests: it holds one passkey, and does as its fields say.
 
+use super::relying_party::NOT_GOOD;
 use crate::test::{Answer, Visitor};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -15,7 +16,7 @@ pub struct Authenticator {
     pub user: Vec<u8>,
     pub origin: String,
     pub site: String,
-    /// Whether the page that asked stood inside another site's.
+    /// Whether the page that asked was embedded in another site's.
     pub embedded: bool,
     /// Whether it asks for a finger or a PIN.
     pub verifies: bool,
@@ -108,8 +109,7 @@ impl Authenticator {
 
     fn client_data(&self, kind: &str, options: &Value) -> Vec<u8> {
         let (challenge, origin) = (&options["challenge"], &self.origin);
-        let data =
-            json!({ "type": kind, "challenge": challenge, "origin": origin, "crossOrigin": self.embedded });
+        let data = json!({ "type": kind, "challenge": challenge, "origin": origin, "crossOrigin": self.embedded });
         data.to_string().into()
     }
 }
@@ -122,8 +122,8 @@ fn decode(text: &Value) -> Vec<u8> {
     BASE64_URL_SAFE_NO_PAD.decode(text.as_str().unwrap()).unwrap()
 }
 
-/// Asks for a challenge, and answers what the browser is to do.
-pub async fn begin(visitor: &Visitor, path: &str, fields: Value) -> Value {
+/// Asks for a challenge, and returns what the browser is to do.
+pub async fn ask(visitor: &Visitor, path: &str, fields: Value) -> Value {
     let answer = post(visitor, path, &fields).await;
     serde_json::from_slice(&answer.assert_status(200).bytes).unwrap()
 }
@@ -133,30 +133,30 @@ pub async fn post(visitor: &Visitor, path: &str, body: &Value) -> Answer {
 }
 
 impl Authenticator {
-    /// Somebody who is logged in adds this passkey.
+    /// Adds this passkey to the user who is logged in.
     pub async fn register(&mut self, visitor: &Visitor) -> Answer {
-        let options = begin(visitor, "/account/passkeys/start", json!({})).await;
+        let options = ask(visitor, "/account/passkeys/start", json!({})).await;
         post(visitor, "/account/passkeys/finish", &self.create(&options)).await
     }
 
-    /// Adds this passkey, and all is well.
+    /// Adds this passkey, and expects no mistake.
     pub async fn registered(mut self, visitor: &Visitor) -> Authenticator {
         self.register(visitor).await.assert_status(200).assert_body(r#"{"next":"/account/passkeys"}"#);
         self
     }
 
     pub async fn log_in(&mut self, visitor: &Visitor) -> Answer {
-        let options = begin(visitor, "/login/passkey/start", json!({})).await;
+        let options = ask(visitor, "/login/passkey/start", json!({})).await;
         post(visitor, "/login/passkey/finish", &self.get(&options)).await
     }
 
     pub async fn confirm(&mut self, visitor: &Visitor) -> Answer {
-        let options = begin(visitor, "/confirm/passkey/start", json!({})).await;
+        let options = ask(visitor, "/confirm/passkey/start", json!({})).await;
         post(visitor, "/confirm/passkey/finish", &self.get(&options)).await
     }
 }
 
-/// Answers in which one byte of one part is another, for every byte of these parts of the `response`.
+/// Returns in which one byte of one part is another, for every byte of these parts of the `response`.
 pub fn damaged(answer: &Value, parts: &[&str]) -> Vec<Value> {
     let mut damaged = Vec::new();
     for &part in parts {
@@ -172,10 +172,10 @@ pub fn damaged(answer: &Value, parts: &[&str]) -> Vec<Value> {
 }
 
 impl Answer {
-    /// What is said about every passkey that is not good, with nothing beside it.
+    /// The same answer for every passkey that is refused, and nothing else.
     #[track_caller]
     pub fn assert_not_good(&self) {
-        let body = json!({ "error": super::NOT_GOOD }).to_string();
+        let body = json!({ "error": NOT_GOOD }).to_string();
         self.assert_status(422).assert_body(&body).assert_no_header("set-cookie");
     }
 }

@@ -1,19 +1,17 @@
-//! Ceremonies under way: a challenge is answered once, within five minutes, by the browser it was made for.
+//! Challenges: each can be answered once, within five minutes, by the browser that it was made for.
 //!
-//! They wait in the database, so any replica may judge the answer. The row goes before the answer is judged: of many
-//! that come at once one finds it. A browser may have several under way, one in each tab.
+//! They are in the database, so any replica can verify the answer. A row is deleted before its answer is verified: of many
+//! answers at once, one finds it. A browser can have several, one in each tab.
 
-use super::{not_good, relying_party};
-use crate::app::App;
-use crate::database::{Connection, now};
-use crate::error::Result;
-use crate::form::Json;
-use crate::guard;
-use crate::session::Door;
-use crate::throttle::{self, Key, Rate};
-use crate::token::Token;
+use super::relying_party::{TIMEOUT, not_good, relying_party};
+use crate::accounts::stored_token::{self, NewToken};
+use crate::accounts::{Session, User};
+use crate::base::{Config, Rate, Result, Token};
+use crate::db::rate_limit::{self, Key};
+use crate::web::{App, Json, Login, cookie};
 use ::cookie::time;
 use anyhow::Context;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
 use base64::Engine;
@@ -26,70 +24,67 @@ use std::time::Duration;
 use uuid::Uuid;
 use webauthn_rs::prelude::{CredentialID, PasskeyRegistration};
 
-pub const LIFETIME: Duration = Duration::from_secs(5 * 60);
+/// How many challenges one network address gets. Every visit to the log-in page asks for one.
+const CHALLENGES: Rate = Rate { times: 200, per: Duration::from_secs(3 * 60) };
 
-/// How many may be begun from one address. Every visit to the log-in page begins one.
-const STARTS: Rate = Rate { times: 200, per: Duration::from_secs(3 * 60) };
-
-/// Holds a token that ties a browser to what it has begun.
+/// Holds a token that binds challenges to a browser.
 const COOKIE: &str = "passkey";
 
-/// What a challenge was made for. An answer to one kind is none to another.
-#[derive(Clone, Copy, Debug)]
-pub enum Kind {
+/// What a challenge is for. An answer for one purpose is none for another.
+#[derive(Clone, Copy)]
+pub enum Purpose<'a> {
     LogIn,
     SignUp,
-    /// Of somebody who is logged in: to show that it is still them.
-    Confirm,
-    /// Of somebody who is logged in: to add a passkey.
-    Register,
+    /// To authenticate again, in this session.
+    Confirm(&'a Session),
+    /// To add a passkey, in this session.
+    Register(&'a Session),
 }
 
-impl Kind {
-    /// How the table has it.
+impl<'a> Purpose<'a> {
+    /// The name in the table.
     fn name(self) -> &'static str {
         match self {
-            Kind::LogIn => "log_in",
-            Kind::SignUp => "sign_up",
-            Kind::Confirm => "confirm",
-            Kind::Register => "register",
+            Purpose::LogIn => "passkey_log_in",
+            Purpose::SignUp => "passkey_sign_up",
+            Purpose::Confirm(_) => "passkey_confirm",
+            Purpose::Register(_) => "passkey_register",
         }
     }
 
-    /// The session that it belongs to; nothing for what strangers do.
-    async fn session(self, door: &Door) -> Result<String> {
-        Ok(match self {
-            Kind::LogIn | Kind::SignUp => String::new(),
-            Kind::Confirm | Kind::Register => {
-                door.session().await?.map(|session| session.id.clone()).unwrap_or_default()
-            }
-        })
+    /// What must come back with the answer: the browser, and the session if there is one.
+    fn binding(self, browser: &Token) -> Vec<u8> {
+        let session_id = match self {
+            Purpose::LogIn | Purpose::SignUp => "",
+            Purpose::Confirm(session) | Purpose::Register(session) => &session.id,
+        };
+        Sha256::new().chain_update(browser.hash()).chain_update(session_id).finalize().to_vec()
     }
 }
 
-/// Asks for a passkey, any of this site's: answers what `navigator.credentials.get` takes.
-pub async fn ask_for_passkey(app: &App, door: &Door, kind: Kind) -> Result<Response> {
-    let begun = relying_party(&app.config)?.start_discoverable_authentication();
-    let (options, state) = begun.map_err(anyhow::Error::from)?;
-    let cookies = begin(app, door, kind, &options.public_key.challenge, &state).await?;
+/// Asks for any passkey of this site: answers what `navigator.credentials.get` takes.
+pub async fn ask_for_passkey(app: &App, login: &Login, purpose: Purpose<'_>) -> Result<Response> {
+    let started = relying_party(&app.config)?.start_discoverable_authentication();
+    let (options, state) = started.map_err(anyhow::Error::from)?;
+    let cookies = store(app, login, purpose, &options.public_key.challenge, &state).await?;
     // Without `mediation`: the script adds it where the browser is to offer passkeys by itself.
     Ok((cookies, Json(json!({ "publicKey": options.public_key }))).into_response())
 }
 
-/// Asks for a new passkey, in place of none of those `known`: answers what `navigator.credentials.create` takes. What waits
-/// for the answer is `kept` of what the library wants to keep.
-pub async fn ask_to_make<T: Serialize>(
+/// Asks for a new passkey, by an authenticator that has none of those that are `known`: answers what
+/// `navigator.credentials.create` takes. `state` makes what [`take`] answers of what the library needs.
+pub async fn ask_to_create<T: Serialize>(
     app: &App,
-    door: &Door,
-    kind: Kind,
-    (user_id, name): (&str, &str),
+    login: &Login,
+    purpose: Purpose<'_>,
+    User { id, username }: &User,
     known: Vec<CredentialID>,
-    kept: impl FnOnce(PasskeyRegistration) -> T,
+    state: impl FnOnce(PasskeyRegistration) -> T,
 ) -> Result<Response> {
-    let id = Uuid::parse_str(user_id).context("ids of users are UUIDs")?;
-    let begun = relying_party(&app.config)?.start_passkey_registration(id, name, name, Some(known));
-    let (options, state) = begun.map_err(anyhow::Error::from)?;
-    let cookies = begin(app, door, kind, &options.public_key.challenge, &kept(state)).await?;
+    let id = Uuid::parse_str(id).context("ids of users are UUIDs")?;
+    let started = relying_party(&app.config)?.start_passkey_registration(id, username, username, Some(known));
+    let (options, registration) = started.map_err(anyhow::Error::from)?;
+    let cookies = store(app, login, purpose, &options.public_key.challenge, &state(registration)).await?;
     let mut options = serde_json::to_value(options).map_err(anyhow::Error::from)?;
     // The library advises against what a log-in without a username needs: that the authenticator finds it by the site.
     let selection = &mut options["publicKey"]["authenticatorSelection"];
@@ -98,59 +93,56 @@ pub async fn ask_to_make<T: Serialize>(
     Ok((cookies, Json(options)).into_response())
 }
 
-/// Keeps what the answer to a challenge is to be judged by. The cookie that it answers must come back with it.
-async fn begin(
+/// Stores what the answer to a challenge will be verified by. The cookie must come back with it.
+async fn store(
     app: &App,
-    door: &Door,
-    kind: Kind,
+    login: &Login,
+    purpose: Purpose<'_>,
     challenge: &[u8],
     state: &impl Serialize,
 ) -> Result<CookieJar> {
-    let browser = browser(door).map_or_else(Token::random, Ok)?;
-    let session = kind.session(door).await?;
+    let browser = browser(&app.config, &login.headers).map_or_else(Token::random, Ok)?;
     let state = serde_json::to_string(state).map_err(anyhow::Error::from)?;
-    let begun = app.db.note(async |db| {
-        throttle::take(db, &Key::address("passkey", door.client.address), STARTS).await?;
-        let sql = "insert into passkey_ceremonies \
-                   (challenge_hash, browser_hash, session_id, kind, state, expires_at) values ($1, $2, $3, $4, $5, $6)";
-        let query = sqlx::query(sql).bind(Sha256::digest(challenge).to_vec()).bind(browser.hash().to_vec());
-        let query = query.bind(&*session).bind(kind.name()).bind(&*state);
-        query.bind(now() + LIFETIME.as_secs() as i64).execute(db).await?;
-        Ok(())
+    let new = NewToken {
+        purpose: purpose.name(),
+        lifetime: TIMEOUT,
+        binding: Some(purpose.binding(&browser)),
+        data: Some(&state),
+        ..NewToken::default()
+    };
+    let stored = app.db.write_relaxed(async |db| {
+        rate_limit::take(db, &Key::address("passkey", login.client.address), CHALLENGES).await?;
+        stored_token::insert(db, &Sha256::digest(challenge), new).await
     });
-    begun.await?;
-    let cookie = guard::set_cookie(&app.config, COOKIE, browser.text());
-    let lifetime = time::Duration::seconds(LIFETIME.as_secs() as i64);
-    Ok(CookieJar::new().add(cookie.max_age(lifetime).build()))
+    stored.await?;
+    let cookie = cookie::build(&app.config, COOKIE, browser.text());
+    let max_age = time::Duration::seconds(TIMEOUT.as_secs() as i64);
+    Ok(CookieJar::new().add(cookie.max_age(max_age).build()))
 }
 
-/// What the answer with this client data is to be judged by, which nobody can have a second time.
+/// What the answer with this client data is verified by. It is deleted, so no other answer gets it.
 ///
 /// # Errors
-/// [`not_good`] when nothing was begun by this browser, in this session and of this kind, that it could answer.
-pub async fn end<T: DeserializeOwned>(app: &App, door: &Door, kind: Kind, client_data: &[u8]) -> Result<T> {
-    let (Some(browser), Some(challenge)) = (browser(door), challenge(client_data)) else {
-        return Err(not_good());
-    };
-    let session = kind.session(door).await?;
-    let sql = "delete from passkey_ceremonies where challenge_hash = $1 and browser_hash = $2 \
-               and session_id = $3 and kind = $4 and expires_at > $5 returning state";
-    let end = async |db: &mut Connection| {
-        let query = sqlx::query_as(sql).bind(Sha256::digest(&challenge).to_vec());
-        let query = query.bind(browser.hash().to_vec()).bind(&*session).bind(kind.name()).bind(now());
-        Ok(query.fetch_optional(db).await?)
-    };
-    let ended: Option<(String,)> = app.db.write(end).await?;
-    let (state,) = ended.ok_or_else(not_good)?;
+/// [`not_good`] when this browser was given no such challenge in this session and for this purpose.
+pub async fn take<T: DeserializeOwned>(
+    app: &App,
+    headers: &HeaderMap,
+    purpose: Purpose<'_>,
+    client_data: &[u8],
+) -> Result<T> {
+    let browser = browser(&app.config, headers).ok_or_else(not_good)?;
+    let hash = Sha256::digest(challenge(client_data).ok_or_else(not_good)?);
+    let binding = purpose.binding(&browser);
+    let taken = app.db.write(async |db| stored_token::take(db, &hash, purpose.name(), &binding).await);
+    let state = taken.await?.ok_or_else(not_good)?;
     Ok(serde_json::from_str(&state).map_err(anyhow::Error::from)?)
 }
 
-fn browser(door: &Door) -> Option<Token> {
-    Token::parse(&door.request_cookie(COOKIE)?)
+fn browser(config: &Config, headers: &HeaderMap) -> Option<Token> {
+    Token::parse(&cookie::value(config, headers, COOKIE)?)
 }
 
-/// The challenge that an authenticator has answered, as it says itself; none when it did so for a page that stood inside
-/// another site's.
+/// The challenge that an authenticator says it answers. `None` when the page that asked was embedded in another site's.
 fn challenge(client_data: &[u8]) -> Option<Vec<u8>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -166,7 +158,3 @@ fn challenge(client_data: &[u8]) -> Option<Vec<u8>> {
     }
     BASE64_URL_SAFE_NO_PAD.decode(data.challenge).ok()
 }
-
-/// Those that nobody has finished; `$1` is the time.
-pub const PURGE: &str = "delete from passkey_ceremonies where challenge_hash in \
-     (select challenge_hash from passkey_ceremonies where expires_at <= $1 limit 1000)";

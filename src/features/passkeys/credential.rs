@@ -1,17 +1,15 @@
-//! The passkeys of users: the table, and the check of one that is shown.
+//! The passkeys of users: the table, and the verification.
 
-use super::ceremony::{self, Kind};
-use super::{not_good, relying_party};
-use crate::app::App;
-use crate::config::Config;
-use crate::database::{Connection, new_id, now};
-use crate::device;
-use crate::error::{Error, Result};
-use crate::guard::Client;
-use crate::page::date;
-use crate::session::Door;
-use crate::user;
+use super::ceremony::{self, Purpose};
+use super::relying_party::{not_good, relying_party};
+use crate::accounts::client::device_name;
+use crate::accounts::{Client, user};
+use crate::base::{Config, Error, FieldErrors, Result};
+use crate::db::{Connection, DbRow, new_id, now};
+use crate::web::{App, format::date};
+use axum::http::HeaderMap;
 use serde::Serialize;
+use sqlx::{FromRow, Row};
 use uuid::Uuid;
 use webauthn_rs::prelude::{
     CredentialID, DiscoverableAuthentication, Passkey, PasskeyRegistration, PublicKeyCredential,
@@ -24,81 +22,79 @@ const MOST: usize = 20;
 pub const EXPORT: (&str, &str) =
     ("passkeys", "select id, name, created_at, used_at from passkeys where user_id = $1 order by id");
 
-/// How many the user `$1` has.
 pub const COUNT: &str = "select count(*) from passkeys where user_id = $1";
 
-/// Those that were added to the account `$1` at the time `$2` or later.
 pub const UNDO: &str = "delete from passkeys where user_id = $1 and created_at >= $2";
 
 /// A passkey as its user sees it.
 #[derive(Serialize)]
-pub struct Listed {
+pub struct ListedPasskey {
     pub id: String,
     pub name: String,
     pub added: String,
     pub used: Option<String>,
-    /// What stands in the field for a new name, and why it cannot be had.
+    /// What stands in the field for a new name, and what is wrong with it.
     pub typed: String,
     pub mistake: Option<&'static str>,
 }
 
-pub async fn of_user(db: &mut Connection, user_id: &str) -> Result<Vec<Listed>> {
-    let sql = "select id, name, created_at, used_at from passkeys where user_id = $1 order by id";
-    let rows: Vec<(String, String, i64, Option<i64>)> =
-        sqlx::query_as(sql).bind(user_id).fetch_all(db).await?;
-    let listed = |(id, name, added, used): (_, String, _, Option<i64>)| Listed {
-        id,
-        typed: name.clone(),
-        name,
-        added: date(added),
-        used: used.map(date),
-        mistake: None,
-    };
-    Ok(rows.into_iter().map(listed).collect())
+impl FromRow<'_, DbRow> for ListedPasskey {
+    fn from_row(row: &DbRow) -> sqlx::Result<ListedPasskey> {
+        let (name, used_at): (String, Option<i64>) = (row.try_get("name")?, row.try_get("used_at")?);
+        Ok(ListedPasskey {
+            id: row.try_get("id")?,
+            typed: name.clone(),
+            name,
+            added: date(row.try_get("created_at")?),
+            used: used_at.map(date),
+            mistake: None,
+        })
+    }
 }
 
-/// What the user's authenticators must not make a second time.
+pub async fn of_user(db: &mut Connection, user_id: &str) -> Result<Vec<ListedPasskey>> {
+    let sql = "select id, name, created_at, used_at from passkeys where user_id = $1 order by id";
+    Ok(sqlx::query_as(sql).bind(user_id).fetch_all(db).await?)
+}
+
+/// The ids of the user's passkeys, for a user who wants another.
 ///
 /// # Errors
-/// The sentence that there are enough.
-pub async fn known(db: &mut Connection, user_id: &str) -> Result<Vec<CredentialID>> {
+/// [`Error::Invalid`] when there are as many as may be.
+pub async fn known_ids(db: &mut Connection, user_id: &str) -> Result<Vec<CredentialID>> {
     let sql = "select credential_id from passkeys where user_id = $1";
-    let rows: Vec<(Vec<u8>,)> = sqlx::query_as(sql).bind(user_id).fetch_all(db).await?;
-    if rows.len() >= MOST {
+    let ids: Vec<CredentialID> = sqlx::query_scalar(sql).bind(user_id).fetch_all(db).await?;
+    if ids.len() >= MOST {
         let sentence = "You have as many passkeys as anybody can have here. Please remove one first.";
-        return Err(Error::Mistake(sentence.into()));
+        return Err(Error::invalid(FieldErrors::FORM, sentence));
     }
-    Ok(rows.into_iter().map(|(id,)| id).collect())
+    Ok(ids)
 }
 
-/// The passkey that was made for this site.
+/// The passkey that an authenticator has created for this site.
 ///
 /// # Errors
 /// [`not_good`] for whatever may be wrong with it.
-pub fn made(
-    config: &Config,
-    answer: &RegisterPublicKeyCredential,
-    state: &PasskeyRegistration,
-) -> Result<Passkey> {
-    let passkey =
-        relying_party(config)?.finish_passkey_registration(answer, state).map_err(|_| not_good())?;
+pub fn created(config: &Config, answer: &RegisterPublicKeyCredential, state: &PasskeyRegistration) -> Result<Passkey> {
+    let passkey = relying_party(config)?.finish_passkey_registration(answer, state).map_err(|_| not_good())?;
     // WebAuthn Level 3, 7.1, step 25.
     if (1..=1023).contains(&passkey.cred_id().len()) { Ok(passkey) } else { Err(not_good()) }
 }
 
-/// Gives a user, whose row is [`user::lock`]ed, a passkey, named after the device that it was made on.
+/// Adds a passkey to a user whose row is locked by [`user::lock`]. Returns its name, which is that of the device.
 ///
 /// # Errors
-/// As [`known`]; [`not_good`] when somebody has it.
-pub async fn add(db: &mut Connection, user_id: &str, passkey: &Passkey, client: &Client) -> Result<()> {
-    known(db, user_id).await?;
-    let names: Vec<String> = of_user(db, user_id).await?.into_iter().map(|passkey| passkey.name).collect();
+/// As [`known_ids`]; [`not_good`] when it is in use already.
+pub async fn add(db: &mut Connection, user_id: &str, passkey: &Passkey, client: &Client) -> Result<String> {
+    known_ids(db, user_id).await?;
+    let sql = "select name from passkeys where user_id = $1";
+    let names: Vec<String> = sqlx::query_scalar(sql).bind(user_id).fetch_all(&mut *db).await?;
+    let name = free_name(&device_name(&client.user_agent), &names);
     let sql = "insert into passkeys (id, user_id, credential_id, name, credential, created_at) \
                values ($1, $2, $3, $4, $5, $6) on conflict (credential_id) do nothing";
     let query = sqlx::query(sql).bind(new_id()).bind(user_id).bind(passkey.cred_id().to_vec());
-    let query = query.bind(free_name(&device::words(&client.device()), &names)).bind(stored(passkey)?);
-    let added = query.bind(now()).execute(db).await?.rows_affected() > 0;
-    if added { Ok(()) } else { Err(not_good()) }
+    let added = query.bind(&*name).bind(to_json(passkey)?).bind(now()).execute(db).await?;
+    if added.rows_affected() > 0 { Ok(name) } else { Err(not_good()) }
 }
 
 fn free_name(device: &str, taken: &[String]) -> String {
@@ -110,8 +106,7 @@ fn free_name(device: &str, taken: &[String]) -> String {
     name
 }
 
-/// How the table has it.
-fn stored(passkey: &Passkey) -> Result<String> {
+fn to_json(passkey: &Passkey) -> Result<String> {
     Ok(serde_json::to_string(passkey).map_err(anyhow::Error::from)?)
 }
 
@@ -119,64 +114,88 @@ fn stored(passkey: &Passkey) -> Result<String> {
 /// [`Error::NOT_FOUND`] when the user has no such passkey.
 pub async fn rename(db: &mut Connection, user_id: &str, id: &str, name: &str) -> Result<()> {
     let sql = "update passkeys set name = $1 where id = $2 and user_id = $3";
-    let done = sqlx::query(sql).bind(name).bind(id).bind(user_id).execute(db).await?;
-    if done.rows_affected() == 0 { Err(Error::NOT_FOUND) } else { Ok(()) }
+    let renamed = sqlx::query(sql).bind(name).bind(id).bind(user_id).execute(db).await?;
+    if renamed.rows_affected() == 0 { Err(Error::NOT_FOUND) } else { Ok(()) }
 }
 
+/// Returns the name of the removed passkey.
+///
 /// # Errors
-/// [`Error::NOT_FOUND`] when the user has no such passkey.
-pub async fn remove(db: &mut Connection, user_id: &str, id: &str) -> Result<()> {
-    let sql = "delete from passkeys where id = $1 and user_id = $2";
-    let done = sqlx::query(sql).bind(id).bind(user_id).execute(db).await?;
-    if done.rows_affected() == 0 { Err(Error::NOT_FOUND) } else { Ok(()) }
+/// As [`rename`].
+pub async fn remove(db: &mut Connection, user_id: &str, id: &str) -> Result<String> {
+    let sql = "delete from passkeys where id = $1 and user_id = $2 returning name";
+    let removed = sqlx::query_scalar(sql).bind(id).bind(user_id).fetch_optional(db).await?;
+    removed.ok_or(Error::NOT_FOUND)
 }
 
-/// A passkey that was shown, and was right. What follows from it begins with [`Shown::redeem`].
-pub struct Shown {
-    pub user_id: String,
+struct StoredPasskey {
     id: String,
-    /// As the table had it when it was judged, and as it is to be from now on.
-    before: String,
-    after: String,
+    user_id: String,
+    credential: String,
 }
 
-impl Shown {
-    /// Notes that it was used, and takes the user's row.
-    ///
-    /// # Errors
-    /// [`not_good`] when it does not stand any more: it was removed, or somebody has shown the same state of it at the same
-    /// time, which only a copy of it can do.
-    pub async fn redeem(&self, db: &mut Connection) -> Result<()> {
-        let sql = "update passkeys set credential = $1, used_at = $2 where id = $3 and credential = $4";
-        let query = sqlx::query(sql).bind(&*self.after).bind(now()).bind(&*self.id).bind(&*self.before);
-        let stands = user::lock(db, &self.user_id).await? && query.execute(db).await?.rows_affected() > 0;
-        if stands { Ok(()) } else { Err(not_good()) }
+impl FromRow<'_, DbRow> for StoredPasskey {
+    fn from_row(row: &DbRow) -> sqlx::Result<StoredPasskey> {
+        Ok(StoredPasskey {
+            id: row.try_get("id")?,
+            user_id: row.try_get("user_id")?,
+            credential: row.try_get("credential")?,
+        })
     }
 }
 
-/// The passkey that answers a challenge of this kind.
+/// A passkey that has answered a challenge, for the transaction that acts on it.
+pub struct VerifiedPasskey {
+    stored: StoredPasskey,
+    /// What takes the place of the stored credential, with the new counter.
+    updated: String,
+}
+
+impl VerifiedPasskey {
+    pub fn user_id(&self) -> &str {
+        &self.stored.user_id
+    }
+
+    /// Locks the user's row, and stores the counter and the time.
+    ///
+    /// # Errors
+    /// [`not_good`] when the passkey has been removed or used in the meantime. Only a copy of it could be used at the same
+    /// time.
+    pub async fn recheck(&self, db: &mut Connection) -> Result<()> {
+        let StoredPasskey { id, user_id, credential } = &self.stored;
+        let sql = "update passkeys set credential = $1, used_at = $2 where id = $3 and credential = $4";
+        let query = sqlx::query(sql).bind(&*self.updated).bind(now()).bind(&**id).bind(&**credential);
+        let is_unchanged = user::lock(db, user_id).await?.is_some() && query.execute(db).await?.rows_affected() > 0;
+        if is_unchanged { Ok(()) } else { Err(not_good()) }
+    }
+}
+
+/// Verifies the answer to a challenge for this purpose.
 ///
 /// # Errors
 /// [`not_good`] for whatever may be wrong with it.
-pub async fn judge(app: &App, door: &Door, kind: Kind, answer: &PublicKeyCredential) -> Result<Shown> {
+pub async fn verify(
+    app: &App,
+    headers: &HeaderMap,
+    purpose: Purpose<'_>,
+    answer: &PublicKeyCredential,
+) -> Result<VerifiedPasskey> {
     let challenge: DiscoverableAuthentication =
-        ceremony::end(app, door, kind, &answer.response.client_data_json).await?;
-    let sql = "select id, user_id, credential from passkeys where credential_id = $1";
+        ceremony::take(app, headers, purpose, &answer.response.client_data_json).await?;
     let find = async |db: &mut Connection| {
+        let sql = "select id, user_id, credential from passkeys where credential_id = $1";
         Ok(sqlx::query_as(sql).bind(answer.get_credential_id()).fetch_optional(db).await?)
     };
-    let found: Option<(String, String, String)> = app.db.read(find).await?;
-    let (id, user_id, before) =
-        found.filter(|(_, user_id, _)| is_handle_of(answer, user_id)).ok_or_else(not_good)?;
-    let mut passkey: Passkey = serde_json::from_str(&before).map_err(anyhow::Error::from)?;
-    let party = relying_party(&app.config)?;
+    let found: Option<StoredPasskey> = app.db.read(find).await?;
+    let stored = found.filter(|stored| is_handle_of(answer, &stored.user_id)).ok_or_else(not_good)?;
+    let mut passkey: Passkey = serde_json::from_str(&stored.credential).map_err(anyhow::Error::from)?;
     // Refuses a counter that has not grown, too.
-    let judged = party.finish_discoverable_authentication_v2(answer, challenge, &passkey);
-    passkey.update_credential(&judged.map_err(|_| not_good())?);
-    Ok(Shown { user_id, id, before, after: stored(&passkey)? })
+    let verified = relying_party(&app.config)?.finish_discoverable_authentication_v2(answer, challenge, &passkey);
+    passkey.update_credential(&verified.map_err(|_| not_good())?);
+    Ok(VerifiedPasskey { stored, updated: to_json(&passkey)? })
 }
 
-/// Whether the authenticator takes its passkey for this user's, too.
+/// Whether the authenticator, too, says that the passkey is this user's.
 fn is_handle_of(answer: &PublicKeyCredential, user_id: &str) -> bool {
     let handle = answer.get_user_unique_id();
     Uuid::parse_str(user_id).is_ok_and(|id| handle == Some(id.as_bytes()))

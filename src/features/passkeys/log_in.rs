@@ -1,68 +1,43 @@
 //! Log in with a passkey: by the button, or from what the browser offers in the field of the username.
 //!
-//! Nobody says who they are before the answer comes, so there is nothing to ask about somebody else.
+//! The user is not known before the answer comes, so there is nothing to find out about other users here.
 
-use super::ceremony::{self, Kind};
-use super::{NAME, credential, lead_to, not_good};
-use crate::app::App;
-use crate::database::Connection;
-use crate::error::Result;
-use crate::factor::{self, Proven};
-use crate::form::{Json, NoFields};
-use crate::guard::LocalPath;
-use crate::half_way::HalfWay;
-use crate::page::{Page, Template, templates};
-use crate::session::Door;
+use super::ceremony::{self, Purpose};
+use super::{credential, relying_party::not_good};
+use crate::accounts::{AuthLevel, Choices, PendingLogin};
+use crate::base::Result;
+use crate::web::{App, Empty, Json, LocalPath, Login, Page, Template, files};
 use axum::extract::State;
 use axum::response::Response;
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use webauthn_rs::prelude::PublicKeyCredential;
 
-/// Sends whoever must have two factors, and has shown one, on to the page that asks for a passkey, if that is what they
-/// have. Whoever has another second factor is asked for that, on a page that offers this one too.
-pub fn next_factor<'a>(
-    app: &'a App,
-    db: &'a mut Connection,
-    user_id: &'a str,
-    proven: Proven,
-) -> BoxFuture<'a, Result<Option<&'static str>>> {
-    async move {
-        if proven == Proven::TwoFactors || !app.config.require_two_factor.of_everybody() {
-            return Ok(None);
-        }
-        let mut held = factor::held(app, db, user_id).await?;
-        let passkeys = held.remove(NAME).unwrap_or_default();
-        held.remove(factor::PASSWORD);
-        Ok((passkeys > 0 && held.values().all(|&number| number == 0)).then_some("/login/passkey"))
-    }
-    .boxed()
-}
+pub const PATH: &str = "/login/passkey";
 
 #[derive(Serialize)]
-pub struct AskPage {
+struct AskPage {
     name: String,
-    /// Whether the session is to outlive the browser.
+    /// Whether the session outlives the browser.
     stay: bool,
     /// Where to go afterwards.
     next: String,
 }
 
 impl Template for AskPage {
-    const FILE: &'static str = templates::PASSKEYS_ASK;
+    const FILE: &'static str = files::PASSKEYS_ASK;
 }
 
-pub async fn show(half_way: HalfWay, page: Page) -> Result<Response> {
-    let HalfWay { user, stay, next, .. } = half_way;
-    page.show(&AskPage { name: user.username, stay, next }).await
+/// Asks a user who has authenticated by one factor for a passkey.
+pub async fn show(pending: PendingLogin, page: Page) -> Result<Response> {
+    let PendingLogin { user, choices: Choices { stay, next }, .. } = pending;
+    page.render(&AskPage { name: user.username, stay, next }).await
 }
 
-pub async fn start(State(app): State<App>, door: Door, _: Json<NoFields>) -> Result<Response> {
-    ceremony::ask_for_passkey(&app, &door, Kind::LogIn).await
+pub async fn start(State(app): State<App>, login: Login, _: Json<Empty>) -> Result<Response> {
+    ceremony::ask_for_passkey(&app, &login, Purpose::LogIn).await
 }
 
-/// A passkey that is shown.
+/// What an authenticator has answered.
 #[derive(Deserialize)]
 pub struct Answer {
     #[serde(flatten)]
@@ -75,25 +50,22 @@ pub struct Answer {
     stay: bool,
 }
 
-pub async fn finish(State(app): State<App>, door: Door, Json(answer): Json<Answer>) -> Result<Response> {
-    let shown = credential::judge(&app, &door, Kind::LogIn, &answer.credential).await?;
-    let entered = app.db.write(async |db| {
-        shown.redeem(db).await?;
-        let entry = door.log_in(db, &shown.user_id, answer.stay, Proven::TwoFactors, &answer.next).await?;
-        entry.ok_or_else(not_good)
+pub async fn finish(State(app): State<App>, login: Login, Json(answer): Json<Answer>) -> Result<Response> {
+    let verified = credential::verify(&app, &login.headers, Purpose::LogIn, &answer.credential).await?;
+    let choices = Choices { stay: answer.stay, next: answer.next.to_string() };
+    let logged_in = app.db.write(async |db| {
+        verified.recheck(db).await?;
+        let redirect = login.log_in(db, verified.user_id(), AuthLevel::TwoFactors, &choices).await?;
+        redirect.ok_or_else(not_good)
     });
-    let entry = entered.await?;
-    Ok(lead_to(&entry.to, entry.cookies))
+    Ok(logged_in.await?.into_json())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::authenticator::{Authenticator, begin, damaged, post};
+    use super::super::authenticator::{Authenticator, ask, damaged, post};
     use super::*;
-    use crate::access::Routes;
-    use crate::factor::Factor;
-    use crate::features::Feature;
-    use crate::page::tests::check;
+    use crate::test::check;
     use crate::test::{Answer, PASSWORD, TestApp, Visitor};
     use futures_util::future::join_all;
     use serde_json::{Value, json};
@@ -101,7 +73,7 @@ mod tests {
     const START: &str = "/login/passkey/start";
     const FINISH: &str = "/login/passkey/finish";
 
-    /// An app, and the passkey of somebody named ada.
+    /// An app, and the passkey of a user named ada.
     async fn app() -> (TestApp, Authenticator) {
         let app = TestApp::new().await;
         let key = Authenticator::new().registered(&app.person("ada").await).await;
@@ -124,7 +96,7 @@ mod tests {
     async fn a_passkey_logs_in_and_leads_back_and_nobody_says_who_they_are_before() {
         let (app, mut key) = app().await;
         let visitor = app.visitor();
-        let options = begin(&visitor, START, json!({})).await;
+        let options = ask(&visitor, START, json!({})).await;
         assert_eq!(options["publicKey"]["allowCredentials"], json!([]));
         assert_eq!(options["publicKey"]["rpId"], "localhost");
         assert!(options.get("mediation").is_none(), "{options}");
@@ -143,7 +115,7 @@ mod tests {
     async fn nobody_is_led_to_another_site() {
         let (app, mut key) = app().await;
         let visitor = app.visitor();
-        let mut answer = key.get(&begin(&visitor, START, json!({})).await);
+        let mut answer = key.get(&ask(&visitor, START, json!({})).await);
         answer["next"] = "//evil.example".into();
         post(&visitor, FINISH, &answer).await.assert_body(r#"{"next":"/"}"#);
     }
@@ -172,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_only_holds_the_device_does_not_get_in() {
+    async fn a_passkey_that_has_not_verified_its_user_logs_nobody_in() {
         let (app, mut key) = app().await;
         let visitor = app.visitor();
         key.verifies = false;
@@ -183,9 +155,9 @@ mod tests {
     async fn a_signature_by_another_key_is_refused() {
         let (app, mut key) = app().await;
         let visitor = app.visitor();
-        let options = begin(&visitor, START, json!({})).await;
+        let options = ask(&visitor, START, json!({})).await;
         let mut answer = Authenticator::new().get(&options);
-        let right = key.get(&begin(&visitor, START, json!({})).await);
+        let right = key.get(&ask(&visitor, START, json!({})).await);
         (answer["id"], answer["rawId"]) = (right["id"].clone(), right["rawId"].clone());
         answer["response"]["userHandle"] = right["response"]["userHandle"].clone();
         is_refused(&app, &visitor, post(&visitor, FINISH, &answer).await).await;
@@ -196,10 +168,10 @@ mod tests {
         let (app, mut key) = app().await;
         let visitor = app.visitor();
         let parts = ["authenticatorData", "clientDataJSON", "signature"];
-        let number = damaged(&key.get(&begin(&visitor, START, json!({})).await), &parts).len();
+        let number = damaged(&key.get(&ask(&visitor, START, json!({})).await), &parts).len();
         for place in 0..number {
             app.execute("delete from limits").await;
-            let answer = key.get(&begin(&visitor, START, json!({})).await);
+            let answer = key.get(&ask(&visitor, START, json!({})).await);
             // The length of a signature varies.
             let Some(damaged) = damaged(&answer, &parts).into_iter().nth(place) else { continue };
             post(&visitor, FINISH, &damaged).await.assert_not_good();
@@ -210,7 +182,7 @@ mod tests {
     async fn an_answer_is_good_once() {
         let (app, mut key) = app().await;
         let visitor = app.visitor();
-        let answer = key.get(&begin(&visitor, START, json!({})).await);
+        let answer = key.get(&ask(&visitor, START, json!({})).await);
         let again = visitor.copy();
         post(&visitor, FINISH, &answer).await.assert_status(200);
         post(&again, FINISH, &answer).await.assert_not_good();
@@ -218,10 +190,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_was_wrong_is_not_judged_again() {
+    async fn an_answer_that_was_wrong_is_not_verified_again() {
         let (app, mut key) = app().await;
         let visitor = app.visitor();
-        let answer = key.get(&begin(&visitor, START, json!({})).await);
+        let answer = key.get(&ask(&visitor, START, json!({})).await);
         let mut forged = answer.clone();
         forged["response"]["signature"] = "AAAA".into();
         is_refused(&app, &visitor, post(&visitor, FINISH, &forged).await).await;
@@ -232,7 +204,7 @@ mod tests {
     async fn of_fifty_who_send_one_answer_at_once_one_gets_in() {
         let (app, mut key) = app().await;
         let visitor = app.visitor();
-        let answer = key.get(&begin(&visitor, START, json!({})).await);
+        let answer = key.get(&ask(&visitor, START, json!({})).await);
         let copies: Vec<Visitor> = (0..50).map(|_| visitor.copy()).collect();
         let answers = join_all(copies.iter().map(|copy| post(copy, FINISH, &answer))).await;
         assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 1);
@@ -243,12 +215,12 @@ mod tests {
     async fn a_challenge_belongs_to_the_browser_that_asked_for_it() {
         let (app, mut key) = app().await;
         let (eve, ada) = (app.visitor(), app.visitor());
-        let phished = key.get(&begin(&eve, START, json!({})).await);
-        let planted = begin(&ada, START, json!({})).await;
+        let phished = key.get(&ask(&eve, START, json!({})).await);
+        let planted = ask(&ada, START, json!({})).await;
         is_refused(&app, &ada, post(&ada, FINISH, &phished).await).await;
         is_refused(&app, &eve, post(&eve, FINISH, &key.get(&planted)).await).await;
         is_refused(&app, &ada, post(&app.visitor(), FINISH, &phished).await).await;
-        // Nobody has spent another's challenge by trying.
+        // Nobody has used up another's challenge by trying.
         post(&ada, FINISH, &key.get(&planted)).await.assert_status(200);
     }
 
@@ -256,14 +228,14 @@ mod tests {
     async fn each_tab_of_a_browser_has_a_challenge_of_its_own() {
         let (app, mut key) = app().await;
         let visitor = app.visitor();
-        let first = begin(&visitor, START, json!({})).await;
+        let first = ask(&visitor, START, json!({})).await;
         let cookie = visitor.cookie("passkey");
-        let second = begin(&visitor, START, json!({})).await;
+        let second = ask(&visitor, START, json!({})).await;
         assert_eq!(visitor.cookie("passkey"), cookie);
         post(&visitor, FINISH, &key.get(&first)).await.assert_status(200);
         post(&visitor, FINISH, &key.get(&second)).await.assert_status(200);
         let planted = app.visitor().with_cookie("passkey", "anything");
-        begin(&planted, START, json!({})).await;
+        ask(&planted, START, json!({})).await;
         assert_ne!(planted.cookie("passkey").unwrap(), "anything");
     }
 
@@ -271,17 +243,16 @@ mod tests {
     async fn an_answer_of_one_kind_is_none_to_another() {
         let (app, mut key) = app().await;
         let ada = app.browser_of("ada").await;
-        let to_confirm = begin(&ada, "/confirm/passkey/start", json!({})).await;
+        let to_confirm = ask(&ada, "/confirm/passkey/start", json!({})).await;
         post(&ada, FINISH, &key.get(&to_confirm)).await.assert_not_good();
-        let to_log_in = begin(&ada, START, json!({})).await;
+        let to_log_in = ask(&ada, START, json!({})).await;
         post(&ada, "/confirm/passkey/finish", &key.get(&to_log_in)).await.assert_not_good();
         let wanted = json!({ "username": "bob" });
         for (start, finish) in
             [("/account/passkeys/start", "/confirm/passkey/finish"), ("/signup/passkey/start", FINISH)]
         {
-            let to_make = begin(&ada, start, wanted.clone()).await;
-            let options =
-                json!({ "challenge": to_make["publicKey"]["challenge"], "userVerification": "required" });
+            let to_make = ask(&ada, start, wanted.clone()).await;
+            let options = json!({ "challenge": to_make["publicKey"]["challenge"], "userVerification": "required" });
             post(&ada, finish, &key.get(&json!({ "publicKey": options }))).await.assert_not_good();
         }
     }
@@ -290,12 +261,12 @@ mod tests {
     async fn after_five_minutes_a_challenge_is_worth_nothing_and_goes() {
         let (app, mut key) = app().await;
         let visitor = app.visitor();
-        let options = begin(&visitor, START, json!({})).await;
-        app.execute("update passkey_ceremonies set expires_at = expires_at - 300").await;
+        let options = ask(&visitor, START, json!({})).await;
+        app.execute("update tokens set expires_at = expires_at - 300").await;
         is_refused(&app, &visitor, post(&visitor, FINISH, &key.get(&options)).await).await;
-        begin(&visitor, START, json!({})).await;
-        crate::purge::purge(&app.app).await.unwrap();
-        assert_eq!(app.count("select count(*) from passkey_ceremonies").await, 1);
+        ask(&visitor, START, json!({})).await;
+        crate::server::purge::purge(&app.app).await.unwrap();
+        assert_eq!(app.count("select count(*) from tokens where purpose = 'passkey_log_in'").await, 1);
     }
 
     #[tokio::test]
@@ -322,7 +293,7 @@ mod tests {
         let mut answers: Vec<Value> = Vec::new();
         for visitor in &visitors {
             key.counter = 1;
-            answers.push(key.get(&begin(visitor, START, json!({})).await));
+            answers.push(key.get(&ask(visitor, START, json!({})).await));
         }
         let tries = visitors.iter().zip(&answers).map(|(visitor, answer)| post(visitor, FINISH, answer));
         let answers = join_all(tries).await;
@@ -330,10 +301,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_is_wrong_is_told_alike() {
+    async fn whatever_is_wrong_has_the_same_answer() {
         let (app, mut key) = app().await;
         let visitor = app.visitor();
-        let options = begin(&visitor, START, json!({})).await;
+        let options = ask(&visitor, START, json!({})).await;
         let mut unknown = Authenticator::new();
         unknown.user = key.user.clone();
         let unknown = post(&visitor, FINISH, &unknown.get(&options)).await;
@@ -346,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn somebody_disabled_or_gone_is_told_what_everybody_is_told() {
+    async fn a_disabled_or_deleted_user_has_the_same_answer() {
         let (app, mut key) = app().await;
         let visitor = app.visitor();
         app.execute("update users set disabled_at = 1").await;
@@ -356,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_answer_is_refused_before_it_is_looked_at() {
+    async fn what_is_no_answer_is_refused_without_a_statement() {
         let (app, _) = app().await;
         let visitor = app.visitor();
         let statements = app.statements();
@@ -374,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_asks_for_challenges_without_end_has_to_wait() {
+    async fn many_challenges_in_a_row_have_to_wait() {
         let app = TestApp::new().await;
         let visitor = app.visitor();
         let mut allowed = 0;
@@ -390,50 +361,24 @@ mod tests {
     async fn no_table_has_what_a_browser_holds() {
         let (app, _) = app().await;
         let visitor = app.visitor();
-        let options = begin(&visitor, START, json!({})).await;
+        let options = ask(&visitor, START, json!({})).await;
         let cookie = visitor.cookie("passkey").unwrap();
-        let rows = app.count("select count(*) from passkey_ceremonies where length(browser_hash) = 32").await;
+        let rows =
+            app.count("select count(*) from tokens where purpose = 'passkey_log_in' and length(binding) = 32").await;
         assert_eq!(rows, 1);
         assert_eq!(cookie.len(), 43);
         assert_ne!(options["publicKey"]["challenge"], cookie);
     }
 
     #[tokio::test]
-    async fn while_strangers_guess_at_the_password_the_owners_passkey_works() {
+    async fn while_others_guess_the_password_the_owners_passkey_works() {
         let (app, mut key) = app().await;
         for _ in 0..6 {
-            app.visitor().post("/test/enter", &[("username", "ada"), ("password", "not the password")]).await;
+            app.visitor().post("/test/log-in", &[("username", "ada"), ("password", "not the password")]).await;
         }
         let owner = app.visitor();
-        owner.post("/test/enter", &[("username", "ada"), ("password", PASSWORD)]).await.assert_status(429);
+        owner.post("/test/log-in", &[("username", "ada"), ("password", PASSWORD)]).await.assert_status(429);
         key.log_in(&owner).await.assert_status(200);
         owner.assert_is("ada").await;
-    }
-
-    #[tokio::test]
-    async fn where_everybody_must_have_two_factors_a_password_leads_to_the_passkey() {
-        let app = TestApp::with_env(&[("REQUIRE_TWO_FACTOR", "all")], Routes::new()).await;
-        let mut key = Authenticator::new().registered(&app.person("ada").await).await;
-        let visitor = app.visitor();
-        visitor.get("/login/passkey").await.assert_redirect("/login");
-        let fields = [("username", "ada"), ("password", PASSWORD), ("next", "/private"), ("stay", "yes")];
-        visitor.post("/test/enter", &fields).await.assert_redirect("/login/passkey");
-        visitor.assert_is("nobody").await;
-        let page = visitor.get("/login/passkey").await;
-        page.assert_status(200).assert_contains("value=\"/private\"").assert_contains("checked");
-        key.log_in(&visitor).await.assert_status(200);
-        visitor.get("/private").await.assert_body("ada");
-    }
-
-    #[tokio::test]
-    async fn whoever_has_another_second_factor_is_not_asked_for_a_passkey_first() {
-        let count = "select count(*) from users where id = $1";
-        let check: factor::Check = |_, _, _, _| std::future::ready(Ok(false)).boxed();
-        let another = Factor { name: "another", count, suffices: false, check, refusal: "No." };
-        let feature = Feature { factor: Some(another), ..Feature::named("test") };
-        let app = TestApp::with_feature(&[("REQUIRE_TWO_FACTOR", "all")], feature).await;
-        Authenticator::new().registered(&app.person("ada").await).await;
-        let fields = [("username", "ada"), ("password", PASSWORD)];
-        app.visitor().post("/test/enter", &fields).await.assert_redirect("/");
     }
 }

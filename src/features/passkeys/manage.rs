@@ -1,83 +1,83 @@
-//! One's passkeys: see them, add one, give one another name, remove one.
+//! The user's own passkeys: see them, add, rename and remove one.
 
-use super::ceremony::{self, Kind};
-use super::credential::{self, Listed};
-use super::{PATH, lead_to};
-use crate::access::see_other;
-use crate::app::App;
-use crate::auth::User;
-use crate::database::Connection;
-use crate::error::{Error, Result};
-use crate::event::{self, Event};
-use crate::factor::{self, Proven};
-use crate::form::{Form, Json, NoFields};
-use crate::page::{Flash, Page, Template, templates};
-use crate::session::{Door, Session};
+use super::ceremony::{self, Purpose};
+use super::credential::{self, ListedPasskey};
+use crate::accounts::{AuthLevel, Event, Session, event};
+use crate::base::{Error, FieldErrors, Result};
+use crate::db::Connection;
+use crate::web::factors::{lock_confirmed, require_confirmed};
+use crate::web::{App, Empty, FactorCounts, Flash, Form, Json, Login, Page, Redirect, Template, files, redirect};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use webauthn_rs::prelude::RegisterPublicKeyCredential;
 
-pub const ADDED: Flash =
-    Flash { name: "passkey_added", words: "The passkey is ready. Log in with it next time." };
+pub const PATH: &str = "/account/passkeys";
+
+pub const PASSKEY_ADDED: Event = Event::named("passkey_added", "Passkey added")
+    .with_notice("A passkey was added", "Whoever has the device that keeps it can log in to your account.");
+pub const PASSKEY_REMOVED: Event = Event::named("passkey_removed", "Passkey removed").with_notice(
+    "A passkey was removed",
+    "It does not open your account any more. Everybody else who was logged in was logged out.",
+);
+
+pub const ADDED: Flash = Flash { name: "passkey_added", words: "The passkey is ready. Log in with it next time." };
 pub const RENAMED: Flash = Flash { name: "passkey_renamed", words: "The passkey has its new name." };
-pub const REMOVED: Flash = Flash {
-    name: "passkey_removed",
-    words: "That passkey opens nothing any more. Delete it on its device, too.",
-};
+pub const REMOVED: Flash =
+    Flash { name: "passkey_removed", words: "That passkey opens nothing any more. Delete it on its device, too." };
 
 #[derive(Serialize)]
-pub struct PasskeysPage {
-    passkeys: Vec<Listed>,
-    /// Whether nothing else is open to the user before there is a second factor.
+struct PasskeysPage {
+    passkeys: Vec<ListedPasskey>,
+    /// Whether the user must add a second factor before doing anything else.
     required: bool,
-    /// Why something was not done.
-    refusal: Option<&'static str>,
+    errors: FieldErrors,
 }
 
 impl Template for PasskeysPage {
-    const FILE: &'static str = templates::PASSKEYS_INDEX;
+    const FILE: &'static str = files::PASSKEYS_INDEX;
 }
 
 impl PasskeysPage {
-    async fn of(app: &App, session: &Session) -> Result<PasskeysPage> {
+    async fn new(app: &App, session: &Session, errors: FieldErrors) -> Result<PasskeysPage> {
         let passkeys = app.db.read(async |db| credential::of_user(db, &session.user.id).await).await?;
-        let required = app.config.require_two_factor.of_everybody() && session.proven == Proven::OneFactor;
-        Ok(PasskeysPage { passkeys, required, refusal: None })
+        let required = app.config.require_two_factor.applies_to_everyone() && session.level == AuthLevel::OneFactor;
+        Ok(PasskeysPage { passkeys, required, errors })
     }
 }
 
 pub async fn index(State(app): State<App>, session: Session, page: Page) -> Result<Response> {
-    // Here rather than in answer to a script, which could not lead anybody on.
-    app.db.read(async |db| factor::confirmed(&app, db, &session).await).await?;
-    page.show(&PasskeysPage::of(&app, &session).await?).await
+    // Checked here too, because a script that adds a passkey cannot lead the user to another page.
+    app.db.read(async |db| require_confirmed(&app, db, &session).await).await?;
+    page.render(&PasskeysPage::new(&app, &session, FieldErrors::default()).await?).await
 }
 
-pub async fn start(State(app): State<App>, user: User, door: Door, _: Json<NoFields>) -> Result<Response> {
-    let known = app.db.read(async |db| credential::known(db, &user.id).await).await?;
-    let user = (&*user.id, &*user.username);
-    ceremony::ask_to_make(&app, &door, Kind::Register, user, known, |state| state).await
+pub async fn start(State(app): State<App>, session: Session, login: Login, _: Json<Empty>) -> Result<Response> {
+    let known = app.db.read(async |db| credential::known_ids(db, &session.user.id).await).await?;
+    let purpose = Purpose::Register(&session);
+    ceremony::ask_to_create(&app, &login, purpose, &session.user, known, |registration| registration).await
 }
 
 pub async fn finish(
     State(app): State<App>,
     session: Session,
-    door: Door,
+    login: Login,
     Json(answer): Json<RegisterPublicKeyCredential>,
 ) -> Result<Response> {
-    let state = ceremony::end(&app, &door, Kind::Register, &answer.response.client_data_json).await?;
-    let passkey = credential::made(&app.config, &answer, &state)?;
+    let (purpose, client_data) = (Purpose::Register(&session), &answer.response.client_data_json);
+    let registration = ceremony::take(&app, &login.headers, purpose, client_data).await?;
+    let passkey = credential::created(&app.config, &answer, &registration)?;
     let added = app.db.write(async |db| {
-        let (user_id, proven) = (&*session.user.id, session.proven);
-        factor::hold(&app, db, &session).await?;
-        credential::add(db, user_id, &passkey, &door.client).await?;
-        event::record_proven(db, user_id, Event::PasskeyAdded, proven, &door.client).await?;
-        // It has just verified who made it, which is as much as a log-in with it.
-        door.renew(db, Proven::TwoFactors).await
+        lock_confirmed(&app, db, &session).await?;
+        let name = credential::add(db, &session.user.id, &passkey, &login.client).await?;
+        let event = PASSKEY_ADDED.by(&login.client).at(session.level).about(&name);
+        event::record(db, &*session.user.id, event).await?;
+        // It has just verified its user, like at a log-in with it.
+        login.renew(db, AuthLevel::TwoFactors).await
     });
-    Ok(lead_to(PATH, added.await?.add(ADDED.cookie(&app.config))))
+    Ok(redirect(PATH).cookie(added.await?).flash(ADDED).into_json())
 }
 
 #[derive(Deserialize, Default)]
@@ -88,15 +88,20 @@ pub struct NameForm {
 
 const MAX_LENGTH: usize = 50;
 
-fn judge(name: &str) -> Result<(), &'static str> {
-    if name.trim().is_empty() {
-        Err("A passkey needs a name.")
-    } else if name.chars().count() > MAX_LENGTH {
-        Err("A name has at most 50 characters.")
-    } else if name.contains(char::is_control) {
-        Err("There is an invisible control character in this name. Please type it again.")
-    } else {
-        Ok(())
+impl NameForm {
+    /// # Errors
+    /// The sentence to show beside the field.
+    fn validate(&self) -> Result<&str, &'static str> {
+        let name = self.name.trim();
+        if name.is_empty() {
+            Err("A passkey needs a name.")
+        } else if self.name.chars().count() > MAX_LENGTH {
+            Err("A name has at most 50 characters.")
+        } else if self.name.contains(char::is_control) {
+            Err("There is an invisible control character in this name. Please type it again.")
+        } else {
+            Ok(name)
+        }
     }
 }
 
@@ -107,15 +112,19 @@ pub async fn rename(
     Path(id): Path<String>,
     Form(form): Form<NameForm>,
 ) -> Result<Response> {
-    if let Err(sentence) = judge(&form.name) {
-        let mut listed = PasskeysPage::of(&app, &session).await?;
-        let passkey = listed.passkeys.iter_mut().find(|passkey| passkey.id == id).ok_or(Error::NOT_FOUND)?;
-        (passkey.typed, passkey.mistake) = (form.name, Some(sentence));
-        return page.refuse(&listed).await;
+    match form.validate() {
+        Ok(name) => {
+            app.db.write(async |db| credential::rename(db, &session.user.id, &id, name).await).await?;
+            Ok(redirect(PATH).flash(RENAMED).into_response())
+        }
+        Err(sentence) => {
+            let mut list = PasskeysPage::new(&app, &session, FieldErrors::default()).await?;
+            let passkey = list.passkeys.iter_mut().find(|passkey| passkey.id == id);
+            let passkey = passkey.ok_or(Error::NOT_FOUND)?;
+            (passkey.typed, passkey.mistake) = (form.name, Some(sentence));
+            page.render_errors(&list).await
+        }
     }
-    let (user_id, name) = (&session.user.id, form.name.trim());
-    app.db.write(async |db| credential::rename(db, user_id, &id, name).await).await?;
-    Ok((CookieJar::new().add(RENAMED.cookie(&app.config)), see_other(PATH)).into_response())
 }
 
 const LAST: &str = "You could not log in without this one. Please add another passkey or a password first.";
@@ -123,47 +132,50 @@ const LAST: &str = "You could not log in without this one. Please add another pa
 pub async fn remove(
     State(app): State<App>,
     session: Session,
-    door: Door,
+    login: Login,
     page: Page,
-    (Path(id), _): (Path<String>, Form<NoFields>),
+    (Path(id), _): (Path<String>, Form<Empty>),
 ) -> Result<Response> {
-    match app.db.write(async |db| take_away(&app, db, &session, &door, &id).await).await {
-        Ok(cookies) => Ok((cookies.add(REMOVED.cookie(&app.config)), see_other(PATH)).into_response()),
-        Err(Error::Refused(StatusCode::CONFLICT)) => {
-            let listed = PasskeysPage::of(&app, &session).await?;
-            let shown = page.show(&PasskeysPage { refusal: Some(LAST), ..listed }).await?;
-            Ok((StatusCode::CONFLICT, shown).into_response())
+    match app.db.write(async |db| remove_unless_last(db, &app, &session, &login, &id).await).await {
+        Ok(redirect) => Ok(redirect.into_response()),
+        Err(error) => {
+            let list = PasskeysPage::new(&app, &session, error.field_errors()?).await?;
+            page.render_with(StatusCode::CONFLICT, &list).await
         }
-        Err(error) => Err(error),
     }
 }
 
-/// Answers the cookie with which this session goes on.
-///
 /// # Errors
-/// 409 when there would be no way in left.
-async fn take_away(
-    app: &App,
+/// [`Error::Invalid`], which rolls the removal back, when the user could not log in any more.
+async fn remove_unless_last(
     db: &mut Connection,
+    app: &App,
     session: &Session,
-    door: &Door,
+    login: &Login,
     id: &str,
-) -> Result<CookieJar> {
-    factor::hold(app, db, session).await?;
-    credential::remove(db, &session.user.id, id).await?;
-    if factor::ways_in(app, &factor::held(app, db, &session.user.id).await?) == 0 {
-        return Err(Error::Refused(StatusCode::CONFLICT));
+) -> Result<Redirect> {
+    let user_id = &*session.user.id;
+    lock_confirmed(app, db, session).await?;
+    let name = credential::remove(db, user_id, id).await?;
+    if FactorCounts::of_user(app, db, user_id).await?.login_methods(app) == 0 {
+        return Err(Error::invalid(FieldErrors::FORM, LAST));
     }
-    event::record_proven(db, &*session.user.id, Event::PasskeyRemoved, session.proven, &door.client).await?;
-    door.credentials_changed(db, session, Proven::OneFactor).await
+    event::record(db, user_id, PASSKEY_REMOVED.by(&login.client).at(session.level).about(&name)).await?;
+    let cookie = login.credentials_changed(db, session, AuthLevel::OneFactor).await?;
+    Ok(redirect(PATH).cookie(cookie).flash(REMOVED))
+}
+
+/// Where password managers send people who want a passkey here (W3C, "Passkey endpoints").
+pub async fn endpoints(State(app): State<App>) -> Json<Value> {
+    let here = app.config.origin() + PATH;
+    Json(json!({ "enroll": here, "manage": here }))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::authenticator::{Authenticator, begin, damaged, post};
+    use super::super::authenticator::{Authenticator, ask, damaged, post};
     use super::*;
-    use crate::page::tests::{assert_well_formed, check};
-    use crate::test::{TestApp, Visitor};
+    use crate::test::{TestApp, Visitor, assert_well_formed, check};
     use serde_json::json;
 
     const START: &str = "/account/passkeys/start";
@@ -178,7 +190,7 @@ mod tests {
 
     #[test]
     fn its_page_renders() {
-        let row = |used: Option<&str>, mistake| Listed {
+        let row = |used: Option<&str>, mistake| ListedPasskey {
             id: "0190".into(),
             name: "<Chrome>".into(),
             added: "1 May 2026".into(),
@@ -187,12 +199,16 @@ mod tests {
             mistake,
         };
         check(&[
-            PasskeysPage { passkeys: vec![], required: true, refusal: None },
-            PasskeysPage { passkeys: vec![row(None, None)], required: false, refusal: Some(LAST) },
+            PasskeysPage { passkeys: vec![], required: true, errors: FieldErrors::default() },
+            PasskeysPage {
+                passkeys: vec![row(None, None)],
+                required: false,
+                errors: FieldErrors::of(FieldErrors::FORM, LAST),
+            },
             PasskeysPage {
                 passkeys: vec![row(Some("2 May 2026"), Some("No."))],
                 required: false,
-                refusal: None,
+                errors: FieldErrors::default(),
             },
         ]);
     }
@@ -202,11 +218,10 @@ mod tests {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         ada.get(PATH).await.assert_contains("Your passkeys will appear here.");
-        let phone =
-            "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Safari/604.1";
+        let phone = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Safari/604.1";
         let headers = [("user-agent", phone), ("content-type", "application/json")];
         for _ in 0..2 {
-            let made = Authenticator::new().create(&begin(&ada, START, json!({})).await);
+            let made = Authenticator::new().create(&ask(&ada, START, json!({})).await);
             let answer = ada.send(axum::http::Method::POST, FINISH, &headers, made.to_string()).await;
             answer.assert_status(200).assert_body(r#"{"next":"/account/passkeys"}"#);
         }
@@ -214,10 +229,12 @@ mod tests {
         page.assert_contains("Safari on iPhone<").assert_contains("Safari on iPhone 2<");
         page.assert_contains(ADDED.words).assert_contains("not used yet");
         assert_eq!(app.count("select count(*) from events where kind = 'passkey_added'").await, 2);
+        let second = "select count(*) from events where kind = 'passkey_added' and about = 'Safari on iPhone 2'";
+        assert_eq!(app.count(second).await, 1);
     }
 
     #[tokio::test]
-    async fn whoever_adds_a_passkey_has_shown_two_factors_and_stays_logged_in_elsewhere() {
+    async fn adding_a_passkey_authenticates_by_two_factors_and_logs_out_nowhere_else() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let elsewhere = app.browser_of("ada").await;
@@ -230,17 +247,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_authenticator_is_told_what_it_made_before() {
+    async fn an_authenticator_learns_what_it_created_before() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         Authenticator::new().registered(&ada).await;
-        let options = begin(&ada, START, json!({})).await;
+        let options = ask(&ada, START, json!({})).await;
         assert_eq!(options["publicKey"]["excludeCredentials"].as_array().unwrap().len(), 1);
         assert_eq!(options["publicKey"]["authenticatorSelection"]["requireResidentKey"], true);
     }
 
     #[tokio::test]
-    async fn a_passkey_that_is_somebody_elses_cannot_be_added() {
+    async fn another_users_passkey_cannot_be_added() {
         let app = TestApp::new().await;
         let (ada, eve) = (app.person("ada").await, app.person("eve").await);
         let mut key = Authenticator::new().registered(&ada).await;
@@ -263,10 +280,10 @@ mod tests {
             spoil(&mut key);
             key.register(&ada).await.assert_not_good();
         }
-        let made = Authenticator::new().create(&begin(&ada, START, json!({})).await);
+        let made = Authenticator::new().create(&ask(&ada, START, json!({})).await);
         let other = app.browser_of("ada").await.with_cookie("passkey", &ada.cookie("passkey").unwrap());
         post(&other, FINISH, &made).await.assert_not_good();
-        let made_for_sign_up = begin(&ada, "/signup/passkey/start", json!({ "username": "bob" })).await;
+        let made_for_sign_up = ask(&ada, "/signup/passkey/start", json!({ "username": "bob" })).await;
         post(&ada, FINISH, &Authenticator::new().create(&made_for_sign_up)).await.assert_not_good();
         assert_eq!(app.count("select count(*) from passkeys").await, 0);
     }
@@ -276,10 +293,10 @@ mod tests {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let parts = ["attestationObject", "clientDataJSON"];
-        let made = Authenticator::new().create(&begin(&ada, START, json!({})).await);
+        let made = Authenticator::new().create(&ask(&ada, START, json!({})).await);
         for place in 0..damaged(&made, &parts).len() {
             app.execute("delete from limits").await;
-            let made = Authenticator::new().create(&begin(&ada, START, json!({})).await);
+            let made = Authenticator::new().create(&ask(&ada, START, json!({})).await);
             let answer = post(&ada, FINISH, &damaged(&made, &parts)[place]).await;
             assert!(matches!(answer.status, 200 | 422), "{answer}");
             app.execute("delete from passkeys").await;
@@ -290,7 +307,7 @@ mod tests {
     async fn twenty_are_enough() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
-        let waiting = begin(&ada, START, json!({})).await;
+        let waiting = ask(&ada, START, json!({})).await;
         for _ in 0..20 {
             Authenticator::new().registered(&ada).await;
         }
@@ -307,10 +324,7 @@ mod tests {
         Authenticator::new().registered(&ada).await;
         let path = path(&ada, "rename").await;
         ada.post(&path, &[("name", " Blue <key> ")]).await.assert_redirect(PATH);
-        ada.get(PATH)
-            .await
-            .assert_contains("<strong>Blue &lt;key&gt;</strong>")
-            .assert_contains(RENAMED.words);
+        ada.get(PATH).await.assert_contains("<strong>Blue &lt;key&gt;</strong>").assert_contains(RENAMED.words);
         let long = "é".repeat(51);
         for (name, sentence) in [
             ("", "needs a name"),
@@ -326,7 +340,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_removed_passkey_opens_nothing_and_ends_the_other_sessions() {
+    async fn a_removed_passkey_logs_nobody_in_and_ends_the_other_sessions() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let mut key = Authenticator::new().registered(&ada).await;
@@ -337,16 +351,17 @@ mod tests {
         thief.assert_is("nobody").await;
         key.log_in(&thief).await.assert_not_good();
         ada.assert_is("ada").await;
-        assert_eq!(app.count("select count(*) from events where kind = 'passkey_removed'").await, 1);
+        let removed =
+            "select count(*) from events where kind = 'passkey_removed' and about = 'Something without a name'";
+        assert_eq!(app.count(removed).await, 1);
     }
 
     #[tokio::test]
     async fn the_last_way_in_cannot_be_removed_by_one_or_by_many_at_once() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
-        let mut keys =
-            [Authenticator::new().registered(&ada).await, Authenticator::new().registered(&ada).await];
-        app.take_password("ada").await;
+        let mut keys = [Authenticator::new().registered(&ada).await, Authenticator::new().registered(&ada).await];
+        app.remove_password("ada").await;
         let last = path(&ada, "remove").await;
         let page = ada.get(PATH).await.text();
         let (_, first) = page.split_once("action=\"/account/passkeys/").unwrap();
@@ -366,7 +381,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn somebody_elses_passkey_is_as_if_it_were_not_there() {
+    async fn another_users_passkey_is_not_found() {
         let app = TestApp::new().await;
         let (ada, eve) = (app.person("ada").await, app.person("eve").await);
         Authenticator::new().registered(&ada).await;
@@ -402,9 +417,8 @@ mod tests {
         for adds in [true, false] {
             let thief = app.browser_of("ada").await;
             let path = path(&thief, "remove").await;
-            let made = Authenticator::new().create(&begin(&thief, START, json!({})).await);
-            let act =
-                async { if adds { post(&thief, FINISH, &made).await } else { thief.post(&path, &[]).await } };
+            let made = Authenticator::new().create(&ask(&thief, START, json!({})).await);
+            let act = async { if adds { post(&thief, FINISH, &made).await } else { thief.post(&path, &[]).await } };
             app.ended_meanwhile("ada", act).await.assert_status(404).assert_no_header("set-cookie");
         }
         assert_eq!(app.count("select count(*) from passkeys").await, 1);
@@ -417,12 +431,21 @@ mod tests {
         let mut mine = Authenticator::new().registered(&ada).await;
         app.execute("update passkeys set created_at = created_at - 100").await;
         let mut theirs = Authenticator::new().registered(&app.browser_of("ada").await).await;
-        let (id, since) = (app.user("ada").await, crate::database::now() - 50);
+        let (id, since) = (app.user("ada").await, crate::db::now() - 50);
         let undone = app.app.db.write(async |db| {
             Ok(sqlx::query(credential::UNDO).bind(&*id).bind(since).execute(db).await?.rows_affected())
         });
         assert_eq!(undone.await.unwrap(), 1);
         theirs.log_in(&app.visitor()).await.assert_not_good();
         mine.log_in(&app.visitor()).await.assert_status(200);
+    }
+
+    #[tokio::test]
+    async fn password_managers_find_where_passkeys_are_added_and_managed() {
+        let app = TestApp::new().await;
+        let answer = app.visitor().get("/.well-known/passkey-endpoints").await;
+        answer.assert_status(200).assert_header("content-type", "application/json");
+        let here = "http://localhost:8000/account/passkeys";
+        answer.assert_body(&format!(r#"{{"enroll":"{here}","manage":"{here}"}}"#));
     }
 }

@@ -1,22 +1,14 @@
 //! Sign up with a passkey in place of a password.
 
-use super::ceremony::{self, Kind};
-use super::{credential, lead_to, not_good};
-use crate::address::{self, Email};
-use crate::app::App;
-use crate::config::Config;
-use crate::database::new_id;
-use crate::error::{Error, Result};
-use crate::factor::Proven;
-use crate::form::Json;
-use crate::guard::LocalPath;
-use crate::page::Flash;
-use crate::session::{Door, Entry};
-use crate::throttle::{self, Key};
-use crate::user::{self, Username};
+use super::ceremony::{self, Purpose};
+use super::{credential, relying_party::not_good};
+use crate::accounts::{AuthLevel, Choices, Email, User, Username, address, user};
+use crate::base::{Config, Error, Result};
+use crate::db::new_id;
+use crate::db::rate_limit::{self, Key};
+use crate::web::{App, Flash, Json, LocalPath, Login};
 use axum::extract::State;
 use axum::response::Response;
-use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
 use webauthn_rs::prelude::{PasskeyRegistration, RegisterPublicKeyCredential};
 
@@ -25,41 +17,41 @@ pub const WELCOME: Flash = Flash {
     words: "Welcome. Please confirm your address by the link that we have mailed to you.",
 };
 
-/// Who wants an account. Kept while the passkey is made, and judged again from there.
+/// What a visitor has typed. Stored until the passkey is created, and validated again then.
 #[derive(Deserialize, Serialize, Default)]
 #[serde(default)]
-pub struct Wanted {
+pub struct SignUpForm {
     username: String,
     email: Option<String>,
 }
 
-impl Wanted {
-    fn judge(&self, config: &Config) -> Result<(Username, Option<Email>)> {
+impl SignUpForm {
+    fn validate(&self, config: &Config) -> Result<(Username, Option<Email>)> {
         let username = Username::parse(&self.username).and_then(|name| name.unreserved(&config.site_name));
+        let username = username.map_err(|sentence| Error::invalid("username", sentence))?;
         let email = self.email.as_deref().filter(|email| !email.is_empty()).map(Email::parse).transpose();
-        Ok((username.map_err(Error::Mistake)?, email.map_err(Error::Mistake)?))
+        Ok((username, email.map_err(|sentence| Error::invalid("email", sentence))?))
     }
 }
 
-/// What waits for the answer. The passkey knows its user by an id, so there is one before there is an account.
+/// What waits for the answer. A passkey is created for the id of a user, so there is one before the account exists.
 #[derive(Deserialize, Serialize)]
-struct Pending {
+struct PendingSignUp {
     user_id: String,
-    wanted: Wanted,
+    form: SignUpForm,
     registration: PasskeyRegistration,
 }
 
-pub async fn start(State(app): State<App>, door: Door, Json(wanted): Json<Wanted>) -> Result<Response> {
-    let (username, _) = wanted.judge(&app.config)?;
-    let (address, rate) = (Key::address("signup", door.client.address), app.config.signups_per_address);
-    app.db.note(async |db| throttle::take(db, &address, rate).await).await?;
-    if app.db.read(async |db| user::member(db, &username).await).await?.is_some() {
-        return Err(Error::Mistake(username.is_taken()));
+pub async fn start(State(app): State<App>, login: Login, Json(form): Json<SignUpForm>) -> Result<Response> {
+    let (username, _) = form.validate(&app.config)?;
+    let (address, rate) = (Key::address("signup", login.client.address), app.config.signups_per_address);
+    app.db.write_relaxed(async |db| rate_limit::take(db, &address, rate).await).await?;
+    if app.db.read(async |db| user::find(db, &username).await).await?.is_some() {
+        return Err(Error::invalid("username", username.taken()));
     }
-    let user_id = new_id();
-    let user = (&*user_id.clone(), username.as_str());
-    let kept = |registration| Pending { user_id, wanted, registration };
-    ceremony::ask_to_make(&app, &door, Kind::SignUp, user, Vec::new(), kept).await
+    let user = User { id: new_id(), username: username.to_string() };
+    let state = |registration| PendingSignUp { user_id: user.id.clone(), form, registration };
+    ceremony::ask_to_create(&app, &login, Purpose::SignUp, &user, Vec::new(), state).await
 }
 
 #[derive(Deserialize)]
@@ -71,43 +63,43 @@ pub struct Answer {
     next: LocalPath,
 }
 
-pub async fn finish(State(app): State<App>, door: Door, Json(answer): Json<Answer>) -> Result<Response> {
+pub async fn finish(State(app): State<App>, login: Login, Json(answer): Json<Answer>) -> Result<Response> {
     let client_data = &answer.credential.response.client_data_json;
-    let pending: Pending = ceremony::end(&app, &door, Kind::SignUp, client_data).await?;
-    let passkey = credential::made(&app.config, &answer.credential, &pending.registration)?;
-    let (username, email) = pending.wanted.judge(&app.config)?;
-    let entered = app.db.write(async |db| {
+    let pending: PendingSignUp = ceremony::take(&app, &login.headers, Purpose::SignUp, client_data).await?;
+    let passkey = credential::created(&app.config, &answer.credential, &pending.registration)?;
+    let (username, email) = pending.form.validate(&app.config)?;
+    let choices = Choices { stay: false, next: answer.next.to_string() };
+    let logged_in = app.db.write(async |db| {
         let id = &*pending.user_id;
-        if !user::create_as(db, id, &username, &door.client).await? {
-            return Err(Error::Mistake(username.is_taken()));
+        if !user::create_with_id(db, id, &username, &login.client).await? {
+            return Err(Error::invalid("username", username.taken()));
         }
-        credential::add(db, id, &passkey, &door.client).await?;
+        credential::add(db, id, &passkey, &login.client).await?;
         if let Some(email) = &email {
-            address::begin(db, id, email, Proven::TwoFactors).await?;
+            address::set_pending(db, id, email, AuthLevel::TwoFactors).await?;
         }
-        door.log_in(db, id, false, Proven::TwoFactors, &answer.next).await?.ok_or_else(not_good)
+        login.log_in(db, id, AuthLevel::TwoFactors, &choices).await?.ok_or_else(not_good)
     });
-    let Entry { cookies, to } = entered.await?;
-    let told = email.map(|_| WELCOME.cookie(&app.config));
-    Ok(lead_to(&to, told.into_iter().fold(cookies, CookieJar::add)))
+    let redirect = logged_in.await?;
+    Ok(if email.is_some() { redirect.flash(WELCOME) } else { redirect }.into_json())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::authenticator::{Authenticator, begin, post};
+    use super::super::authenticator::{Authenticator, ask, post};
     use super::*;
-    use crate::access::Routes;
     use crate::test::TestApp;
+    use crate::web::Routes;
     use serde_json::json;
 
     const START: &str = "/signup/passkey/start";
     const FINISH: &str = "/signup/passkey/finish";
 
     #[tokio::test]
-    async fn whoever_signs_up_with_a_passkey_is_logged_in_and_comes_back_with_it() {
+    async fn signing_up_with_a_passkey_logs_in_and_so_does_the_passkey_later() {
         let app = TestApp::new().await;
         let (mut key, ada) = (Authenticator::new(), app.visitor());
-        let options = begin(&ada, START, json!({ "username": "Ada" })).await;
+        let options = ask(&ada, START, json!({ "username": "Ada" })).await;
         assert_eq!(options["publicKey"]["user"]["name"], "ada");
         let mut answer = key.create(&options);
         answer["next"] = "/private".into();
@@ -125,7 +117,7 @@ mod tests {
     async fn an_address_waits_to_be_confirmed() {
         let app = TestApp::new().await;
         let (mut key, ada) = (Authenticator::new(), app.visitor());
-        let options = begin(&ada, START, json!({ "username": "ada", "email": "Ada@example.com" })).await;
+        let options = ask(&ada, START, json!({ "username": "ada", "email": "Ada@example.com" })).await;
         post(&ada, FINISH, &key.create(&options)).await.assert_status(200);
         assert_eq!(ada.cookie("flash").as_deref(), Some(WELCOME.name));
         assert_eq!(app.count("select count(*) from addresses where confirmed_at is null").await, 1);
@@ -133,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_mistake_is_told_before_a_passkey_is_made() {
+    async fn every_mistake_is_answered_before_a_passkey_is_created() {
         let app = TestApp::new().await;
         app.person("grace").await;
         for (username, email, words) in [
@@ -147,14 +139,14 @@ mod tests {
             let answer = post(&app.visitor(), START, &wanted).await;
             answer.assert_status(422).assert_contains(words).assert_no_header("set-cookie");
         }
-        assert_eq!(app.count("select count(*) from passkey_ceremonies").await, 0);
+        assert_eq!(app.count("select count(*) from tokens where purpose = 'passkey_sign_up'").await, 0);
     }
 
     #[tokio::test]
-    async fn a_name_that_somebody_takes_meanwhile_is_taken() {
+    async fn a_name_that_is_taken_in_the_meantime_is_taken() {
         let app = TestApp::new().await;
         let (mut key, visitor) = (Authenticator::new(), app.visitor());
-        let options = begin(&visitor, START, json!({ "username": "ada" })).await;
+        let options = ask(&visitor, START, json!({ "username": "ada" })).await;
         app.person("ada").await;
         let answer = post(&visitor, FINISH, &key.create(&options)).await;
         answer.assert_status(422).assert_contains("The name ada is taken.");
@@ -163,10 +155,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_passkey_that_opens_an_account_opens_no_second() {
+    async fn a_passkey_of_one_account_signs_up_no_second() {
         let app = TestApp::new().await;
         let (mut key, eve) = (Authenticator::new().registered(&app.person("ada").await).await, app.visitor());
-        let options = begin(&eve, START, json!({ "username": "eve" })).await;
+        let options = ask(&eve, START, json!({ "username": "eve" })).await;
         post(&eve, FINISH, &key.create(&options)).await.assert_not_good();
         assert_eq!(app.count("select count(*) from users").await, 1);
     }
@@ -177,11 +169,11 @@ mod tests {
         let (mut key, visitor) = (Authenticator::new(), app.visitor());
         let wanted = json!({ "username": "ada" });
         key.verifies = false;
-        let options = begin(&visitor, START, wanted.clone()).await;
+        let options = ask(&visitor, START, wanted.clone()).await;
         post(&visitor, FINISH, &key.create(&options)).await.assert_not_good();
         key.verifies = true;
         post(&visitor, FINISH, &key.create(&options)).await.assert_not_good();
-        let options = begin(&visitor, START, wanted).await;
+        let options = ask(&visitor, START, wanted).await;
         post(&app.visitor(), FINISH, &key.create(&options)).await.assert_not_good();
         assert_eq!(app.count("select count(*) from users").await, 0);
     }

@@ -1,28 +1,22 @@
-//! Chooses a new password by a link. Looking at the page changes nothing, so whatever opens links before people do, may.
+//! Chooses a new password by a link. Opening the page changes nothing, because mail scanners open links before people do.
 
-use crate::access::see_other;
-use crate::address;
-use crate::app::App;
-use crate::database::Connection;
-use crate::error::Result;
-use crate::event::{self, Event};
-use crate::form::{Errors, Form};
-use crate::guard::Client;
-use crate::page::{Flash, Page, Template, templates};
-use crate::password;
-use crate::policy::{NewPassword, own_words};
-use crate::session::{self, Door};
-use crate::throttle;
-use crate::token::{self, Link, Purpose};
+use crate::accounts::link::{self, Link, Purpose};
+use crate::accounts::session::lifecycle::LOGGED_IN;
+use crate::accounts::{Client, Event, NewPassword, address, event, password, personal_words, session};
+use crate::base::{FieldErrors, Result};
+use crate::db::{Connection, rate_limit};
+use crate::web::app::SessionStart;
+use crate::web::{App, Flash, Form, Page, Redirect, Template, files, redirect};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use axum_extra::extract::CookieJar;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-pub const CHOSEN: Flash =
-    Flash { name: "password_reset", words: "Your new password is set. Log in with it." };
+pub const PASSWORD_RESET: Event = Event::named("password_reset", "A new password was chosen by a link")
+    .with_notice("A new password was chosen", "It was chosen without the one before, which does not work any more.");
+
+pub const CHOSEN: Flash = Flash { name: "password_reset", words: "Your new password is set. Log in with it." };
 
 pub const LOOK_THROUGH: Flash = Flash {
     name: "look_through",
@@ -39,23 +33,23 @@ pub struct ChooseForm {
 #[derive(Serialize)]
 struct ChoosePage {
     username: String,
-    errors: Errors,
+    errors: FieldErrors,
     min_length: usize,
 }
 
 impl ChoosePage {
-    fn new(app: &App, link: Link, errors: Errors) -> ChoosePage {
+    fn new(app: &App, link: Link, errors: FieldErrors) -> ChoosePage {
         ChoosePage { username: link.username, errors, min_length: app.config.password_min_length }
     }
 }
 
 impl Template for ChoosePage {
-    const FILE: &'static str = templates::PASSWORD_RESET_CHOOSE;
+    const FILE: &'static str = files::PASSWORD_RESET_CHOOSE;
 }
 
 pub async fn show(State(app): State<App>, page: Page, Path(token): Path<String>) -> Result<Response> {
-    let link = app.db.read(async |db| token::find(db, Purpose::Reset, &token).await).await?;
-    page.show(&ChoosePage::new(&app, link, Errors::default())).await
+    let link = app.db.read(async |db| link::find(db, Purpose::Reset, &token).await).await?;
+    page.render(&ChoosePage::new(&app, link, FieldErrors::default())).await
 }
 
 pub async fn create(
@@ -65,112 +59,98 @@ pub async fn create(
     Path(token): Path<String>,
     Form(form): Form<ChooseForm>,
 ) -> Result<Response> {
-    let link = app.db.read(async |db| token::find(db, Purpose::Reset, &token).await).await?;
-    match choose(&app, &client, &token, &link, &form).await? {
-        Ok(()) => Ok((CookieJar::new().add(CHOSEN.cookie(&app.config)), see_other("/login")).into_response()),
-        Err(mistake) => page.refuse(&ChoosePage::new(&app, link, Errors::from(mistake))).await,
+    let link = app.db.read(async |db| link::find(db, Purpose::Reset, &token).await).await?;
+    match choose(&app, &client, &token, &link, &form).await {
+        Ok(()) => Ok(redirect(app.login_path()).flash(CHOSEN).into_response()),
+        Err(error) => {
+            let errors = error.field_errors()?;
+            page.render_errors(&ChoosePage::new(&app, link, errors)).await
+        }
     }
 }
 
-/// Answers the field with a mistake and its sentence, if there is one; then the link can be used again.
-async fn choose(
-    app: &App,
-    client: &Client,
-    token: &str,
-    link: &Link,
-    form: &ChooseForm,
-) -> Result<Result<(), (&'static str, String)>> {
-    let password = match NewPassword::parse_twice(&form.password, &form.confirm_password, &app.config) {
-        Ok(password) => password,
-        Err(mistake) => return Ok(Err(mistake)),
-    };
+/// After a mistake the link can be used again.
+async fn choose(app: &App, client: &Client, token: &str, link: &Link, form: &ChooseForm) -> Result<()> {
+    let password = NewPassword::parse_twice(&form.password, &form.confirm_password, &app.config)?;
     let addresses = app.db.read(async |db| address::of_user(db, &link.user_id).await).await?;
-    let own = own_words(&app.config, &link.username, addresses.all());
-    let hash = match app.gate.hash(password, own).await? {
-        Ok(hash) => hash,
-        Err(sentence) => return Ok(Err(("password", sentence.into()))),
-    };
+    let personal = personal_words(&app.config, &link.username, addresses.all());
+    let hash = app.passwords.hash(password, personal).await?;
     let chosen = app.db.write(async |db| {
-        let user_id = token::spend(db, Purpose::Reset, token).await?.user_id;
-        password::set(db, &user_id, &hash).await?;
-        session::end_all(db, &user_id).await?;
-        throttle::forget_user(db, &user_id).await?;
-        event::record(db, &*user_id, Event::PasswordReset, client).await
+        let user_id = link::consume(db, Purpose::Reset, token).await?.user_id;
+        password::table::set(db, &user_id, &hash).await?;
+        session::lifecycle::revoke_all(db, &user_id).await?;
+        rate_limit::reset_user(db, &user_id).await?;
+        event::record(db, &*user_id, PASSWORD_RESET.by(client)).await
     });
-    chosen.await.map(Ok)
+    chosen.await
 }
 
-/// At the first log-in after a reset: whoever had the account before may have left themselves another way in.
-pub fn welcome_back<'a>(
+/// At the first log-in after a reset, because somebody who had got into the account may have added another login method.
+pub fn on_session_start<'a>(
     db: &'a mut Connection,
-    door: &'a Door,
-    user_id: &'a str,
-    _: &'a str,
-    cookies: CookieJar,
-) -> BoxFuture<'a, Result<CookieJar>> {
+    start: SessionStart<'a>,
+    redirect: Redirect,
+) -> BoxFuture<'a, Result<Redirect>> {
     async move {
         let sql = "select kind from events where user_id = $1 and kind in ($2, $3) order by id desc limit 1";
-        let query =
-            sqlx::query_as(sql).bind(user_id).bind(Event::LoggedIn.kind()).bind(Event::PasswordReset.kind());
-        let last: Option<(String,)> = query.fetch_optional(db).await?;
-        let is_first = last.is_some_and(|(kind,)| kind == Event::PasswordReset.kind());
-        Ok(if is_first { cookies.add(LOOK_THROUGH.cookie(door.config())) } else { cookies })
+        let query = sqlx::query_scalar(sql).bind(start.user_id).bind(LOGGED_IN.kind).bind(PASSWORD_RESET.kind);
+        let last: Option<String> = query.fetch_optional(db).await?;
+        let is_first = last.as_deref() == Some(PASSWORD_RESET.kind);
+        Ok(if is_first { redirect.flash(LOOK_THROUGH) } else { redirect })
     }
     .boxed()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::path;
+    use super::super::paths::choose_path;
     use super::*;
-    use crate::access::{Access, Routes};
-    use crate::factor::Proven;
-    use crate::page::tests::check;
-    use crate::session::Session;
-    use crate::test::{Answer, PASSWORD, TestApp};
+    use crate::accounts::{AuthLevel, Session};
+    use crate::test::{Answer, PASSWORD, TestApp, check};
+    use crate::web::{Access, Login, Routes};
     use axum::http::Method;
+    use axum_extra::extract::CookieJar;
     use futures_util::future::join_all;
 
     const NEW: &str = "quiet harbour lamp";
 
-    /// A link of this user's, mailed to nobody.
+    /// A link of this user's that was not mailed.
     async fn link_of(app: &TestApp, name: &str) -> String {
         let (id, lifetime) = (app.user(name).await, app.app.config.reset_lifetime);
-        let issue = async |db: &mut Connection| token::issue(db, Purpose::Reset, &id, "", "", lifetime).await;
-        path(&app.app.db.write(issue).await.unwrap())
+        let issue = async |db: &mut Connection| link::issue(db, Purpose::Reset, &id, "", "", lifetime).await;
+        choose_path(&app.app.db.write(issue).await.unwrap())
     }
 
     async fn submit(app: &TestApp, link: &str, new: &str) -> Answer {
         app.visitor().post(link, &[("password", new), ("confirm_password", new)]).await
     }
 
-    async fn knows(app: &TestApp, name: &str, password: &str) -> bool {
-        password::check(&app.app, &app.door().await, name, password).await.unwrap().is_some()
+    async fn is_password_of(app: &TestApp, name: &str, password: &str) -> bool {
+        let login = app.login().await;
+        app.app.passwords.verify(login.source(), name, password).await.unwrap().is_some()
     }
 
     async fn refuses(app: &TestApp, link: &str) {
-        for answer in
-            [app.visitor().get(link).await, submit(app, link, NEW).await, submit(app, link, "short").await]
-        {
+        for answer in [app.visitor().get(link).await, submit(app, link, NEW).await, submit(app, link, "short").await] {
             answer.assert_status(404).assert_contains("This link does not work any more");
         }
-        assert!(!knows(app, "ada", NEW).await);
+        assert!(!is_password_of(app, "ada", NEW).await);
     }
 
     #[test]
     fn its_page_renders() {
-        let mut errors = Errors::default();
+        let mut errors = FieldErrors::default();
         for field in ["password", "confirm_password"] {
             errors.add(field, "No.");
         }
         check(&[
-            ChoosePage { username: "ada".into(), errors: Errors::default(), min_length: 8 },
+            ChoosePage { username: "ada".into(), errors: FieldErrors::default(), min_length: 8 },
             ChoosePage { username: "ada".into(), errors, min_length: 8 },
         ]);
     }
 
     #[tokio::test]
-    async fn a_new_password_holds_at_once_ends_every_session_and_begins_none() {
+    async fn a_new_password_works_at_once_ends_every_session_and_starts_none() {
         let app = TestApp::new().await;
         let (ada, bob) = (app.person("ada").await, app.person("bob").await);
         let elsewhere = app.browser_of("ada").await;
@@ -187,8 +167,8 @@ mod tests {
             gone.assert_is("nobody").await;
         }
         bob.assert_is("bob").await;
-        assert!(knows(&app, "ada", NEW).await && !knows(&app, "ada", PASSWORD).await);
-        assert!(knows(&app, "bob", PASSWORD).await);
+        assert!(is_password_of(&app, "ada", NEW).await && !is_password_of(&app, "ada", PASSWORD).await);
+        assert!(is_password_of(&app, "bob", PASSWORD).await);
         assert_eq!(app.count("select count(*) from sessions").await, 1);
         assert_eq!(app.count("select count(*) from devices").await, 1);
         assert_eq!(app.count("select count(*) from events where kind = 'password_reset'").await, 1);
@@ -196,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn looking_at_a_link_uses_nothing_up_and_using_it_does() {
+    async fn opening_a_link_does_not_use_it_up_and_choosing_a_password_does() {
         let app = TestApp::new().await;
         app.person("ada").await;
         let link = link_of(&app, "ada").await;
@@ -209,11 +189,11 @@ mod tests {
         for answer in [app.visitor().get(&link).await, submit(&app, &link, PASSWORD).await] {
             answer.assert_status(404).assert_contains("This link does not work any more");
         }
-        assert!(knows(&app, "ada", NEW).await);
+        assert!(is_password_of(&app, "ada", NEW).await);
     }
 
     #[tokio::test]
-    async fn what_is_wrong_is_told_beside_its_field_and_the_link_goes_on_working() {
+    async fn a_mistake_has_its_sentence_beside_its_field_and_the_link_still_works() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         app.confirm_address("ada", "countess@example.com").await;
@@ -232,12 +212,12 @@ mod tests {
             answer.assert_lacks(NEW).assert_lacks("quiet harbour lamb");
         }
         ada.assert_is("ada").await;
-        assert!(knows(&app, "ada", PASSWORD).await);
+        assert!(is_password_of(&app, "ada", PASSWORD).await);
         submit(&app, &link, NEW).await.assert_redirect("/login");
     }
 
     #[tokio::test]
-    async fn a_link_that_is_unknown_or_too_old_or_of_another_kind_or_of_somebody_disabled_changes_nothing() {
+    async fn a_link_that_is_unknown_or_too_old_or_of_another_kind_or_of_a_disabled_user_changes_nothing() {
         let app = TestApp::new().await;
         app.person("ada").await;
         for unknown in ["x", &"A".repeat(43), &"A".repeat(44), "%00", "%C3%A9", "..%2f"] {
@@ -258,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_link_changes_its_own_users_password_whoever_is_logged_in() {
+    async fn a_link_changes_its_own_users_password_even_if_another_user_is_logged_in() {
         let app = TestApp::new().await;
         let (eve, ada) = (app.person("eve").await, app.person("ada").await);
         let link = link_of(&app, "eve").await;
@@ -267,17 +247,15 @@ mod tests {
         ada.post(&link, &fields).await.assert_redirect("/login");
         ada.assert_is("ada").await;
         eve.assert_is("nobody").await;
-        assert!(knows(&app, "eve", NEW).await && knows(&app, "ada", PASSWORD).await);
+        assert!(is_password_of(&app, "eve", NEW).await && is_password_of(&app, "ada", PASSWORD).await);
     }
 
     #[tokio::test]
-    async fn a_changed_password_ends_a_link_that_is_on_its_way() {
-        async fn change(session: Session, door: Door, State(app): State<App>) -> Result<Response> {
-            let cookies = app
-                .db
-                .write(async |db| door.credentials_changed(db, &session, Proven::OneFactor).await)
-                .await?;
-            Ok(cookies.into_response())
+    async fn a_changed_password_revokes_a_link_that_is_on_its_way() {
+        async fn change(session: Session, login: Login, State(app): State<App>) -> Result<CookieJar> {
+            let level = AuthLevel::OneFactor;
+            let changed = app.db.write(async |db| login.credentials_changed(db, &session, level).await);
+            Ok(CookieJar::new().add(changed.await?))
         }
         let app = TestApp::with(Routes::new().post("/change", Access::User, change)).await;
         let ada = app.person("ada").await;
@@ -287,21 +265,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_strangers_have_tried_is_forgiven() {
+    async fn a_new_password_sets_the_counts_of_failed_attempts_to_zero() {
         let settings = [("PASSWORD_DISABLE_AFTER", "3"), ("PASSWORD_FREE_ATTEMPTS", "4")];
         let app = TestApp::with_env(&settings, Routes::new()).await;
         app.person("ada").await;
         for _ in 0..4 {
-            assert!(!knows(&app, "ada", "not the password").await);
+            assert!(!is_password_of(&app, "ada", "not the password").await);
         }
-        let door = app.door().await;
-        assert!(password::check(&app.app, &door, "ada", PASSWORD).await.is_err());
+        let login = app.login().await;
+        assert!(app.app.passwords.verify(login.source(), "ada", PASSWORD).await.is_err());
         app.execute("update limits set free_at = 0").await;
-        assert!(!knows(&app, "ada", PASSWORD).await);
+        assert!(!is_password_of(&app, "ada", PASSWORD).await);
         submit(&app, &link_of(&app, "ada").await, NEW).await.assert_redirect("/login");
-        assert!(knows(&app, "ada", NEW).await);
+        assert!(is_password_of(&app, "ada", NEW).await);
         for _ in 0..3 {
-            assert!(!knows(&app, "ada", PASSWORD).await);
+            assert!(!is_password_of(&app, "ada", PASSWORD).await);
         }
     }
 
@@ -313,40 +291,39 @@ mod tests {
         let passwords: Vec<String> = (0..50).map(|number| format!("quiet harbour lamp {number}")).collect();
         let answers = join_all(passwords.iter().map(|password| submit(&app, &link, password))).await;
         let with = |status| answers.iter().filter(|answer| answer.status == status).count();
-        // On a busy machine some may have waited too long and been told so; most have not.
+        // On a busy machine some may have waited too long; most have not.
         assert!(with(303) == 1 && with(404) > 20, "{} × 303, {} × 404", with(303), with(404));
         assert_eq!(with(404) + with(503), 49);
         let winner = answers.iter().position(|answer| answer.status == 303).unwrap();
-        assert!(knows(&app, "ada", &passwords[winner]).await);
+        assert!(is_password_of(&app, "ada", &passwords[winner]).await);
         assert_eq!(app.count("select count(*) from events where kind = 'password_reset'").await, 1);
     }
 
     #[tokio::test]
-    async fn a_link_is_told_to_no_other_site_and_kept_by_no_cache() {
+    async fn a_link_is_passed_to_no_other_site_and_kept_by_no_cache() {
         let app = TestApp::new().await;
         app.person("ada").await;
         let link = link_of(&app, "ada").await;
-        let answers = [
-            app.visitor().get(&link).await,
-            submit(&app, &link, "short").await,
-            submit(&app, &link, NEW).await,
-        ];
+        let answers =
+            [app.visitor().get(&link).await, submit(&app, &link, "short").await, submit(&app, &link, NEW).await];
         for answer in answers.iter().chain([&app.visitor().get(&link).await]) {
             answer.assert_header("referrer-policy", "same-origin").assert_header("cache-control", "no-store");
             answer.assert_lacks(&link);
         }
-        // Nothing is loaded from elsewhere, so there is nobody else to tell.
+        // Nothing is loaded from elsewhere, so no other site sees the address.
         answers[0].assert_lacks("src=\"http").assert_lacks("href=\"http");
     }
 
     #[tokio::test]
-    async fn the_first_log_in_afterwards_is_told_to_look_through_what_else_opens_the_account() {
+    async fn the_first_log_in_afterwards_asks_the_user_to_review_the_account() {
         let app = TestApp::new().await;
         app.person("ada").await;
         submit(&app, &link_of(&app, "ada").await, NEW).await.assert_redirect("/login");
-        for told in [true, false] {
-            let browser = app.browser_of("ada").await;
-            assert_eq!(browser.cookie("flash").as_deref() == Some(LOOK_THROUGH.name), told);
+        for is_first in [true, false] {
+            let browser = app.visitor();
+            let fields = [("username", "ada"), ("password", NEW)];
+            browser.post("/test/log-in", &fields).await.assert_redirect("/");
+            assert_eq!(browser.cookie("flash").as_deref() == Some(LOOK_THROUGH.name), is_first);
         }
     }
 }

@@ -1,20 +1,17 @@
-//! A forgotten password: a link that is mailed, or a recovery code, leads to the page where a new one is chosen.
+//! A forgotten password: a link in a mail, or a recovery code, leads to the page where a new one is chosen.
 //!
-//! It leads no further: no session begins, so whoever has chosen a new password logs in with it, and is asked whatever a
-//! log-in asks.
+//! No session starts there: users log in with the new password, and are asked for whatever a log-in requires.
 
 mod choose;
+mod paths;
 mod recover;
 mod request;
 
-use crate::access::{Access, Routes};
-use crate::env::Env;
-use crate::features::Feature;
-use crate::password;
-
-const REQUEST: &str = "/password-reset";
-const CHOOSE: &str = "/password-reset/{token}";
-const RECOVER: &str = "/recovery";
+use super::feature::Feature;
+use crate::accounts::link::RESET_MAIL;
+use crate::base::Env;
+use crate::web::{Access, Routes};
+use paths::{CHOOSE, RECOVER, REQUEST};
 
 pub fn feature(env: &Env) -> anyhow::Result<Feature> {
     let mut routes = Routes::new()
@@ -23,16 +20,15 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
         .get(RECOVER, Access::Guest, recover::new)
         .post(RECOVER, Access::Guest, recover::create);
     if env.sends_mail() {
-        routes =
-            routes.get(REQUEST, Access::Guest, request::new).post(REQUEST, Access::Guest, request::create);
+        routes = routes.get(REQUEST, Access::Guest, request::new).post(REQUEST, Access::Guest, request::create);
     }
-    let flashes = &[request::ASKED, choose::CHOSEN, choose::LOOK_THROUGH];
-    let letters = &[(password::RESET, request::compose as _)];
-    let session_begins = Some(choose::welcome_back as _);
-    Ok(Feature { routes, flashes, letters, session_begins, ..Feature::named("password_reset") })
-}
-
-/// Where a token is good for something.
-fn path(token: &crate::token::Token) -> String {
-    CHOOSE.replace("{token}", &token.text())
+    Ok(Feature {
+        routes,
+        events: &[choose::PASSWORD_RESET],
+        flashes: &[request::ASKED, choose::CHOSEN, choose::LOOK_THROUGH],
+        mails: &[(RESET_MAIL, request::write_mail as _)],
+        on_session_start: Some(choose::on_session_start),
+        reset_path: Some(CHOOSE),
+        ..Feature::named("password_reset")
+    })
 }

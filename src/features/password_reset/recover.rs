@@ -1,20 +1,14 @@
 //! Uses a recovery code, in place of the link in a mail. Every failure has the same sentence, status and cost.
 
-use super::path;
-use crate::access::see_other;
-use crate::app::App;
-use crate::database::Connection;
-use crate::error::Result;
-use crate::event::{self, Event};
-use crate::form::{Errors, Form};
-use crate::guard::Client;
-use crate::page::{Page, Template, templates};
-use crate::recovery;
-use crate::throttle::{self, Key};
-use crate::token::{self, Purpose, Token};
-use crate::user::Username;
+use super::paths::choose_path;
+use crate::accounts::link::{self, Purpose};
+use crate::accounts::{Client, Username, event, recovery_code};
+use crate::base::{FieldErrors, Result, Token};
+use crate::db::Connection;
+use crate::db::rate_limit::{self, Key};
+use crate::web::{App, Form, Page, Template, files, redirect};
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize, Serialize, Default)]
@@ -28,15 +22,15 @@ pub struct RecoverForm {
 #[derive(Serialize)]
 struct RecoverPage {
     form: RecoverForm,
-    errors: Errors,
+    errors: FieldErrors,
 }
 
 impl Template for RecoverPage {
-    const FILE: &'static str = templates::PASSWORD_RESET_RECOVER;
+    const FILE: &'static str = files::PASSWORD_RESET_RECOVER;
 }
 
 pub async fn new(page: Page) -> Result<Response> {
-    page.show(&RecoverPage { form: RecoverForm::default(), errors: Errors::default() }).await
+    page.render(&RecoverPage { form: RecoverForm::default(), errors: FieldErrors::default() }).await
 }
 
 pub async fn create(
@@ -46,45 +40,39 @@ pub async fn create(
     Form(form): Form<RecoverForm>,
 ) -> Result<Response> {
     let (key, rate) = (Key::address("recovery", client.address), app.config.password_attempts_per_address);
-    app.db.note(async |db| throttle::take(db, &key, rate).await).await?;
+    app.db.write_relaxed(async |db| rate_limit::take(db, &key, rate).await).await?;
     match app.db.write(async |db| recover(&app, db, &client, &form).await).await? {
-        Some(token) => Ok(see_other(&path(&token))),
+        Some(token) => Ok(redirect(&choose_path(&token)).into_response()),
         None => {
-            let sentence = "This username and code do not belong together.".to_string();
-            page.refuse(&RecoverPage { form, errors: Errors::from(("code", sentence)) }).await
+            let errors = FieldErrors::of("code", "This username and code do not belong together.");
+            page.render_errors(&RecoverPage { form, errors }).await
         }
     }
 }
 
-async fn recover(
-    app: &App,
-    db: &mut Connection,
-    client: &Client,
-    form: &RecoverForm,
-) -> Result<Option<Token>> {
+async fn recover(app: &App, db: &mut Connection, client: &Client, form: &RecoverForm) -> Result<Option<Token>> {
     let Ok(username) = Username::parse(&form.username) else { return Ok(None) };
-    let Some(user_id) = recovery::spend(db, &username, &form.code).await? else { return Ok(None) };
-    event::record(db, &*user_id, Event::RecoveryCodeUsed, client).await?;
-    let token = token::issue(db, Purpose::Reset, &user_id, "", "", app.config.reset_lifetime).await?;
-    Ok(Some(token))
+    let used = recovery_code::use_by_name(db, &username, &form.code).await?;
+    let Some(user_id) = used else { return Ok(None) };
+    event::record(db, &*user_id, recovery_code::USED.by(client)).await?;
+    link::issue(db, Purpose::Reset, &user_id, "", "", app.config.reset_lifetime).await.map(Some)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::RECOVER;
+    use super::super::paths::RECOVER;
     use super::*;
-    use crate::access::Routes;
-    use crate::mail;
-    use crate::page::tests::check;
-    use crate::password;
-    use crate::test::{Answer, PASSWORD, TestApp};
+    use crate::accounts::link::RESET_MAIL;
+    use crate::mail::outbox;
+    use crate::test::{Answer, PASSWORD, TestApp, check};
+    use crate::web::Routes;
     use futures_util::future::join_all;
 
     const NEW: &str = "quiet harbour lamp";
 
     async fn codes_of(app: &TestApp, name: &str) -> Vec<String> {
         let id = app.user(name).await;
-        app.app.db.write(async |db| recovery::make(db, &id).await).await.unwrap()
+        app.app.db.write(async |db| recovery_code::replace(db, &id).await).await.unwrap()
     }
 
     async fn submit(app: &TestApp, name: &str, code: &str) -> Answer {
@@ -95,8 +83,8 @@ mod tests {
     fn its_page_renders() {
         let typed = RecoverForm { username: "ada".into(), code: "secret".into() };
         check(&[
-            RecoverPage { form: RecoverForm::default(), errors: Errors::default() },
-            RecoverPage { form: typed, errors: Errors::from(("code", "No.".into())) },
+            RecoverPage { form: RecoverForm::default(), errors: FieldErrors::default() },
+            RecoverPage { form: typed, errors: FieldErrors::of("code", "No.") },
         ]);
     }
 
@@ -114,26 +102,26 @@ mod tests {
         let answer = app.visitor().post(&link, &[("password", NEW), ("confirm_password", NEW)]).await;
         answer.assert_redirect("/login");
         ada.assert_is("nobody").await;
-        let door = app.door().await;
-        assert!(password::check(&app.app, &door, "ada", NEW).await.unwrap().is_some());
+        let login = app.login().await;
+        assert!(app.app.passwords.verify(login.source(), "ada", NEW).await.unwrap().is_some());
         assert_eq!(app.count("select count(*) from events where kind = 'recovery_code_used'").await, 1);
         assert_eq!(app.count("select count(*) from recovery_codes").await, 9);
     }
 
     #[tokio::test]
-    async fn nobody_ends_what_a_code_has_opened_by_asking_for_a_mail() {
+    async fn asking_for_a_mail_does_not_revoke_the_link_of_a_code() {
         let app = TestApp::new().await;
         app.person("ada").await;
         app.confirm_address("ada", "ada@example.com").await;
         let codes = codes_of(&app, "ada").await;
         let link = submit(&app, "ada", &codes[0]).await.header("location").to_string();
-        let ask = async |db: &mut Connection| mail::queue(db, password::RESET, None, "ada@example.com").await;
+        let ask = async |db: &mut Connection| outbox::queue(db, RESET_MAIL, None, "ada@example.com", "").await;
         app.app.db.write(ask).await.unwrap();
         let mailed = app.link_to("ada@example.com").await;
         for open in [&link, &mailed] {
             app.visitor().get(open).await.assert_status(200);
         }
-        // The newest of its kind works alone, and one that is used ends the other.
+        // Of its kind only the newest works, and one that is used revokes the other.
         let newer = submit(&app, "ada", &codes[1]).await.header("location").to_string();
         app.visitor().get(&link).await.assert_status(404);
         let fields = [("password", NEW), ("confirm_password", NEW)];
@@ -142,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_is_wrong_has_the_one_sentence_and_the_same_cost() {
+    async fn every_failure_has_the_same_sentence_and_the_same_cost() {
         let app = TestApp::new().await;
         for name in ["known", "eve", "gone"] {
             app.person(name).await;
@@ -186,13 +174,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_fifty_who_send_a_code_at_once_one_is_let_through() {
+    async fn of_fifty_who_send_a_code_at_once_one_is_accepted() {
         let app = TestApp::new().await;
         app.person("ada").await;
         let codes = codes_of(&app, "ada").await;
         let answers = join_all((0..50).map(|_| submit(&app, "ada", &codes[0]))).await;
         let with = |status| answers.iter().filter(|answer| answer.status == status).count();
-        // On a busy machine some may have waited too long and been told so; most have not.
+        // On a busy machine some may have waited too long; most have not.
         assert!(with(303) == 1 && with(422) > 20, "{} × 303, {} × 422", with(303), with(422));
         assert_eq!(with(422) + with(503), 49);
         assert_eq!(app.count("select count(*) from tokens").await, 1);
@@ -200,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn so_many_codes_are_tried_from_one_address_whatever_the_names() {
+    async fn codes_tried_from_one_address_are_limited_whatever_the_names() {
         let settings = [("PASSWORD_ATTEMPTS_PER_ADDRESS", "3/1h")];
         let app = TestApp::with_env(&settings, Routes::new()).await;
         app.person("ada").await;
@@ -212,7 +200,7 @@ mod tests {
         known.assert_status(429).assert_header("retry-after", "1200");
         assert_eq!((known.status, known.text()), (unknown.status, unknown.text()));
         // Passwords have a count of their own.
-        let door = app.door().await;
-        assert!(password::check(&app.app, &door, "ada", PASSWORD).await.unwrap().is_some());
+        let login = app.login().await;
+        assert!(app.app.passwords.verify(login.source(), "ada", PASSWORD).await.unwrap().is_some());
     }
 }

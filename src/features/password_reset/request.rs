@@ -1,31 +1,23 @@
-//! Asks for the link, by an address. Whether anybody has it makes no difference here: all that happens is a row in the
-//! outbox, and what becomes of that is decided when it is sent.
+//! Asks for the link, by an e-mail address. Whether anybody has the address makes no difference here: a row is added to the
+//! outbox, and who has it is looked up when the mail is sent.
 
-use super::{REQUEST, path};
-use crate::access::see_other;
-use crate::address::{self, Email};
-use crate::app::App;
-use crate::auth::User;
-use crate::database::Connection;
-use crate::error::Result;
-use crate::form::{Errors, Form};
-use crate::guard::Client;
-use crate::mail::{self, Mail, Writing};
-use crate::page::{Flash, Letter, LetterTemplate, Page, Template, lasting, templates};
-use crate::password;
-use crate::throttle::{self, Key};
-use crate::token::{self, Purpose};
-use crate::user;
+use super::paths::{REQUEST, choose_path};
+use crate::accounts::link::{self, Purpose, RESET_MAIL};
+use crate::accounts::{Client, Email, User, address, user};
+use crate::base::{FieldErrors, Result};
+use crate::db::Connection;
+use crate::db::rate_limit::{self, Key};
+use crate::mail::{Mail, MailContent, outbox};
+use crate::web::format::duration;
+use crate::web::{App, Flash, Form, MailTemplate, Page, Template, files, redirect};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum_extra::extract::CookieJar;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-pub const ASKED: Flash = Flash {
-    name: "password_reset_asked",
-    words: "If an account has this address, a mail with a link is on its way.",
-};
+pub const ASKED: Flash =
+    Flash { name: "password_reset_asked", words: "If an account has this address, a mail with a link is on its way." };
 
 #[derive(Deserialize, Serialize, Default)]
 #[serde(default)]
@@ -36,15 +28,15 @@ pub struct RequestForm {
 #[derive(Serialize)]
 struct RequestPage {
     form: RequestForm,
-    errors: Errors,
+    errors: FieldErrors,
 }
 
 impl Template for RequestPage {
-    const FILE: &'static str = templates::PASSWORD_RESET_REQUEST;
+    const FILE: &'static str = files::PASSWORD_RESET_REQUEST;
 }
 
 pub async fn new(page: Page) -> Result<Response> {
-    page.show(&RequestPage { form: RequestForm::default(), errors: Errors::default() }).await
+    page.render(&RequestPage { form: RequestForm::default(), errors: FieldErrors::default() }).await
 }
 
 pub async fn create(
@@ -56,57 +48,63 @@ pub async fn create(
     let email = match Email::parse(&form.email) {
         Ok(email) => email,
         Err(sentence) => {
-            return page.refuse(&RequestPage { form, errors: Errors::from(("email", sentence)) }).await;
+            let errors = FieldErrors::of("email", sentence);
+            return page.render_errors(&RequestPage { form, errors }).await;
         }
     };
     let (key, rate) = (Key::address("mail", client.address), app.config.mails_per_address);
-    app.db.note(async |db| throttle::take(db, &key, rate).await).await?;
-    app.db.write(async |db| mail::queue(db, password::RESET, None, email.as_str()).await).await?;
-    Ok((CookieJar::new().add(ASKED.cookie(&app.config)), see_other(REQUEST)).into_response())
+    app.db.write_relaxed(async |db| rate_limit::take(db, &key, rate).await).await?;
+    app.db.write(async |db| outbox::queue(db, RESET_MAIL, None, email.as_str(), "").await).await?;
+    Ok(redirect(REQUEST).flash(ASKED).into_response())
 }
 
 #[derive(Serialize)]
-struct ResetLetter {
+struct ResetMail {
     username: String,
     link: String,
     lifetime: String,
 }
 
-impl LetterTemplate for ResetLetter {
-    const TEXT: &'static str = templates::PASSWORD_RESET_LETTER_TXT;
-    const HTML: &'static str = templates::PASSWORD_RESET_LETTER;
+impl MailTemplate for ResetMail {
+    const TEXT: &'static str = files::PASSWORD_RESET_LETTER_TXT;
+    const HTML: &'static str = files::PASSWORD_RESET_LETTER;
 }
 
-pub fn compose<'a>(app: &'a App, db: &'a mut Connection, mail: &'a Mail, user: Option<User>) -> Writing<'a> {
-    write(app, db, mail, user).boxed()
+pub fn write_mail<'a>(
+    app: &'a App,
+    db: &'a mut Connection,
+    mail: &'a Mail,
+    user: Option<User>,
+) -> BoxFuture<'a, Result<Option<MailContent>>> {
+    async move {
+        // A mail that names its user was not asked for by a visitor, so there is no limit.
+        let user = if user.is_some() { user } else { find_owner(app, db, mail).await? };
+        let Some(User { id, username }) = user else { return Ok(None) };
+        let lifetime = app.config.reset_lifetime;
+        let token = link::issue(db, Purpose::Reset, &id, &mail.email, &mail.id, lifetime).await?;
+        let link = app.config.origin() + &choose_path(&token);
+        let template = ResetMail { username, link, lifetime: duration(lifetime) };
+        Ok(Some(app.templates.mail(&template)?))
+    }
+    .boxed()
 }
 
-async fn write(app: &App, db: &mut Connection, mail: &Mail, user: Option<User>) -> Result<Option<Letter>> {
-    // What core asks for names its user and is under no limit.
-    let user = if user.is_some() { user } else { owner(app, db, mail).await? };
-    let Some(User { id: user_id, username }) = user else { return Ok(None) };
-    let lifetime = app.config.reset_lifetime;
-    let token = token::issue(db, Purpose::Reset, &user_id, &mail.email, &mail.id, lifetime).await?;
-    let link = app.config.origin() + &path(&token);
-    Ok(Some(app.pages.letter(&ResetLetter { username, link, lifetime: lasting(lifetime) })?))
-}
-
-/// Whose address it is that somebody has typed, if they may have one more mail.
-async fn owner(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<User>> {
+/// The user who has confirmed the address of the mail, if one more mail may go to them.
+async fn find_owner(app: &App, db: &mut Connection, mail: &Mail) -> Result<Option<User>> {
     let Some(id) = address::owner(db, &mail.email).await? else { return Ok(None) };
-    let Some(username) = user::lock_named(db, &id).await? else { return Ok(None) };
-    // Until the user's row was taken, the address could be given up.
+    let Some(user) = user::lock(db, &id).await? else { return Ok(None) };
+    // The user may have given the address up before the row was locked.
     let owns = address::owner(db, &mail.email).await?.as_ref() == Some(&id);
-    let may = owns && mail.is_within_limits(app, db, &id).await?;
-    Ok(may.then_some(User { id, username }))
+    let may = owns && link::count_mail(&app.config, db, mail, &id).await?;
+    Ok(may.then_some(user))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::paths::RECOVER;
     use super::*;
-    use crate::access::Routes;
-    use crate::page::tests::{assert_well_formed, check, check_letters};
-    use crate::test::{Answer, TestApp};
+    use crate::test::{Answer, TestApp, assert_well_formed, check, check_mails};
+    use crate::web::Routes;
     use axum::http::StatusCode;
     use std::time::Duration;
     use tokio::sync::Notify;
@@ -122,7 +120,7 @@ mod tests {
     async fn links_to(app: &TestApp, email: &str) -> usize {
         let mails = app.mails().await;
         let has_link = |text: &str| text.contains("http://localhost:8000/password-reset/");
-        mails.iter().filter(|mail| mail.email == email && has_link(&mail.letter.text)).count()
+        mails.iter().filter(|mail| mail.email == email && has_link(&mail.content.text)).count()
     }
 
     async fn status_of(app: &TestApp, link: &str) -> u16 {
@@ -132,22 +130,15 @@ mod tests {
     #[test]
     fn its_page_and_its_mail_render() {
         check(&[
-            RequestPage { form: RequestForm::default(), errors: Errors::default() },
-            RequestPage {
-                form: RequestForm { email: "a\"b".into() },
-                errors: Errors::from(("email", "No.".into())),
-            },
+            RequestPage { form: RequestForm::default(), errors: FieldErrors::default() },
+            RequestPage { form: RequestForm { email: "a\"b".into() }, errors: FieldErrors::of("email", "No.") },
         ]);
-        let letter = |link: &str| ResetLetter {
-            username: "ada".into(),
-            link: link.into(),
-            lifetime: "15 minutes".into(),
-        };
-        check_letters(&[letter("https://example.com/password-reset/1")]);
+        let mail = |link: &str| ResetMail { username: "ada".into(), link: link.into(), lifetime: "15 minutes".into() };
+        check_mails(&[mail("https://example.com/password-reset/1")]);
     }
 
     #[tokio::test]
-    async fn whoever_has_the_address_gets_a_mail_that_says_whose_account_and_for_how_long() {
+    async fn the_owner_of_the_address_gets_a_mail_that_says_for_which_account_and_for_how_long() {
         let app = TestApp::new().await;
         app.person("ada").await;
         app.confirm_address("ada", ADA).await;
@@ -157,21 +148,17 @@ mod tests {
         page.assert_status(200).assert_contains("a mail with a link is on its way");
         assert_well_formed(&page.text());
         let mail = app.mails().await.into_iter().next().unwrap();
-        assert_eq!((&*mail.email, &*mail.letter.subject), (ADA, "Choose a new password for Latchkey"));
-        for text in [&mail.letter.text, &mail.letter.html] {
+        assert_eq!((&*mail.email, &*mail.content.subject), (ADA, "Choose a new password for Latchkey"));
+        for text in [&mail.content.text, &mail.content.html] {
             assert!(text.contains("ada") && text.contains("within 15 minutes"), "{text}");
             assert!(text.contains("your password stays as it is"), "{text}");
             assert!(text.contains(&app.link_to(ADA).await), "{text}");
         }
-        app.visitor()
-            .get(&app.link_to(ADA).await)
-            .await
-            .assert_status(200)
-            .assert_contains("<strong>ada</strong>");
+        app.visitor().get(&app.link_to(ADA).await).await.assert_status(200).assert_contains("<strong>ada</strong>");
     }
 
     #[tokio::test]
-    async fn what_is_no_address_is_told_beside_the_field_and_kept() {
+    async fn a_malformed_address_stays_in_the_field_with_the_reason() {
         let app = TestApp::new().await;
         for typed in ["ada", "a@b", "a@b.c,d@e.f"] {
             let answer = request(&app, typed).await;
@@ -189,9 +176,12 @@ mod tests {
         let (ada, _bob, _eve) = (app.person("ada").await, app.person("bob").await, app.person("eve").await);
         app.confirm_address("ada", ADA).await;
         app.confirm_address("eve", "eve@example.com").await;
-        app.execute("insert into addresses (user_id, email) select id, 'bob@example.com' from users where username = 'bob'").await;
+        app.execute(
+            "insert into addresses (user_id, email) select id, 'bob@example.com' from users where username = 'bob'",
+        )
+        .await;
         app.execute("update users set disabled_at = 1 where username = 'eve'").await;
-        // The first of all makes the row of the limit.
+        // The first of all creates the row of the limit.
         request(&app, "first@example.com").await.assert_redirect(REQUEST);
         let mut answers = Vec::new();
         for email in [ADA, "nobody@example.com", "bob@example.com", "eve@example.com"] {
@@ -207,10 +197,7 @@ mod tests {
             assert_eq!(*answer, answers[0]);
             assert_eq!((answer.0, answer.3), (StatusCode::SEE_OTHER.as_u16(), 2));
         }
-        assert_eq!(
-            app.count("select count(*) from mails where kind = 'password_reset' and user_id is null").await,
-            5
-        );
+        assert_eq!(app.count("select count(*) from mails where kind = 'password_reset' and user_id is null").await, 5);
         assert_eq!(links_to(&app, ADA).await, 1);
         for nobodys in ["nobody@example.com", "bob@example.com", "eve@example.com"] {
             assert_eq!(links_to(&app, nobodys).await, 0, "{nobodys}");
@@ -220,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_second_link_displaces_the_first() {
+    async fn a_second_link_replaces_the_first() {
         let app = TestApp::new().await;
         app.person("ada").await;
         app.confirm_address("ada", ADA).await;
@@ -233,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_fourth_mail_in_an_hour_is_not_sent_and_nobody_is_told() {
+    async fn the_fourth_mail_in_an_hour_is_not_sent_and_the_page_does_not_say_so() {
         let app = TestApp::new().await;
         app.person("ada").await;
         app.confirm_address("ada", ADA).await;
@@ -245,22 +232,22 @@ mod tests {
         }
         // The link that came last still works.
         assert_eq!(status_of(&app, &last).await, 200);
-        // What the site itself wants mailed is under no limit.
+        // A mail that names its user is under no limit.
         let queue = async |db: &mut Connection| {
             let ada = address::owner(db, ADA).await?;
-            mail::queue(db, password::RESET, ada.as_deref(), "old@example.com").await
+            outbox::queue(db, RESET_MAIL, ada.as_deref(), "old@example.com", "").await
         };
         app.app.db.write(queue).await.unwrap();
         assert_eq!(links_to(&app, "old@example.com").await, 1);
         assert_eq!(status_of(&app, &app.link_to("old@example.com").await).await, 200);
-        // Nor for an account that may not be used.
+        // A disabled user gets none.
         app.app.db.write(queue).await.unwrap();
         app.execute("update users set disabled_at = 1").await;
         assert_eq!(links_to(&app, "old@example.com").await, 1);
     }
 
     #[tokio::test]
-    async fn so_many_mails_are_asked_for_from_one_address_and_mistakes_do_not_count() {
+    async fn mails_asked_for_from_one_address_are_limited_and_mistakes_do_not_count() {
         let app = TestApp::with_env(&[("MAILS_PER_ADDRESS", "2/1h")], Routes::new()).await;
         for email in ["ada", ADA, "ada@", "bob@example.com"] {
             request(&app, email).await;
@@ -309,9 +296,9 @@ mod tests {
         let app = TestApp::with_env(&[("SMTP_URL", "none")], Routes::new()).await;
         app.visitor().get(REQUEST).await.assert_status(404);
         app.visitor().post(REQUEST, &[("email", ADA)]).await.assert_status(404);
-        app.visitor().get(super::super::RECOVER).await.assert_status(200).assert_lacks(REQUEST);
+        app.visitor().get(RECOVER).await.assert_status(200).assert_lacks(REQUEST);
         let with = TestApp::new().await;
-        with.visitor().get(super::super::RECOVER).await.assert_contains(REQUEST);
-        with.visitor().get(REQUEST).await.assert_contains(super::super::RECOVER);
+        with.visitor().get(RECOVER).await.assert_contains(REQUEST);
+        with.visitor().get(REQUEST).await.assert_contains(RECOVER);
     }
 }

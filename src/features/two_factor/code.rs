@@ -1,29 +1,46 @@
-//! What authenticator apps have been set up, and whether a code is right.
+//! The table of authenticator apps, and the verification of codes.
 
-use crate::app::App;
-use crate::database::{Connection, now};
-use crate::error::Result;
-use crate::event::{self, Event};
-use crate::factor::Proven;
-use crate::guard::Client;
-use crate::seal::Sealed;
-use crate::throttle::{self, Key, Slowdown};
-use crate::{recovery, user};
+use super::settings::TwoFactorSettings;
+use crate::accounts::{AuthLevel, Client, Event, event, recovery_code, user};
+use crate::base::{FieldErrors, Result, Sealed};
+use crate::db::rate_limit::{self, Key};
+use crate::db::{Connection, now, now_in_milliseconds};
+use crate::web::App;
 use anyhow::Context;
+use serde::Deserialize;
 use totp_rs::Builder;
 
-/// What secrets are sealed for.
+pub const WRONG_CODE: Event = Event::named("wrong_code", "A code was wrong");
+pub const CODES_LOCKED: Event =
+    Event::named("codes_locked", "Too many wrong codes: the next attempts have to wait").with_notice(
+        "Too many wrong codes",
+        "Somebody who knows your password, or is logged in as you, typed several wrong codes. No code is taken for a while. \
+         If it was not you, please change your password.",
+    );
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub struct CodeForm {
+    pub code: String,
+}
+
+pub const REFUSAL: &str = "This code is wrong, or was used already.";
+
+/// The mistake in this field of a form.
+pub fn wrong_code(field: &'static str) -> FieldErrors {
+    FieldErrors::of(field, REFUSAL)
+}
+
+/// What the secrets are sealed for.
 const TABLE: &str = "totp";
 
 pub const COUNT: &str = "select count(*) from totp where user_id = $1 and confirmed_at is not null";
 
-/// Set-ups that nobody finished within the hour; `$1` is the time.
+/// Deletes set-ups that were not finished within the hour; `$1` is the time.
 pub const PURGE: &str = "delete from totp where confirmed_at is null and created_at <= $1 - 3600";
 
-pub const EXPORT: (&str, &str) =
-    ("two_factor", "select created_at, confirmed_at from totp where user_id = $1");
+pub const EXPORT: (&str, &str) = ("two_factor", "select created_at, confirmed_at from totp where user_id = $1");
 
-/// What was added to the account `$1` since the time `$2`.
 pub const UNDO: &str = "delete from totp where user_id = $1 and confirmed_at >= $2";
 
 pub const SEALED: Sealed = Sealed {
@@ -32,65 +49,46 @@ pub const SEALED: Sealed = Sealed {
     update: "update totp set secret = $1 where user_id = $2 and secret = $3",
 };
 
-/// Whether this is a code of the user's app or a recovery code of theirs; then it is used up. It is counted before it is
-/// judged, and both while the user's row is held: guesses follow one another, however many processes they are sent to.
+/// Verifies a code of the user's app, or a recovery code, and uses it up. An attempt is counted before it is verified, and
+/// the user's row is locked for both, so guesses follow one another, however many processes they are sent to. A wrong code
+/// is `false` and no error, because an error would roll the count back.
 ///
 /// # Errors
-/// [`crate::error::Error::TooMany`] while wrong ones keep every code waiting.
-pub async fn judge(
-    db: &mut Connection,
-    app: &App,
-    client: &Client,
-    user_id: &str,
-    code: &str,
-) -> Result<bool> {
-    if !user::lock(db, user_id).await? || !is_on(db, user_id).await? {
+/// [`crate::base::error::Error::TooMany`] while wrong codes keep all codes waiting.
+pub async fn verify(db: &mut Connection, app: &App, client: &Client, user_id: &str, code: &str) -> Result<bool> {
+    if user::lock(db, user_id).await?.is_none() || !is_on(db, user_id).await? {
         return Ok(false);
     }
-    let (key, slow) = (Key::new("two_factor", user_id), slowdown(app));
-    // Not as the user's, so that a new password does not forgive it.
-    let count = throttle::attempt(db, &key, None, slow, throttle::milliseconds()).await?;
-    if spend_recovery_code(db, client, user_id, code).await? || spend(db, app, user_id, code).await? {
-        throttle::forget(db, &key).await?;
+    let (key, backoff) = (Key::new("two_factor", user_id), app.settings::<TwoFactorSettings>().backoff);
+    // Not counted as the user's, so that a new password does not reset it.
+    let count = rate_limit::attempt(db, &key, None, backoff, now_in_milliseconds()).await?;
+    let is_recovery_code = recovery_code::use_own(db, user_id, code).await?;
+    if is_recovery_code {
+        event::record(db, user_id, recovery_code::USED.by(client).at(AuthLevel::TwoFactors)).await?;
+    }
+    if is_recovery_code || use_code(db, app, user_id, code).await? {
+        rate_limit::reset(db, &key).await?;
         return Ok(true);
     }
-    let event = if count < slow.free { Event::WrongCode } else { Event::CodesLocked };
-    event::record(db, user_id, event, client).await?;
+    let event = if count < backoff.free { WRONG_CODE } else { CODES_LOCKED };
+    event::record(db, user_id, event.by(client)).await?;
     Ok(false)
 }
 
-async fn spend_recovery_code(
-    db: &mut Connection,
-    client: &Client,
-    user_id: &str,
-    code: &str,
-) -> Result<bool> {
-    let spent = recovery::spend_own(db, user_id, code).await?;
-    if spent {
-        event::record_proven(db, user_id, Event::RecoveryCodeUsed, Proven::TwoFactors, client).await?;
-    }
-    Ok(spent)
-}
-
-/// How many codes in a row may be wrong, those of two log-ins, and how long all have to wait then.
-fn slowdown(app: &App) -> Slowdown {
-    Slowdown { free: 2 * app.config.two_factor_attempts, delay: app.config.two_factor_lock }
-}
-
-/// Whether the user's app shows this code and it is later than the last that was used.
-async fn spend(db: &mut Connection, app: &App, user_id: &str, code: &str) -> Result<bool> {
+/// Whether this is a code of the user's app, of a later step than the last one used.
+async fn use_code(db: &mut Connection, app: &App, user_id: &str, code: &str) -> Result<bool> {
     let sql = "select secret from totp where user_id = $1 and confirmed_at is not null";
-    let Some(secret) = open(db, app, sql, user_id).await? else { return Ok(false) };
+    let Some(secret) = secret(db, app, sql, user_id).await? else { return Ok(false) };
     let Some(step) = step_of(&secret, code, now())? else { return Ok(false) };
     let sql = "update totp set last_step = $1 where user_id = $2 and last_step < $1";
-    let spent = sqlx::query(sql).bind(step).bind(user_id).execute(db).await?;
-    Ok(spent.rows_affected() > 0)
+    let used = sqlx::query(sql).bind(step).bind(user_id).execute(db).await?;
+    Ok(used.rows_affected() > 0)
 }
 
-/// Seconds that an app shows one code.
+/// Seconds for which an app shows a code.
 const STEP: u64 = 30;
 
-/// The step of this code: the one at this time or the one before it, because people take a while to type.
+/// The step that this code belongs to: the current one or the one before, because people take a while to type.
 fn step_of(secret: &[u8], code: &str, now: i64) -> Result<Option<i64>> {
     let totp = Builder::new().with_secret(secret).with_step_duration(STEP).with_skew(0).build();
     let totp = totp.context("the secret of an authenticator app is too short")?;
@@ -101,9 +99,9 @@ fn step_of(secret: &[u8], code: &str, now: i64) -> Result<Option<i64>> {
 }
 
 /// The secret that a query selects for this user.
-async fn open(db: &mut Connection, app: &App, sql: &'static str, user_id: &str) -> Result<Option<Vec<u8>>> {
-    let sealed: Option<(Vec<u8>,)> = sqlx::query_as(sql).bind(user_id).fetch_optional(db).await?;
-    sealed.map(|(sealed,)| app.seals.open(TABLE, user_id, &sealed)).transpose()
+async fn secret(db: &mut Connection, app: &App, sql: &'static str, user_id: &str) -> Result<Option<Vec<u8>>> {
+    let sealed: Option<Vec<u8>> = sqlx::query_scalar(sql).bind(user_id).fetch_optional(db).await?;
+    sealed.map(|sealed| app.seals.open(TABLE, user_id, &sealed)).transpose()
 }
 
 pub async fn is_on(db: &mut Connection, user_id: &str) -> Result<bool> {
@@ -113,41 +111,35 @@ pub async fn is_on(db: &mut Connection, user_id: &str) -> Result<bool> {
 /// When the user's app was confirmed, if there is one.
 pub async fn on_since(db: &mut Connection, user_id: &str) -> Result<Option<i64>> {
     let sql = "select confirmed_at from totp where user_id = $1 and confirmed_at is not null";
-    let row: Option<(i64,)> = sqlx::query_as(sql).bind(user_id).fetch_optional(db).await?;
-    Ok(row.map(|(confirmed_at,)| confirmed_at))
+    Ok(sqlx::query_scalar(sql).bind(user_id).fetch_optional(db).await?)
 }
 
-/// Keeps the secret of a set-up, in place of one that was not finished. Answers whether it was kept: a confirmed one stays.
-pub async fn begin(db: &mut Connection, app: &App, user_id: &str, secret: &[u8]) -> Result<bool> {
+/// Stores the secret of a set-up, in place of one that was not finished. Returns `false` when there is a confirmed app,
+/// which stays.
+pub async fn start_set_up(db: &mut Connection, app: &App, user_id: &str, secret: &[u8]) -> Result<bool> {
     let sealed = app.seals.seal(TABLE, user_id, secret)?;
     let sql = "insert into totp (user_id, secret, created_at, last_step) values ($1, $2, $3, 0) \
                on conflict (user_id) do update set secret = $2, created_at = $3 where totp.confirmed_at is null";
-    let begun = sqlx::query(sql).bind(user_id).bind(sealed).bind(now()).execute(db).await?;
-    Ok(begun.rows_affected() > 0)
+    let started = sqlx::query(sql).bind(user_id).bind(sealed).bind(now()).execute(db).await?;
+    Ok(started.rows_affected() > 0)
 }
 
-/// The secret of a set-up that has not been finished.
-pub async fn begun(db: &mut Connection, app: &App, user_id: &str) -> Result<Option<Vec<u8>>> {
-    open(db, app, "select secret from totp where user_id = $1 and confirmed_at is null", user_id).await
+/// The secret of a set-up that is not finished.
+pub async fn unconfirmed_secret(db: &mut Connection, app: &App, user_id: &str) -> Result<Option<Vec<u8>>> {
+    secret(db, app, "select secret from totp where user_id = $1 and confirmed_at is null", user_id).await
 }
 
-/// Finishes a set-up by a code of its secret, which is spent by that. Answers whether it is one. The user's row is
-/// [`user::lock`]ed.
+/// Finishes a set-up by a code of its secret, which is used up by that. The user's row is locked by [`user::lock`]. A wrong
+/// code is `false`, as in [`verify`].
 ///
 /// # Errors
-/// As [`judge`].
-pub async fn finish(
-    db: &mut Connection,
-    app: &App,
-    user_id: &str,
-    secret: &[u8],
-    code: &str,
-) -> Result<bool> {
-    // A count of its own: who slips here locks nothing that they log in with, and who gets it right unlocks nothing.
-    let key = Key::new("two_factor_set_up", user_id);
-    throttle::attempt(db, &key, None, slowdown(app), throttle::milliseconds()).await?;
+/// As [`verify`].
+pub async fn confirm(db: &mut Connection, app: &App, user_id: &str, secret: &[u8], code: &str) -> Result<bool> {
+    // A count of its own: mistakes here lock nothing that the user logs in with, and a right code unlocks nothing.
+    let (key, backoff) = (Key::new("two_factor_set_up", user_id), app.settings::<TwoFactorSettings>().backoff);
+    rate_limit::attempt(db, &key, None, backoff, now_in_milliseconds()).await?;
     let Some(step) = step_of(secret, code, now())? else { return Ok(false) };
-    throttle::forget(db, &key).await?;
+    rate_limit::reset(db, &key).await?;
     let sql = "update totp set confirmed_at = $1, last_step = $2 where user_id = $3";
     sqlx::query(sql).bind(now()).bind(step).bind(user_id).execute(db).await?;
     Ok(true)
@@ -160,10 +152,10 @@ pub async fn remove(db: &mut Connection, user_id: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{early_in_a_step, later, turn_on};
+    use super::super::phone::{early_in_a_step, later, turn_on};
     use super::*;
-    use crate::error::Error;
-    use crate::purge::purge;
+    use crate::base::Error;
+    use crate::server::purge::purge;
     use crate::test::TestApp;
     use futures_util::future::join_all;
 
@@ -207,35 +199,25 @@ mod tests {
         for code in ["287 082", " 287082\r\n", "2 8 7 0 8 2", "287\u{a0}082"] {
             assert_eq!(step_of(SECRET, code, time).unwrap(), Some(1), "{code:?}");
         }
-        for code in [
-            "",
-            " ",
-            "28708",
-            "2870820",
-            "0287082",
-            "+287082",
-            "28708a",
-            "287-082",
-            "２８７０８２",
-            "94287082",
-        ] {
+        for code in ["", " ", "28708", "2870820", "0287082", "+287082", "28708a", "287-082", "２８７０８２", "94287082"]
+        {
             assert_eq!(step_of(SECRET, code, time).unwrap(), None, "{code:?}");
         }
     }
 
-    /// Judges a code of somebody's.
-    async fn judged(app: &TestApp, name: &str, code: &str) -> Result<bool> {
-        let (id, client) = (app.user(name).await, app.door().await.client);
-        app.app.db.write(async |db| judge(db, &app.app, &client, &id, code).await).await
+    /// Verifies a code of this user.
+    async fn verified(app: &TestApp, name: &str, code: &str) -> Result<bool> {
+        let (id, client) = (app.user(name).await, app.login().await.client);
+        app.app.db.write(async |db| verify(db, &app.app, &client, &id, code).await).await
     }
 
     async fn is_right(app: &TestApp, name: &str, code: &str) -> bool {
-        judged(app, name, code).await.unwrap()
+        verified(app, name, code).await.unwrap()
     }
 
     /// The seconds that a code has to wait.
     async fn wait(app: &TestApp, name: &str, code: &str) -> u64 {
-        match judged(app, name, code).await {
+        match verified(app, name, code).await {
             Err(Error::TooMany(wait)) => wait.as_secs_f64().ceil() as u64,
             other => panic!("not refused: {other:?}"),
         }
@@ -273,7 +255,7 @@ mod tests {
         let (phone, codes) = turn_on(&app.person("ada").await).await;
         later(&app).await;
         for code in [&phone.code(), &codes[0]] {
-            let answers = join_all((0..50).map(|_| judged(&app, "ada", code))).await;
+            let answers = join_all((0..50).map(|_| verified(&app, "ada", code))).await;
             assert_eq!(answers.iter().filter(|answer| matches!(answer, Ok(true))).count(), 1, "{answers:?}");
             app.execute("delete from limits").await;
         }
@@ -288,13 +270,10 @@ mod tests {
         assert!(!is_right(&app, "ada", &eves[0]).await);
         assert!(is_right(&app, "ada", &codes[0].to_uppercase().replace('-', " ")).await);
         assert!(!is_right(&app, "ada", &codes[0]).await);
-        assert_eq!(
-            app.count("select count(*) from events where kind = 'recovery_code_used' and factors = 2").await,
-            1
-        );
+        assert_eq!(app.count("select count(*) from events where kind = 'recovery_code_used' and factors = 2").await, 1);
 
         let id = app.user("ada").await;
-        let new = app.app.db.write(async |db| recovery::make(db, &id).await).await.unwrap();
+        let new = app.app.db.write(async |db| recovery_code::replace(db, &id).await).await.unwrap();
         assert!(!is_right(&app, "ada", &codes[1]).await);
         assert!(is_right(&app, "ada", &new[0]).await);
     }
@@ -315,10 +294,9 @@ mod tests {
         }
         assert!(is_right(&app, "eve", &eves.code()).await);
         assert_eq!(app.count("select count(*) from events where kind = 'wrong_code'").await, 9);
-        // Of the last she is told.
-        let told =
-            "select count(*) from events e join mails m on m.subject = e.id where e.kind = 'codes_locked'";
-        assert_eq!(app.count(told).await, 1);
+        // She is notified of the last.
+        let notices = "select count(*) from events e join mails m on m.about = e.id where e.kind = 'codes_locked'";
+        assert_eq!(app.count(notices).await, 1);
 
         // A quarter of an hour later a wrong one locks for longer, and a right one ends it.
         app.execute("update limits set free_at = free_at - 900000").await;
@@ -340,7 +318,7 @@ mod tests {
             assert!(!is_right(&app, "ada", &phone.wrong()).await);
         }
         let id = app.user("ada").await;
-        app.app.db.write(async |db| throttle::forget_user(db, &id).await).await.unwrap();
+        app.app.db.write(async |db| rate_limit::reset_user(db, &id).await).await.unwrap();
         assert_eq!(wait(&app, "ada", &codes[0]).await, 900);
     }
 
@@ -355,9 +333,9 @@ mod tests {
                     where u.username = 'eve')";
         app.execute(copy).await;
         let code = phone.code();
-        assert!(matches!(judged(&app, "ada", &code).await, Err(Error::Fault(_))));
+        assert!(matches!(verified(&app, "ada", &code).await, Err(Error::Fault(_))));
         assert!(is_right(&app, "eve", &code).await);
-        // Whose app is of no use any more still has the paper.
+        // Her recovery codes still work.
         assert!(is_right(&app, "ada", &codes[0]).await);
     }
 

@@ -1,18 +1,16 @@
 //! The second step of a log-in.
 
-use super::{CodeForm, code, mistake};
-use crate::access::see_other;
-use crate::app::App;
-use crate::database::Connection;
-use crate::error::Result;
-use crate::form::{Errors, Form};
-use crate::half_way::HalfWay;
-use crate::page::{Flash, Page, Template, templates};
-use crate::session::{Door, Entry};
+use super::code::{self, CodeForm, wrong_code};
+use super::settings::TwoFactorSettings;
+use crate::accounts::PendingLogin;
+use crate::base::{FieldErrors, Result};
+use crate::db::Connection;
+use crate::web::{App, Flash, Form, Login, Page, Redirect, Template, files, redirect};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum_extra::extract::CookieJar;
 use serde::Serialize;
+
+pub const PATH: &str = "/login/two-factor";
 
 pub const OVER: Flash =
     Flash { name: "log_in_over", words: "That took too long, or too many tries. Please log in once more." };
@@ -20,74 +18,63 @@ pub const OVER: Flash =
 #[derive(Serialize)]
 struct LogInPage {
     username: String,
-    errors: Errors,
+    errors: FieldErrors,
 }
 
 impl Template for LogInPage {
-    const FILE: &'static str = templates::TWO_FACTOR_LOG_IN;
+    const FILE: &'static str = files::TWO_FACTOR_LOG_IN;
 }
 
-pub async fn show(half_way: HalfWay, page: Page) -> Result<Response> {
-    page.show(&LogInPage { username: half_way.user.username, errors: Errors::default() }).await
-}
-
-/// What a code makes of a log-in in progress.
-enum Progress {
-    Completed(Entry),
-    GoesOn,
-    Over,
+pub async fn show(pending: PendingLogin, page: Page) -> Result<Response> {
+    page.render(&LogInPage { username: pending.user.username, errors: FieldErrors::default() }).await
 }
 
 pub async fn create(
     State(app): State<App>,
-    half_way: HalfWay,
-    door: Door,
+    pending: PendingLogin,
+    login: Login,
     page: Page,
     Form(form): Form<CodeForm>,
 ) -> Result<Response> {
-    match app.db.write(async |db| go_on(db, &app, &half_way, &door, &form.code).await).await? {
-        Progress::Completed(entry) => Ok(entry.into_response()),
-        Progress::GoesOn => {
+    match app.db.write(async |db| complete(db, &app, &pending, &login, &form.code).await).await? {
+        Some(redirect) => Ok(redirect.into_response()),
+        None => {
             let has_letters = form.code.contains(char::is_alphabetic);
-            let errors = mistake(if has_letters { "recovery_code" } else { "code" });
-            page.refuse(&LogInPage { username: half_way.user.username, errors }).await
-        }
-        Progress::Over => {
-            Ok((CookieJar::new().add(OVER.cookie(&app.config)), see_other("/login")).into_response())
+            let errors = wrong_code(if has_letters { "recovery_code" } else { "code" });
+            page.render_errors(&LogInPage { username: pending.user.username, errors }).await
         }
     }
 }
 
-async fn go_on(
+/// `None` for a wrong code while another can be sent. It is no error, because it was counted.
+async fn complete(
     db: &mut Connection,
     app: &App,
-    half_way: &HalfWay,
-    door: &Door,
+    pending: &PendingLogin,
+    login: &Login,
     code: &str,
-) -> Result<Progress> {
-    if !half_way.hold(db).await? {
-        return Ok(Progress::Over);
+) -> Result<Option<Redirect>> {
+    let over = redirect(app.login_path()).flash(OVER);
+    if !pending.lock(db).await? {
+        return Ok(Some(over));
     }
-    if code::judge(db, app, &door.client, &half_way.user.id, code).await? {
-        return Ok(door.complete(db, half_way).await?.map_or(Progress::Over, Progress::Completed));
+    if code::verify(db, app, &login.client, &pending.user.id, code).await? {
+        return Ok(Some(login.complete(db, pending).await?.unwrap_or(over)));
     }
-    let goes_on = half_way.note_wrong(db, app.config.two_factor_attempts).await?;
-    Ok(if goes_on { Progress::GoesOn } else { Progress::Over })
+    let goes_on = pending.count_wrong(db, app.settings::<TwoFactorSettings>().attempts).await?;
+    Ok((!goes_on).then_some(over))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::LOG_IN;
-    use super::super::tests::{half_way, later, send, turn_on};
+    use super::super::phone::{later, send, start_log_in, turn_on};
     use super::*;
-    use crate::factor::Proven;
-    use crate::page::tests::check;
-    use crate::test::TestApp;
+    use crate::test::{PASSWORD, TestApp, check};
 
     #[test]
     fn its_page_renders() {
         let page = |errors| LogInPage { username: "ada".into(), errors };
-        check(&[page(Errors::default()), page(mistake("code")), page(mistake("recovery_code"))]);
+        check(&[page(FieldErrors::default()), page(wrong_code("code")), page(wrong_code("recovery_code"))]);
     }
 
     #[tokio::test]
@@ -95,10 +82,10 @@ mod tests {
         let app = TestApp::new().await;
         let (phone, _) = turn_on(&app.person("ada").await).await;
         later(&app).await;
-        let browser = half_way(&app, "ada").await;
-        browser.get(LOG_IN).await.assert_status(200).assert_contains("log in as <strong>ada</strong>");
+        let browser = start_log_in(&app, "ada").await;
+        browser.get(PATH).await.assert_status(200).assert_contains("log in as <strong>ada</strong>");
         let code = phone.code();
-        let answer = send(&browser, LOG_IN, &format!("{} {}", &code[..3], &code[3..])).await;
+        let answer = send(&browser, PATH, &format!("{} {}", &code[..3], &code[3..])).await;
         answer.assert_redirect("/private");
         answer.assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
         browser.assert_is("ada").await;
@@ -109,51 +96,49 @@ mod tests {
     async fn a_recovery_code_completes_it_too() {
         let app = TestApp::new().await;
         let (_, codes) = turn_on(&app.person("ada").await).await;
-        let (browser, thief) = (half_way(&app, "ada").await, half_way(&app, "ada").await);
-        send(&browser, LOG_IN, &codes[0]).await.assert_redirect("/private");
+        let (browser, thief) = (start_log_in(&app, "ada").await, start_log_in(&app, "ada").await);
+        send(&browser, PATH, &codes[0]).await.assert_redirect("/private");
         browser.assert_is("ada").await;
-        let again = send(&thief, LOG_IN, &codes[0]).await;
+        let again = send(&thief, PATH, &codes[0]).await;
         again.assert_status(422).assert_contains("id=\"recovery-code-error\"").assert_lacks(&codes[0]);
         thief.assert_is("nobody").await;
     }
 
     #[tokio::test]
-    async fn half_way_one_is_nobody() {
+    async fn during_a_pending_log_in_the_browser_is_nobody() {
         let app = TestApp::new().await;
         let (phone, _) = turn_on(&app.person("ada").await).await;
-        let browser = half_way(&app, "ada").await;
+        let browser = start_log_in(&app, "ada").await;
         browser.assert_is("nobody").await;
         browser.get("/private").await.assert_redirect("/login?next=%2Fprivate");
-        let wrong = send(&browser, LOG_IN, &phone.wrong()).await;
+        let wrong = send(&browser, PATH, &phone.wrong()).await;
         wrong.assert_status(422).assert_contains("id=\"code-error\"").assert_no_header("set-cookie");
         browser.assert_is("nobody").await;
         assert_eq!(app.count("select count(*) from events where kind = 'logged_in'").await, 1);
     }
 
     #[tokio::test]
-    async fn nobody_is_asked_who_has_not_begun_to_log_in_or_took_too_long() {
+    async fn nobody_is_asked_who_has_not_started_to_log_in_or_took_too_long() {
         let app = TestApp::new().await;
         let (phone, codes) = turn_on(&app.person("ada").await).await;
         later(&app).await;
-        let (late, stranger) = (half_way(&app, "ada").await, app.visitor());
-        app.execute("update logins set expires_at = expires_at - 300").await;
-        for browser in [late, stranger] {
-            browser.get(LOG_IN).await.assert_redirect("/login");
+        let (late, visitor) = (start_log_in(&app, "ada").await, app.visitor());
+        app.execute("update tokens set expires_at = expires_at - 300").await;
+        for browser in [late, visitor] {
+            browser.get(PATH).await.assert_redirect("/login");
             for code in [&phone.code(), &codes[0]] {
-                send(&browser, LOG_IN, code).await.assert_redirect("/login").assert_no_header("set-cookie");
+                send(&browser, PATH, code).await.assert_redirect("/login").assert_no_header("set-cookie");
             }
         }
     }
 
     #[tokio::test]
-    async fn whoever_has_no_app_is_not_asked_for_a_code() {
+    async fn a_user_without_an_app_is_not_asked_for_a_code() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         ada.post("/account/two-factor/start", &[]).await.assert_status(200);
-        let (id, door) = (app.user("ada").await, app.door().await);
-        let log_in =
-            async |db: &mut Connection| door.log_in(db, &id, false, Proven::OneFactor, "/private").await;
-        assert_eq!(app.app.db.write(log_in).await.unwrap().unwrap().to, "/private");
+        let fields = [("username", "ada"), ("password", PASSWORD), ("next", "/private")];
+        app.visitor().post("/test/log-in", &fields).await.assert_redirect("/private");
     }
 
     #[tokio::test]
@@ -162,31 +147,31 @@ mod tests {
         let (phone, codes) = turn_on(&app.person("ada").await).await;
         later(&app).await;
         for _ in 0..2 {
-            let browser = half_way(&app, "ada").await;
+            let browser = start_log_in(&app, "ada").await;
             for _ in 0..4 {
-                send(&browser, LOG_IN, &phone.wrong()).await.assert_status(422);
+                send(&browser, PATH, &phone.wrong()).await.assert_status(422);
             }
-            let fifth = send(&browser, LOG_IN, &phone.wrong()).await;
+            let fifth = send(&browser, PATH, &phone.wrong()).await;
             fifth.assert_redirect("/login");
             fifth.assert_cookie("flash=log_in_over; HttpOnly; SameSite=Lax; Path=/; Max-Age=60");
-            send(&browser, LOG_IN, &codes[0]).await.assert_redirect("/login");
+            send(&browser, PATH, &codes[0]).await.assert_redirect("/login");
             browser.assert_is("nobody").await;
         }
-        let browser = half_way(&app, "ada").await;
+        let browser = start_log_in(&app, "ada").await;
         for code in [&phone.code(), &codes[0], &phone.wrong()] {
-            let answer = send(&browser, LOG_IN, code).await;
+            let answer = send(&browser, PATH, code).await;
             answer.assert_status(429).assert_header("retry-after", "900").assert_no_header("set-cookie");
         }
         app.execute("update limits set free_at = free_at - 900000").await;
-        send(&browser, LOG_IN, &phone.code()).await.assert_redirect("/private");
+        send(&browser, PATH, &phone.code()).await.assert_redirect("/private");
     }
 
     #[tokio::test]
     async fn a_log_in_that_ended_while_the_code_came_begins_no_session() {
         let app = TestApp::new().await;
         let (_, codes) = turn_on(&app.person("ada").await).await;
-        let browser = half_way(&app, "ada").await;
-        let answer = app.ended_meanwhile("ada", send(&browser, LOG_IN, &codes[0])).await;
+        let browser = start_log_in(&app, "ada").await;
+        let answer = app.ended_meanwhile("ada", send(&browser, PATH, &codes[0])).await;
         answer.assert_redirect("/login");
         browser.assert_is("nobody").await;
     }

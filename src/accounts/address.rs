@@ -1,0 +1,183 @@
+//! E-mail addresses. A user has at most one that is confirmed, and at most one that is pending.
+//!
+//! A pending address proves nothing: any number of users may have the same one pending. The first user who
+//! confirms it by the link that is mailed there has it; other users' pending claims to it are deleted.
+
+use super::event::{self, Event};
+use super::link::{self, Link, Purpose};
+use super::{auth_level::AuthLevel, client::Client};
+use crate::base::{Error, Result};
+use crate::db::{Connection, now};
+use crate::mail::outbox;
+
+pub const CONFIRMED: Event = Event::named("address_confirmed", "E-mail address confirmed");
+pub const CHANGED: Event = Event::named("address_changed", "E-mail address changed").with_notice(
+    "Your e-mail address was changed",
+    "Another address has taken the place of this one, and from now on mails go there.",
+);
+pub const REMOVED: Event = Event::named("address_removed", "E-mail address removed").with_notice(
+    "Your e-mail address was removed",
+    "The account has no confirmed address any more, so this is the last mail about it.",
+);
+
+/// An e-mail address, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Email(String);
+
+impl Email {
+    /// RFC 5321, 4.5.3.1.3, less the angle brackets.
+    pub const MAX_LENGTH: usize = 254;
+
+    /// Accepts what both the HTML standard's `<input type="email">` and the library that sends mails accept, with a dot
+    /// in the domain.
+    ///
+    /// # Errors
+    /// The sentence to show beside the field.
+    pub fn parse(text: &str) -> Result<Email, String> {
+        let wrong = || "This does not look like an address.".to_string();
+        let (local, domain) = text.split_once('@').ok_or_else(wrong)?;
+        let mark = |byte| b".!#$%&'*+/=?^_`{|}~-".contains(&byte);
+        let label = |label: &str| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+            (1..=63).contains(&label.len())
+                && label.bytes().all(plain)
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        let well_formed = !local.is_empty()
+            && local.len() <= 64
+            && local.bytes().all(|byte| byte.is_ascii_alphanumeric() || mark(byte))
+            && domain.contains('.')
+            && domain.split('.').all(label)
+            && text.len() <= Email::MAX_LENGTH
+            && text.parse::<lettre::Address>().is_ok();
+        if well_formed { Ok(Email(text.to_ascii_lowercase())) } else { Err(wrong()) }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The addresses of a user.
+#[derive(Default)]
+pub struct Addresses {
+    pub confirmed: Option<String>,
+    /// Takes the place of the other one when it is confirmed.
+    pub pending: Option<String>,
+}
+
+impl Addresses {
+    pub fn all(&self) -> impl Iterator<Item = &str> {
+        self.confirmed.iter().chain(&self.pending).map(String::as_str)
+    }
+}
+
+pub async fn of_user(db: &mut Connection, user_id: &str) -> Result<Addresses> {
+    let sql = "select email, confirmed_at from addresses where user_id = $1";
+    let rows: Vec<(String, Option<i64>)> = sqlx::query_as(sql).bind(user_id).fetch_all(db).await?;
+    let mut addresses = Addresses::default();
+    for (email, confirmed_at) in rows {
+        *(if confirmed_at.is_some() { &mut addresses.confirmed } else { &mut addresses.pending }) = Some(email);
+    }
+    Ok(addresses)
+}
+
+/// The user who has confirmed this address. A disabled user keeps it.
+pub async fn owner(db: &mut Connection, email: &str) -> Result<Option<String>> {
+    let sql = "select user_id from addresses where email = $1 and confirmed_at is not null";
+    Ok(sqlx::query_scalar(sql).bind(email).fetch_optional(db).await?)
+}
+
+/// Makes an address the user's pending one, and mails it a link. The user has authenticated at `level`, and the row is
+/// locked by [`super::user::lock`].
+pub async fn set_pending(db: &mut Connection, user_id: &str, email: &Email, level: AuthLevel) -> Result<()> {
+    let sql = "delete from addresses where user_id = $1 and confirmed_at is null";
+    sqlx::query(sql).bind(user_id).execute(&mut *db).await?;
+    let sql = "insert into addresses (user_id, email, factors) values ($1, $2, $3)";
+    let query = sqlx::query(sql).bind(user_id).bind(email.as_str()).bind(level.factors());
+    query.execute(&mut *db).await?;
+    link::revoke_for_other_addresses(db, user_id, email.as_str()).await?;
+    outbox::queue(db, link::CONFIRM_MAIL, Some(user_id), email.as_str(), "").await
+}
+
+/// Confirms the pending address. The old one is notified.
+///
+/// # Errors
+/// [`Error::StaleLink`] when it is no longer pending, or somebody else has confirmed it first.
+pub async fn confirm(db: &mut Connection, link: &Link, client: &Client) -> Result<()> {
+    // Locks every row of the address, so that users who confirm it at the same time follow one another.
+    let sql = "update addresses set email = $1 where email = $1";
+    sqlx::query(sql).bind(&*link.email).execute(&mut *db).await?;
+    let old = of_user(db, &link.user_id).await?;
+    if old.pending.as_ref() != Some(&link.email) || owner(db, &link.email).await?.is_some() {
+        return Err(Error::StaleLink);
+    }
+    // Recorded before the change, so that the notice goes to the old address.
+    let event = if old.confirmed.is_some() { CHANGED } else { CONFIRMED };
+    let sql = "select factors from addresses where user_id = $1 and confirmed_at is null";
+    let factors = sqlx::query_scalar(sql).bind(&*link.user_id).fetch_one(&mut *db).await?;
+    let event = event.by(client).at(AuthLevel::from_factors(factors));
+    event::record(db, &*link.user_id, event).await?;
+    // Somebody who takes an account back may have got it at this moment.
+    if set_confirmed(db, &link.user_id, &link.email).await? { Ok(()) } else { Err(Error::StaleLink) }
+}
+
+/// Makes an address that was proved the only one of its user, and ends what others had begun with it. Returns `false` when
+/// somebody else has confirmed it.
+pub async fn set_confirmed(db: &mut Connection, user_id: &str, email: &str) -> Result<bool> {
+    let sql = "delete from addresses where user_id = $1 or email = $2 and confirmed_at is null";
+    sqlx::query(sql).bind(user_id).bind(email).execute(&mut *db).await?;
+    let sql = "insert into addresses (user_id, email, confirmed_at) values ($1, $2, $3) \
+               on conflict (email) where confirmed_at is not null do nothing";
+    let made = sqlx::query(sql).bind(user_id).bind(email).bind(now()).execute(&mut *db).await?;
+    revoke_links(db, user_id).await?;
+    Ok(made.rows_affected() > 0)
+}
+
+/// Removes an address of the user, who has authenticated at `level`. A confirmed one is notified.
+pub async fn remove(db: &mut Connection, user_id: &str, email: &str, level: AuthLevel, client: &Client) -> Result<()> {
+    if of_user(db, user_id).await?.confirmed.as_deref() == Some(email) {
+        event::record(db, user_id, REMOVED.by(client).at(level)).await?;
+    }
+    let sql = "delete from addresses where user_id = $1 and email = $2";
+    sqlx::query(sql).bind(user_id).bind(email).execute(&mut *db).await?;
+    revoke_links(db, user_id).await
+}
+
+/// Links that went to addresses the user had before.
+async fn revoke_links(db: &mut Connection, user_id: &str) -> Result<()> {
+    link::revoke(db, user_id, Purpose::Confirm).await?;
+    link::revoke(db, user_id, Purpose::Reset).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_email_is_one_address_and_nothing_else() {
+        assert_eq!(Email::parse("Ada.Lovelace+notes@Example.COM").unwrap().as_str(), "ada.lovelace+notes@example.com");
+        let long = format!("{}@example.com", "a".repeat(300));
+        for wrong in [
+            "",
+            "ada",
+            "@example.com",
+            "ada@",
+            "ada@example",
+            "a@b.com,c@d.com",
+            "a@b.com\r\nBcc: c@d.com",
+            "a b@c.com",
+            "a@b@c.com",
+            "ada@example..com",
+            "ada..lovelace@example.com",
+            "ada@-example.com",
+            "adа@example.com",
+            "ada@exampıe.com",
+            "<a@b.com>",
+            &long,
+        ] {
+            assert!(Email::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The events that core records. A feature lists its own in `Feature::events`.
+
+use super::session::{last_seen, lifecycle};
+use super::{address, event::Event, password::attempts, recovery_code, user};
+
+pub const EVENTS: &[Event] = &[
+    user::SIGNED_UP,
+    user::USERNAME_CHANGED,
+    user::DELETED,
+    lifecycle::LOGGED_IN,
+    lifecycle::NEW_BROWSER,
+    lifecycle::LOGGED_OUT,
+    lifecycle::CONFIRMED,
+    last_seen::OTHER_BROWSER,
+    attempts::LOG_IN_FAILED,
+    attempts::THROTTLED,
+    address::CONFIRMED,
+    address::CHANGED,
+    address::REMOVED,
+    recovery_code::USED,
+];

@@ -1,0 +1,67 @@
+//! Devices: the browsers that a user has logged in with before.
+//!
+//! A completed log-in leaves a token in the cookie `device`. It grants no access. It only shows at the next log-in that
+//! this browser is known, so that people who guess passwords cannot lock the owner out.
+
+use crate::base::{Result, Token};
+use crate::db::{Connection, new_id, now};
+
+/// How long a device is remembered after its last log-in, in seconds.
+pub const LIFETIME: i64 = 365 * 24 * 60 * 60;
+
+/// The id of the device with this token, if this user has logged in with it.
+pub async fn find(db: &mut Connection, token: &Token, user_id: &str) -> Result<Option<String>> {
+    let sql = "select id from devices where token_hash = $1 and user_id = $2";
+    let query = sqlx::query_scalar(sql).bind(token.hash().to_vec()).bind(user_id);
+    Ok(query.fetch_optional(db).await?)
+}
+
+/// A device that a user has just logged in with.
+pub struct RememberedDevice {
+    pub id: String,
+    pub token: Token,
+    /// Whether the user had logged in before, and never with this browser.
+    pub is_new: bool,
+}
+
+/// Remembers that a user has logged in with a device, and gives it a new token in place of `old`, so that nobody can plant
+/// one in another's browser. The `kept` devices that were used last are kept.
+pub async fn remember(db: &mut Connection, old: Option<&Token>, user_id: &str, kept: i64) -> Result<RememberedDevice> {
+    let (is_new, token) = (is_new(db, old, user_id).await?, Token::random()?);
+    if let Some(old) = old {
+        let sql = "update devices set token_hash = $2 where token_hash = $1";
+        sqlx::query(sql).bind(old.hash().to_vec()).bind(token.hash().to_vec()).execute(&mut *db).await?;
+    }
+    let sql = "insert into devices (id, token_hash, user_id, seen_at) values ($1, $2, $3, $4) \
+               on conflict (token_hash, user_id) do update set seen_at = $4 returning id";
+    let query = sqlx::query_scalar(sql).bind(new_id()).bind(token.hash().to_vec()).bind(user_id).bind(now());
+    let id = query.fetch_one(&mut *db).await?;
+    let sql = "delete from devices where user_id = $1 and id not in \
+               (select id from devices where user_id = $1 order by seen_at desc, id desc limit $2)";
+    sqlx::query(sql).bind(user_id).bind(kept).execute(db).await?;
+    Ok(RememberedDevice { id, token, is_new })
+}
+
+async fn is_new(db: &mut Connection, token: Option<&Token>, user_id: &str) -> Result<bool> {
+    let sql = "select token_hash from devices where user_id = $1";
+    let known: Vec<Vec<u8>> = sqlx::query_scalar(sql).bind(user_id).fetch_all(db).await?;
+    let hash = token.map(|token| token.hash().to_vec());
+    Ok(!known.is_empty() && !known.iter().any(|known| Some(known) == hash.as_ref()))
+}
+
+pub async fn delete(db: &mut Connection, id: &str) -> Result<()> {
+    sqlx::query("delete from devices where id = $1").bind(id).execute(db).await?;
+    Ok(())
+}
+
+/// Deletes the user's devices that have no session, so that after all other sessions have ended one is left at most.
+pub async fn delete_without_session(db: &mut Connection, user_id: &str) -> Result<()> {
+    let sql = "delete from devices where user_id = $1 and not exists \
+               (select 1 from sessions s where s.device_id = devices.id and s.user_id = $1)";
+    sqlx::query(sql).bind(user_id).execute(db).await?;
+    Ok(())
+}
+
+/// Deletes devices whose cookie has expired; `$1` is the time.
+pub const PURGE: &str = "delete from devices where seen_at <= $1 - 365 * 86400 and id in \
+     (select id from devices where seen_at <= $1 - 365 * 86400 limit 1000)";

@@ -1,0 +1,29 @@
+//! Accounts: who somebody is and how they prove it. Tables and rules; no HTTP, no cookies, no templates.
+
+pub mod address;
+pub mod auth_level;
+pub mod client;
+mod core_events;
+pub mod device;
+pub mod event;
+pub mod link;
+pub mod password;
+pub mod pending_login;
+pub mod recovery_code;
+pub mod session;
+pub mod stored_token;
+pub mod user;
+
+#[allow(unused_imports)] // What nothing uses yet is for features to come.
+pub use {
+    address::Email,
+    auth_level::AuthLevel,
+    client::Client,
+    core_events::EVENTS,
+    event::Event,
+    password::Passwords,
+    password::policy::{NewPassword, personal_words},
+    pending_login::{Choices, PendingLogin},
+    session::{Session, Sessions},
+    user::{User, Username},
+};

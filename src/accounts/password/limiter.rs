@@ -1,0 +1,146 @@
+//! Keeps password hashing from taking all cores.
+//!
+//! Hashing is slow on purpose. `HASH_JOBS` run at once, a limited number wait for a limited time, and
+//! the rest are refused. The permit belongs to the job, not to the request, so a client that disconnects makes no room for
+//! another.
+
+use super::{hash, policy::NewPassword};
+use crate::base::{Config, Error, Result, random};
+use anyhow::anyhow;
+use pbkdf2::Params;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use unicode_normalization::UnicodeNormalization;
+
+#[derive(Clone)]
+pub struct HashLimiter {
+    jobs: Arc<Semaphore>,
+    queue: Arc<Semaphore>,
+    wait: Duration,
+    pub iterations: u32,
+}
+
+impl HashLimiter {
+    pub fn new(config: &Config) -> HashLimiter {
+        HashLimiter {
+            jobs: Arc::new(Semaphore::new(config.hash_jobs)),
+            queue: Arc::new(Semaphore::new(config.hash_queue)),
+            wait: config.hash_wait,
+            iterations: config.password_iterations.max(Params::MIN_ROUNDS),
+        }
+    }
+
+    /// Hashes a new password; a PHC string. `personal` are [`super::policy::personal_words`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with a sentence for the field `password` when it is easy to guess; [`Error::Unavailable`] when
+    /// too many are waiting or it took too long.
+    pub async fn hash(&self, password: NewPassword, personal: Vec<String>) -> Result<String> {
+        let (salt, iterations) = (random()?, self.iterations);
+        let check_and_hash = move || match password.weakness(&personal) {
+            Some(sentence) => Err(Error::invalid("password", sentence)),
+            None => hash::hash(password.as_str(), &salt, iterations),
+        };
+        self.run(check_and_hash).await?
+    }
+
+    /// Returns the hash to store if `hash` is of this password: a new one if it is outdated, else the same.
+    /// With `upgrade: false` it stays the same.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] as for [`HashLimiter::hash`].
+    pub async fn verify(&self, password: &str, hash: &str, upgrade: bool) -> Result<Option<String>> {
+        let (password, hash) = (password.to_string(), hash.to_string());
+        let (salt, iterations) = (random()?, self.iterations);
+        let verify = move || match hash::verify(&password, &hash) {
+            false => Ok(None),
+            true if !upgrade || !hash::is_outdated(&hash, iterations) => Ok(Some(hash)),
+            true => hash::hash(&password.nfc().collect::<String>(), &salt, iterations).map(Some),
+        };
+        self.run(verify).await?
+    }
+
+    /// Runs a job when there is a free core for it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] as for [`HashLimiter::hash`].
+    pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let busy = || Error::Unavailable(anyhow!("too many passwords are waiting to be hashed"));
+        let place = self.queue.try_acquire().map_err(|_| busy())?;
+        let permit = timeout(self.wait, self.jobs.clone().acquire_owned()).await.map_err(|_| busy())?;
+        drop(place);
+        let job = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            job()
+        });
+        Ok(job.await.map_err(anyhow::Error::from)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Env;
+    use futures_util::future::join_all;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::time::Instant;
+
+    fn limiter(settings: &[(&str, &str)]) -> HashLimiter {
+        HashLimiter::new(&Config::from_env(&settings.iter().copied().collect::<Env>()).unwrap())
+    }
+
+    fn unavailable<T>(answer: &Result<T>) -> bool {
+        matches!(answer, Err(Error::Unavailable(_)))
+    }
+
+    #[tokio::test]
+    async fn no_more_hashes_are_computed_at_once_than_there_are_jobs() {
+        let limiter = limiter(&[("HASH_JOBS", "2"), ("HASH_WAIT", "60s")]);
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let jobs = (0..20).map(|_| {
+            let (running, most) = (running.clone(), most.clone());
+            limiter.run(move || {
+                most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
+                std::thread::sleep(Duration::from_millis(5));
+                running.fetch_sub(1, SeqCst);
+            })
+        });
+        assert!(join_all(jobs).await.iter().all(Result::is_ok));
+        assert_eq!(most.load(SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn people_who_find_the_queue_full_or_wait_too_long_are_asked_to_come_back() {
+        let limiter = limiter(&[("HASH_JOBS", "1"), ("HASH_QUEUE", "3"), ("HASH_WAIT", "1s")]);
+        let slow = || std::thread::sleep(Duration::from_millis(1500));
+        let started = Instant::now();
+        let answers = join_all((0..10).map(|_| limiter.run(slow))).await;
+        assert_eq!(answers.iter().filter(|answer| unavailable(answer)).count(), 9);
+        assert!(started.elapsed() < Duration::from_secs(3));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_disconnects_makes_no_room() {
+        let limiter = limiter(&[("HASH_JOBS", "1"), ("HASH_WAIT", "1s")]);
+        let disconnected = limiter.run(|| std::thread::sleep(Duration::from_millis(1500)));
+        assert!(timeout(Duration::from_millis(100), disconnected).await.is_err());
+        assert!(unavailable(&limiter.run(|| ()).await));
+    }
+
+    #[tokio::test]
+    async fn a_hash_matches_its_password_alone_and_says_how_it_was_made() {
+        let config = Config::from_env(&Env::from_iter::<[(&str, &str); 0]>([])).unwrap();
+        let password = || NewPassword::parse("violet lantern", &config).unwrap();
+        let limiter = HashLimiter::new(&config);
+        let (one, two) =
+            (limiter.hash(password(), Vec::new()).await.unwrap(), limiter.hash(password(), Vec::new()).await.unwrap());
+        assert!(one.starts_with("$pbkdf2-sha256$i=600000,l=32$"), "{one}");
+        assert_ne!(one, two);
+        assert!(hash::verify("violet lantern", &one) && !hash::verify("violet lanterm", &one));
+        assert!(
+            !hash::verify("violet lantern", &hash::unmatchable(600_000)) && !hash::verify("violet lantern", "nonsense")
+        );
+    }
+}

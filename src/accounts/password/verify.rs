@@ -1,0 +1,341 @@
+//! Verifies passwords.
+//!
+//! An attempt is counted before its hash is verified, for an unknown name as for any other, and an unknown name costs the
+//! same statements and the same work, so that neither time nor limits tell who has an account.
+
+use super::policy::{MAX_BYTES, NewPassword};
+use super::table::{self, Account};
+use super::{attempts::AttemptBudget, hash::unmatchable, limiter::HashLimiter};
+use crate::accounts::user::{self, User};
+use crate::accounts::{client::Client, device};
+use crate::base::{Backoff, Config, Rate, Result, Token};
+use crate::db::{Connection, Database, rate_limit::Key};
+
+pub struct Passwords {
+    db: Database,
+    limiter: HashLimiter,
+    backoff: Backoff,
+    disable_after: i64,
+    per_address: Rate,
+    /// Hides typed names, which can be anything, in the table of limits.
+    names_key: Vec<u8>,
+}
+
+/// Who tries a password.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    pub client: &'a Client,
+    /// The device token that came with the request.
+    pub device: Option<&'a Token>,
+}
+
+/// A user whose password was right, for the transaction that acts on it.
+pub struct VerifiedPassword {
+    pub user: User,
+    hash: String,
+    budget: AttemptBudget,
+}
+
+impl VerifiedPassword {
+    /// Locks the user's row and sets the counts of attempts to zero. Returns whether the password is still the same: the
+    /// user may have changed it in the meantime, in order to end what this is about to start.
+    pub async fn recheck(&self, db: &mut Connection) -> Result<bool> {
+        let unchanged = user::lock(db, &self.user.id).await?.is_some()
+            && table::replace(db, &self.user.id, &self.hash, &self.hash).await?;
+        if unchanged {
+            self.budget.reset(db).await?;
+        }
+        Ok(unchanged)
+    }
+}
+
+impl Passwords {
+    pub fn new(config: &Config, db: &Database, names_key: Vec<u8>) -> Passwords {
+        Passwords {
+            db: db.clone(),
+            limiter: HashLimiter::new(config),
+            backoff: config.password_backoff,
+            disable_after: config.password_disable_after,
+            per_address: config.password_attempts_per_address,
+            names_key,
+        }
+    }
+
+    /// As [`HashLimiter::hash`].
+    ///
+    /// # Errors
+    /// As [`HashLimiter::hash`].
+    pub async fn hash(&self, password: NewPassword, personal: Vec<String>) -> Result<String> {
+        self.limiter.hash(password, personal).await
+    }
+
+    /// The user with this username or confirmed e-mail address, if this is the password. While the account has
+    /// to wait because of guesses at its other name, even the right password counts as wrong.
+    ///
+    /// # Errors
+    /// [`crate::base::error::Error::TooMany`] after too many attempts.
+    pub async fn verify(&self, source: Source<'_>, name: &str, password: &str) -> Result<Option<VerifiedPassword>> {
+        let account = self.db.read(async |db| table::find(db, name).await).await?;
+        let keyed = |kind| Key::keyed(&self.names_key, kind, &name.to_ascii_lowercase());
+        let key = account.as_ref().map_or_else(|| keyed("account"), |account| Key::account(&account.user.id));
+        self.attempt(source, account, (key, Some(keyed("typed"))), password).await
+    }
+
+    /// Whether this is the password of this user, who is logged in.
+    ///
+    /// # Errors
+    /// As [`Passwords::verify`].
+    pub async fn verify_own(
+        &self,
+        source: Source<'_>,
+        user: &User,
+        password: &str,
+    ) -> Result<Option<VerifiedPassword>> {
+        let hash = self.db.read(async |db| table::hash_of(db, &user.id).await).await?;
+        let account = hash.map(|hash| Account { user: user.clone(), hash });
+        self.attempt(source, account, (Key::account(&user.id), None), password).await
+    }
+
+    async fn attempt(
+        &self,
+        source: Source<'_>,
+        account: Option<Account>,
+        keys: (Key, Option<Key>),
+        password: &str,
+    ) -> Result<Option<VerifiedPassword>> {
+        let user_id = account.as_ref().map(|account| &*account.user.id);
+        let mut budget = self.budget(source, user_id, keys).await?;
+        self.db.write_relaxed(async |db| budget.spend(db, user_id).await).await?;
+
+        let accepted = account.as_ref().filter(|_| budget.accepts(self.disable_after));
+        let hash = match self.match_or_upgrade(accepted, account.as_ref(), password).await {
+            Ok(hash) => hash,
+            Err(error) => {
+                self.db.write_relaxed(async |db| budget.refund(db).await).await?;
+                return Err(error);
+            }
+        };
+        match (account, hash) {
+            (Some(Account { user, .. }), Some(hash)) => Ok(Some(VerifiedPassword { user, hash, budget })),
+            (account, _) => {
+                let user_id = account.as_ref().map(|account| &*account.user.id);
+                let record = async |db: &mut Connection| budget.record_failure(db, user_id, source.client).await;
+                self.db.write(record).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn budget(
+        &self,
+        source: Source<'_>,
+        user_id: Option<&str>,
+        (account, typed): (Key, Option<Key>),
+    ) -> Result<AttemptBudget> {
+        let device = match source.device {
+            Some(token) => {
+                let user_id = user_id.unwrap_or_default();
+                self.db.read(async |db| device::find(db, token, user_id).await).await?
+            }
+            None => None,
+        };
+        Ok(match device {
+            Some(id) => AttemptBudget::of_device(&id, self.backoff),
+            None => AttemptBudget::of_account(account, typed, (source.client, self.per_address), self.backoff),
+        })
+    }
+
+    /// The hash that the account has now, if it is of this password. An outdated one is replaced. Where no password is
+    /// accepted the work is the same, and the answer `None`.
+    async fn match_or_upgrade(
+        &self,
+        accepted: Option<&Account>,
+        account: Option<&Account>,
+        password: &str,
+    ) -> Result<Option<String>> {
+        if password.len() > MAX_BYTES {
+            return Ok(None);
+        }
+        let mut hash = account.map_or_else(|| unmatchable(self.limiter.iterations), |account| account.hash.clone());
+        loop {
+            let new = self.limiter.verify(password, &hash, accepted.is_some()).await?;
+            let (Some(new), Some(Account { user, .. })) = (new, accepted) else { return Ok(None) };
+            if new == hash || self.db.write(async |db| table::replace(db, &user.id, &hash, &new).await).await? {
+                return Ok(Some(new));
+            }
+            // Another log-in has upgraded it at the same time, or the user has changed the password.
+            match self.db.read(async |db| table::hash_of(db, &user.id).await).await? {
+                Some(current) => hash = current,
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounts::password::hash;
+    use crate::base::Error;
+    use crate::test::{PASSWORD, TestApp};
+    use crate::web::{Login, Routes};
+    use futures_util::future::join_all;
+    use std::time::Duration;
+    use unicode_normalization::UnicodeNormalization;
+
+    async fn verify(app: &TestApp, login: &Login, name: &str, password: &str) -> Result<Option<VerifiedPassword>> {
+        app.app.passwords.verify(login.source(), name, password).await
+    }
+
+    fn unavailable<T>(answer: &Result<T>) -> bool {
+        matches!(answer, Err(Error::Unavailable(_)))
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_costs_nobody_an_attempt() {
+        let settings = [("HASH_JOBS", "1"), ("HASH_QUEUE", "1"), ("HASH_WAIT", "10s")];
+        let app = TestApp::with_env(&settings, Routes::new()).await;
+        app.person("ada").await;
+        let login = app.login().await;
+        let limiter = &app.app.passwords.limiter;
+        let slow = || std::thread::sleep(Duration::from_millis(2000));
+        let full = async { tokio::join!(limiter.run(slow), limiter.run(slow)) };
+        let refused = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            for _ in 0..9 {
+                assert!(unavailable(&verify(&app, &login, "ada", "not the password").await));
+            }
+            assert_eq!(app.count("select count(*) from limits where count > 0").await, 0);
+        };
+        let ((first, second), ()) = tokio::join!(full, refused);
+        assert!(first.is_ok() && second.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_name_has_waited_long_enough_as_soon_as_its_account_has() {
+        let app = TestApp::with_env(&[("PASSWORD_FREE_ATTEMPTS", "1")], Routes::new()).await;
+        app.person("ada").await;
+        let login = app.login().await;
+        for _ in 0..50 {
+            assert!(verify(&app, &login, "ada", "not the password").await.unwrap().is_none());
+            let waiting = "select count(*) from limits where count > 0";
+            assert_eq!(app.count(waiting).await, 2);
+            let moments = "select count(distinct free_at) from limits where count > 0";
+            assert_eq!(app.count(moments).await, 1);
+            app.execute("update limits set free_at = free_at - 3600000").await;
+        }
+    }
+
+    /// Both take the rows of the name and of the account, which on Postgres may be a deadlock.
+    #[tokio::test]
+    async fn people_can_delete_their_account_while_others_guess_its_password() {
+        let app = TestApp::with_env(&[("PASSWORD_FREE_ATTEMPTS", "1000")], Routes::new()).await;
+        let login = app.login().await;
+        for name in (0..12).map(|number| format!("ada{number}")) {
+            app.person(&name).await;
+            app.execute(
+                "insert into addresses (user_id, email, confirmed_at) \
+                 select id, username || '@example.com', 1 from users",
+            )
+            .await;
+            let address = format!("{name}@example.com");
+            let verified = verify(&app, &login, &address, PASSWORD).await.unwrap();
+            let user = verified.expect("the password is right").user;
+            let guesses = join_all((0..40).map(|_| verify(&app, &login, &name, "not the password")));
+            let deletion = app.app.db.write(async |db| user::delete(db, &user.id, Duration::ZERO, &login.client).await);
+            let (guesses, deleted) = tokio::join!(guesses, deletion);
+            assert!(deleted.is_ok(), "{deleted:?}");
+            assert!(guesses.iter().all(|guess| matches!(guess, Ok(None))));
+        }
+    }
+
+    const LAMP: &str = "quiet harbour lamp";
+    const CAFE: &str = "cafè noir à deux";
+
+    /// Of [`LAMP`], but for the second: by `make_password` of Django 5.2.19 (twice), `PasswordHasher().hash` of argon2-cffi
+    /// 25.1.0, and `hashpw` of bcrypt 5.0.0 (twice; the last with the prefix that PHP writes).
+    const IMPORTED: [(&str, &str); 5] = [
+        (LAMP, "pbkdf2_sha256$1000000$GtOqGo53l1576SzWDE9jwR$Z0pPODLUP+kpgdtT6fW4QYpuBDOsdX/r5GiUtNuE5Zc="),
+        (CAFE, "pbkdf2_sha256$1000000$1DG8edNE3khRSXySHuZGTA$co/Bo0ydMRqTDQg1n6Ihts5chaPDYX5GKITveQ9nlRQ="),
+        (LAMP, "$argon2id$v=19$m=65536,t=3,p=4$uT0BQwYqzGFThU3Y0Q4yvQ$yyIEdlBDcIhaIyhGMvIjoK7TqNPls1tqTM6PnBwE9i8"),
+        (LAMP, "$2b$12$/O5Gjak26V18moyasJLY6.LD9EeqgxiQeDZ/ivkyXeseNRTRS3F22"),
+        (LAMP, "$2y$12$eLEqpE/xRkkR7js7la2SOO4IoIJzeZmOzGqLGHpc4DzacoIlJOrOi"),
+    ];
+
+    /// An app whose hashes have so many rounds, and where Ada has this one.
+    async fn with_hash(rounds: &str, hash: &str) -> TestApp {
+        let settings = [("PASSWORD_ITERATIONS", rounds), ("PASSWORD_FREE_ATTEMPTS", "1000"), ("HASH_WAIT", "60s")];
+        let app = TestApp::with_env(&settings, Routes::new()).await;
+        app.person("ada").await;
+        let write = async |db: &mut Connection| {
+            Ok(sqlx::query("update passwords set hash = $1").bind(hash).execute(db).await?)
+        };
+        app.app.db.write(write).await.unwrap();
+        app
+    }
+
+    async fn stored(app: &TestApp) -> String {
+        let read =
+            async |db: &mut Connection| Ok(sqlx::query_scalar("select hash from passwords").fetch_one(db).await?);
+        app.app.db.read(read).await.unwrap()
+    }
+
+    async fn knows(app: &TestApp, password: &str) -> bool {
+        verify(app, &app.login().await, "ada", password).await.unwrap().is_some()
+    }
+
+    #[tokio::test]
+    async fn people_from_another_system_log_in_with_their_old_hash_and_get_a_new_one() {
+        for (password, imported) in IMPORTED {
+            let app = with_hash("1000", imported).await;
+            assert!(!knows(&app, "quiet harbour lamb").await && !knows(&app, "").await, "{imported}");
+            assert_eq!(stored(&app).await, imported, "a wrong password replaces the hash");
+            assert!(knows(&app, password).await, "{imported}");
+            let ours = stored(&app).await;
+            assert!(ours.starts_with("$pbkdf2-sha256$i=1000,l=32$"), "{imported} became {ours}");
+            assert!(knows(&app, password).await && !knows(&app, "quiet harbour lamb").await, "{imported}");
+            assert_eq!(stored(&app).await, ours, "it is replaced twice");
+        }
+    }
+
+    /// A Mac sends the two parts of an accented letter one by one, which is another password to other systems.
+    #[tokio::test]
+    async fn our_hash_matches_a_password_from_every_keyboard_and_an_imported_one_only_as_it_was_typed() {
+        let apart: String = CAFE.nfd().collect();
+        assert_ne!(apart, CAFE);
+        let app = with_hash("1000", IMPORTED[1].1).await;
+        assert!(!knows(&app, &apart).await);
+        assert!(knows(&app, CAFE).await);
+        assert!(knows(&app, &apart).await && knows(&app, CAFE).await);
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_fewer_rounds_is_replaced_and_one_of_more_is_kept() {
+        let fewer = hash::hash(LAMP, &[7; 16], 1000).unwrap();
+        let app = with_hash("2000", &fewer).await;
+        assert!(!knows(&app, "quiet harbour lamb").await);
+        assert_eq!(stored(&app).await, fewer);
+        assert!(knows(&app, LAMP).await);
+        let renewed = stored(&app).await;
+        assert!(renewed.starts_with("$pbkdf2-sha256$i=2000,l=32$"), "{renewed}");
+        assert!(knows(&app, LAMP).await && !knows(&app, "quiet harbour lamb").await);
+
+        let more = hash::hash(LAMP, &[7; 16], 2001).unwrap();
+        let app = with_hash("2000", &more).await;
+        assert!(knows(&app, LAMP).await);
+        assert_eq!(stored(&app).await, more);
+    }
+
+    #[tokio::test]
+    async fn ten_people_who_log_in_at_once_with_an_old_hash_all_get_in() {
+        for old in [IMPORTED[3].1, &hash::hash(LAMP, &[7; 16], 1000).unwrap()] {
+            let app = with_hash("2000", old).await;
+            let login = app.login().await;
+            for verified in join_all((0..10).map(|_| verify(&app, &login, "ada", LAMP))).await {
+                let verified = verified.unwrap().expect("the password is right");
+                assert!(app.app.db.write(async |db| verified.recheck(db).await).await.unwrap(), "{old}");
+            }
+            assert!(stored(&app).await.starts_with("$pbkdf2-sha256$i=2000,"));
+        }
+    }
+}

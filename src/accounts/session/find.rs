@@ -1,0 +1,97 @@
+//! Finds the session of a request.
+
+use super::last_seen::{self, LastSeen};
+use super::{lookup::Lookup, row::Session};
+use crate::accounts::client::{Client, device_name};
+use crate::base::{Config, Result, Token};
+use crate::db::{Database, now};
+use std::time::Duration;
+
+pub struct Sessions {
+    lookup: Lookup,
+    last_seen: LastSeen,
+    lifetime: Duration,
+    idle: Duration,
+}
+
+impl Sessions {
+    /// Starts the workers that look sessions up.
+    pub fn start(config: &Config, db: &Database) -> Sessions {
+        Sessions {
+            lookup: Lookup::start(db),
+            last_seen: LastSeen::new(db),
+            lifetime: config.session_lifetime,
+            idle: config.session_idle,
+        }
+    }
+
+    /// The valid session with this token. Records that `client` has used it.
+    ///
+    /// # Errors
+    /// [`crate::base::error::Error::Unavailable`] when the database cannot be reached.
+    pub async fn find(&self, token: &Token, client: &Client) -> Result<Option<Session>> {
+        let Some(row) = self.lookup.find(token.hash()).await? else { return Ok(None) };
+        let now = now();
+        let within = |since: i64, limit: Duration| now - since < limit.as_secs() as i64;
+        if !within(row.created_at, self.lifetime) || !within(row.seen_at, self.idle) {
+            return Ok(None);
+        }
+        let other_browser =
+            client.user_agent != row.device && device_name(&row.device) != device_name(&client.user_agent);
+        if other_browser || !within(row.seen_at, last_seen::interval(self.idle)) {
+            self.last_seen.update(&row, client, other_browser, now);
+        }
+        Ok(Some(row.session))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounts::{AuthLevel, Choices};
+    use crate::db::Connection;
+    use crate::test::{PASSWORD, TestApp};
+    use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
+
+    #[tokio::test]
+    async fn a_copy_of_the_table_grants_no_access() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let token = Token::parse(&ada.cookie("session_token").unwrap()).unwrap();
+        let read =
+            async |db: &mut Connection| Ok(sqlx::query_scalar("select token_hash from sessions").fetch_one(db).await?);
+        let stored: Vec<u8> = app.app.db.read(read).await.unwrap();
+        assert_eq!(stored, token.hash());
+        let stolen = BASE64_URL_SAFE_NO_PAD.encode(&stored);
+        app.visitor().with_cookie("session_token", &stolen).assert_is("nobody").await;
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_by_age_and_by_inactivity() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        ada.assert_is("ada").await;
+        app.execute("update sessions set seen_at = seen_at - 7 * 86400 + 60").await;
+        ada.assert_is("ada").await;
+        last_seen::tests::until_saved(&app).await;
+        app.execute("update sessions set seen_at = created_at - 7 * 86400").await;
+        ada.assert_is("nobody").await;
+        app.execute("update sessions set seen_at = seen_at + 7 * 86400, created_at = created_at - 30 * 86400").await;
+        ada.assert_is("nobody").await;
+    }
+
+    #[tokio::test]
+    async fn a_disabled_user_is_logged_out_at_once_and_cannot_log_in() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let (id, login) = (app.user("ada").await, app.login().await);
+        app.execute("update users set disabled_at = 1").await;
+        ada.assert_is("nobody").await;
+        let choices = Choices { stay: false, next: "/".into() };
+        let logged_in = app.app.db.write(async |db| login.log_in(db, &id, AuthLevel::OneFactor, &choices).await);
+        assert!(logged_in.await.unwrap().is_none());
+        let answer = app.visitor().post("/test/log-in", &[("username", "ada"), ("password", PASSWORD)]).await;
+        answer.assert_status(422).assert_no_header("set-cookie");
+        assert_eq!(app.count("select count(*) from sessions").await, 1);
+    }
+}

@@ -1,0 +1,187 @@
+//! Starts, renews and ends sessions.
+
+use super::row::Session;
+use crate::accounts::device::{self, RememberedDevice};
+use crate::accounts::event::{self, Event};
+use crate::accounts::{auth_level::AuthLevel, client::Client, link, pending_login, user};
+use crate::base::{Error, Result, Token};
+use crate::db::{Connection, new_id, now};
+
+pub const LOGGED_IN: Event = Event::named("logged_in", "Logged in");
+pub const NEW_BROWSER: Event = Event::named("new_browser", "Logged in with a new browser").with_notice(
+    "Somebody logged in with a new browser",
+    "It is a browser that had not been used for your account before.",
+);
+pub const LOGGED_OUT: Event = Event::named("logged_out", "Logged out");
+pub const CONFIRMED: Event = Event::named("confirmed", "Confirmed who you are");
+
+/// A session that is about to start.
+pub struct NewSession<'a> {
+    pub user_id: &'a str,
+    pub level: AuthLevel,
+    /// Whether the cookie outlives the browser.
+    pub stay: bool,
+    pub client: &'a Client,
+    /// The device token that came with the request.
+    pub device: Option<&'a Token>,
+    /// How many sessions and devices a user may have.
+    pub kept: i64,
+}
+
+pub struct StartedSession {
+    pub id: String,
+    pub token: Token,
+    pub device: RememberedDevice,
+}
+
+/// Starts a session. The user's row is locked by [`user::lock`]. [`finish_login`] follows.
+pub async fn start(db: &mut Connection, new: &NewSession<'_>) -> Result<StartedSession> {
+    let device = device::remember(db, new.device, new.user_id, new.kept).await?;
+    let (id, token) = (new_id(), Token::random()?);
+    let sql = "insert into sessions (id, token_hash, user_id, created_at, seen_at, confirmed_at, stay, address, device, \
+               device_id, factors, confirmed_factors) values ($1, $2, $3, $4, $4, $4, $5, $6, $7, $8, $9, $9)";
+    let query = sqlx::query(sql).bind(&*id).bind(token.hash().to_vec()).bind(new.user_id).bind(now());
+    let query = query.bind(i64::from(new.stay)).bind(new.client.address.to_string());
+    let query = query.bind(&*new.client.user_agent).bind(&*device.id).bind(new.level.factors());
+    query.execute(db).await?;
+    Ok(StartedSession { id, token, device })
+}
+
+/// Ends the session that came with the request, and the user's oldest ones beyond the limit; records the log-in.
+pub async fn finish_login(
+    db: &mut Connection,
+    new: &NewSession<'_>,
+    started: &StartedSession,
+    replaced: Option<&Token>,
+) -> Result<()> {
+    if let Some(token) = replaced {
+        delete(db, token).await?;
+    }
+    let sql = "delete from sessions where user_id = $1 and id not in \
+               (select id from sessions where user_id = $1 order by id desc limit $2)";
+    sqlx::query(sql).bind(new.user_id).bind(new.kept).execute(&mut *db).await?;
+    event::record(db, new.user_id, LOGGED_IN.by(new.client)).await?;
+    if started.device.is_new {
+        event::record(db, new.user_id, NEW_BROWSER.by(new.client)).await?;
+    }
+    Ok(())
+}
+
+/// Gives a session a new token, because its user has just authenticated at `level`. Returns the token, and whether its
+/// cookie outlives the browser.
+///
+/// # Errors
+/// [`Error::NOT_FOUND`] when the session has ended in the meantime.
+pub async fn renew(db: &mut Connection, old: &Token, level: AuthLevel) -> Result<(Token, bool)> {
+    let token = Token::random()?;
+    let sql = "update sessions set token_hash = $1, confirmed_at = $2, seen_at = $2, confirmed_factors = $4, \
+               factors = case when factors > $4 then factors else $4 end where token_hash = $3 returning stay";
+    let query = sqlx::query_scalar(sql).bind(token.hash().to_vec()).bind(now());
+    let query = query.bind(old.hash().to_vec()).bind(level.factors());
+    let stay: i64 = query.fetch_optional(db).await?.ok_or(Error::NOT_FOUND)?;
+    Ok((token, stay != 0))
+}
+
+/// Ends the session with this token, if there is one.
+pub async fn log_out(db: &mut Connection, token: &Token, client: &Client) -> Result<()> {
+    match delete(db, token).await? {
+        Some(user_id) => event::record(db, &*user_id, LOGGED_OUT.by(client)).await,
+        None => Ok(()),
+    }
+}
+
+/// Returns whose session it was.
+async fn delete(db: &mut Connection, token: &Token) -> Result<Option<String>> {
+    let sql = "delete from sessions where token_hash = $1 returning user_id";
+    Ok(sqlx::query_scalar(sql).bind(token.hash().to_vec()).fetch_optional(db).await?)
+}
+
+/// Locks the user's row, and with it prevents the session from ending before the transaction does.
+///
+/// # Errors
+/// [`Error::NOT_FOUND`] when it has ended since the request was authorized: its user may have ended it because somebody
+/// else was using it.
+pub async fn lock(db: &mut Connection, session: &Session) -> Result<()> {
+    let sql = "select 1 from sessions where id = $1";
+    let exists = user::lock(db, &session.user.id).await?.is_some()
+        && sqlx::query(sql).bind(&*session.id).fetch_optional(db).await?.is_some();
+    if exists { Ok(()) } else { Err(Error::NOT_FOUND) }
+}
+
+/// Ends one of the user's sessions, and forgets its device.
+///
+/// # Errors
+/// [`Error::NOT_FOUND`] when the user has no such session.
+pub async fn revoke(db: &mut Connection, user_id: &str, id: &str) -> Result<()> {
+    user::lock(db, user_id).await?;
+    let sql = "delete from sessions where id = $1 and user_id = $2 returning device_id";
+    let query = sqlx::query_scalar(sql).bind(id).bind(user_id);
+    let device_id: String = query.fetch_optional(&mut *db).await?.ok_or(Error::NOT_FOUND)?;
+    device::delete(db, &device_id).await
+}
+
+/// Ends all of the user's sessions but this one, and pending log-ins, and forgets the other devices.
+///
+/// # Errors
+/// As [`lock`].
+pub async fn revoke_others(db: &mut Connection, session: &Session) -> Result<()> {
+    lock(db, session).await?;
+    let sql = "delete from sessions where user_id = $1 and id <> $2";
+    sqlx::query(sql).bind(&*session.user.id).bind(&*session.id).execute(&mut *db).await?;
+    pending_login::delete_all(db, &session.user.id).await?;
+    device::delete_without_session(db, &session.user.id).await
+}
+
+/// Ends all of the user's sessions, pending log-ins and links, and forgets all devices. The user's row is locked by
+/// [`user::lock`].
+pub async fn revoke_all(db: &mut Connection, user_id: &str) -> Result<()> {
+    sqlx::query("delete from sessions where user_id = $1").bind(user_id).execute(&mut *db).await?;
+    pending_login::delete_all(db, user_id).await?;
+    device::delete_without_session(db, user_id).await?;
+    link::revoke_pending(db, user_id).await
+}
+
+/// Deletes sessions that started at `$1` or before, and those that were last used at `$1` or before.
+pub const PURGE_OLD: &str =
+    "delete from sessions where id in (select id from sessions where created_at <= $1 limit 1000)";
+pub const PURGE_IDLE: &str =
+    "delete from sessions where seen_at <= $1 and id in (select id from sessions where seen_at <= $1 limit 1000)";
+
+#[cfg(test)]
+mod tests {
+    use crate::test::{PASSWORD, TestApp, Visitor};
+    use crate::web::Routes;
+
+    async fn log_in_as_ada(visitor: &Visitor, headers: &[(&str, &str)]) {
+        let fields = [("username", "ada"), ("password", PASSWORD)];
+        visitor.post_with("/test/log-in", &fields, headers).await.assert_redirect("/");
+    }
+
+    #[tokio::test]
+    async fn the_oldest_sessions_of_a_user_with_too_many_end() {
+        let app = TestApp::with_env(&[("SESSIONS_PER_USER", "3")], Routes::new()).await;
+        let first = app.person("ada").await;
+        let browsers: Vec<Visitor> = (0..3).map(|_| app.visitor()).collect();
+        for browser in &browsers {
+            log_in_as_ada(browser, &[]).await;
+        }
+        first.assert_is("nobody").await;
+        for browser in &browsers {
+            browser.assert_is("ada").await;
+        }
+        let bob = app.person("bob").await;
+        log_in_as_ada(&app.visitor(), &[]).await;
+        bob.assert_is("bob").await;
+    }
+
+    #[tokio::test]
+    async fn a_session_is_stored_with_its_network_address_and_browser() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let agent = format!("Browser\u{9} {}", "x".repeat(300));
+        log_in_as_ada(&app.visitor(), &[("user-agent", &agent)]).await;
+        let sql = "select count(*) from sessions where address = '127.0.0.1' and length(device) = 200";
+        assert_eq!(app.count(sql).await, 1);
+        assert_eq!(app.count("select count(*) from events where kind = 'logged_in'").await, 2);
+    }
+}

@@ -1,0 +1,169 @@
+//! Batched session look-ups. While one query for sessions is running, requests that arrive wait for the next one, which
+//! asks for all of them at once. Nothing is cached: every answer comes from a query that began after its request did, so
+//! a session that has ended is invalid at once, on every replica.
+
+use super::row::{self, SessionRow};
+use crate::base::{Error, Result, TokenHash};
+use crate::db::database::{count_statement, within_deadline};
+use crate::db::{DEADLINE, Database};
+use anyhow::anyhow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
+/// Two, so that one connection that stalls does not stop everybody.
+const WORKERS: usize = 2;
+
+/// How long a worker without work keeps its connection.
+const IDLE: Duration = Duration::from_secs(1);
+
+struct Waiter {
+    token_hash: TokenHash,
+    answer: oneshot::Sender<Option<SessionRow>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiters: Mutex<Vec<Waiter>>,
+    added: Notify,
+}
+
+#[derive(Clone)]
+pub struct Lookup(Arc<Queue>);
+
+impl Lookup {
+    /// Starts the workers, which run as long as the runtime.
+    pub fn start(database: &Database) -> Lookup {
+        let queue = Arc::new(Queue::default());
+        for _ in 0..WORKERS {
+            tokio::spawn(supervise(queue.clone(), database.clone()));
+        }
+        Lookup(queue)
+    }
+
+    /// The session with this token hash and its user, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database cannot be reached or [`DEADLINE`] has passed.
+    pub async fn find(&self, token_hash: TokenHash) -> Result<Option<SessionRow>> {
+        let (answer, answered) = oneshot::channel();
+        self.0.waiters.lock().unwrap_or_else(PoisonError::into_inner).push(Waiter { token_hash, answer });
+        self.0.added.notify_one();
+        let Ok(Ok(row)) = timeout(DEADLINE, answered).await else {
+            return Err(Error::Unavailable(anyhow!("the look-up of a session was not answered")));
+        };
+        count_statement();
+        Ok(row)
+    }
+}
+
+/// Runs a worker whenever there is something to look up, and survives its failures.
+async fn supervise(queue: Arc<Queue>, database: Database) {
+    loop {
+        queue.added.notified().await;
+        let (batches, database) = (queue.clone(), database.clone());
+        let failure = match tokio::spawn(async move { work(&batches, &database).await }).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => format!("{:#}", anyhow::Error::from(error)),
+            Err(panic) => panic.to_string(),
+        };
+        tracing::warn!("a look-up of sessions failed: {failure}");
+        // The next batch starts fresh, and at once if somebody is waiting.
+        queue.added.notify_one();
+    }
+}
+
+/// Returns batch after batch on one connection, until none has come for [`IDLE`]. An error drops its batch, which tells
+/// the waiters.
+async fn work(queue: &Queue, database: &Database) -> Result<()> {
+    let mut batch = queue.next_batch();
+    let mut connection = within_deadline(database.connection()).await?;
+    loop {
+        if !batch.is_empty() {
+            let hashes: Vec<&TokenHash> = batch.iter().map(|waiter| &waiter.token_hash).collect();
+            let rows = within_deadline(row::find_all(&mut connection, &hashes)).await?;
+            for Waiter { token_hash, answer } in batch {
+                // A client that has disconnected does not wait any more.
+                let _ = answer.send(rows.iter().find(|row| row.token_hash == token_hash).cloned());
+            }
+        } else if timeout(IDLE, queue.added.notified()).await.is_err() {
+            connection.release();
+            return Ok(());
+        }
+        // Lets requests that are ready to ask join the next batch.
+        yield_now().await;
+        batch = queue.next_batch();
+    }
+}
+
+impl Queue {
+    fn next_batch(&self) -> Vec<Waiter> {
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        let length = waiters.len().min(row::MOST_AT_ONCE);
+        waiters.drain(..length).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Token;
+    use crate::test::{TestApp, Visitor};
+    use futures_util::future::join_all;
+
+    async fn crowd(app: &TestApp, people: usize) -> Vec<Visitor> {
+        join_all((0..people).map(async |number| app.person(&format!("p{number}")).await)).await
+    }
+
+    #[tokio::test]
+    async fn many_requests_at_once_take_few_queries_and_each_user_gets_their_own_name() {
+        let app = TestApp::new().await;
+        let crowd = crowd(&app, 40).await;
+        let stranger = app.visitor().with_cookie("session_token", &"A".repeat(43));
+        let before = app.statements();
+        let everybody = crowd.iter().enumerate().map(async |(number, person)| {
+            let name = format!("p{number}");
+            join_all((0..5).map(|_| person.assert_is(&name))).await;
+        });
+        tokio::join!(join_all(everybody), stranger.assert_is("nobody"));
+        let queries = app.statements() - before;
+        assert!(queries <= 20, "{queries} queries for 201 requests");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_disconnects_cancels_nobody_elses_request() {
+        let app = TestApp::new().await;
+        let crowd = crowd(&app, 20).await;
+        for _ in 0..20 {
+            let requests = crowd.iter().enumerate().map(async |(number, person)| {
+                if number % 2 == 0 {
+                    let _ = timeout(Duration::from_micros(50), person.get("/whoami")).await;
+                } else {
+                    person.assert_is(&format!("p{number}")).await;
+                }
+            });
+            join_all(requests).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_has_ended_is_invalid_for_every_later_request() {
+        let app = TestApp::new().await;
+        let crowd = crowd(&app, 10).await;
+        let busy = crowd.clone();
+        let noise = tokio::spawn(async move {
+            loop {
+                join_all(busy.iter().map(|person| person.get("/whoami"))).await;
+            }
+        });
+        for _ in 0..50 {
+            let name = Token::random().unwrap().text().to_lowercase().replace(['-', '_'], "");
+            let ada = app.person(&name[..20]).await;
+            app.execute("delete from sessions where id = (select max(id) from sessions)").await;
+            ada.assert_is("nobody").await;
+        }
+        noise.abort();
+    }
+}

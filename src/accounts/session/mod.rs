@@ -1,0 +1,12 @@
+//! Sessions. A browser holds a random token and the table its SHA-256, so a stolen copy of the database grants no access
+//! and there is no key to keep. A session ends by age, by inactivity, by log-out, by a changed credential, or with its
+//! user. Only this folder writes the table.
+
+pub mod find;
+pub mod last_seen;
+pub mod lifecycle;
+pub mod lookup;
+pub mod row;
+
+pub use find::Sessions;
+pub use row::Session;

@@ -1,0 +1,193 @@
+//! Users. Only a user's id never changes, so other tables refer to that.
+
+use super::client::Client;
+use super::event::{self, Event};
+use crate::base::{Error, Result};
+use crate::db::rate_limit::{self, Key};
+use crate::db::{Connection, DbRow, new_id, now};
+use sqlx::{FromRow, Row};
+use std::fmt;
+use std::time::Duration;
+
+pub const SIGNED_UP: Event = Event::named("signed_up", "You signed up");
+pub const USERNAME_CHANGED: Event = Event::named("username_changed", "Username changed")
+    .with_notice("Your username was changed", "The one before is kept from everybody for a while.");
+pub const DELETED: Event = Event::named("deleted", "Account deleted");
+
+/// A user. As an argument of a handler: the user who is logged in.
+#[derive(Clone, Debug)]
+pub struct User {
+    pub id: String,
+    pub username: String,
+}
+
+/// From the columns `user_id` and `username`.
+impl FromRow<'_, DbRow> for User {
+    fn from_row(row: &DbRow) -> sqlx::Result<User> {
+        Ok(User { id: row.try_get("user_id")?, username: row.try_get("username")? })
+    }
+}
+
+/// A username, as it stands in the address of a profile: 1 to 20 of `0-9a-z`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Username(String);
+
+/// Names that people could take for the operators of the site (RFC 2142 has the mailbox names).
+const RESERVED: [&str; 10] =
+    ["admin", "administrator", "root", "support", "security", "postmaster", "webmaster", "abuse", "system", "latchkey"];
+
+impl Username {
+    pub const MAX_LENGTH: usize = 20;
+
+    /// # Errors
+    /// The sentence to show beside the field.
+    pub fn parse(text: &str) -> Result<Username, String> {
+        let name = text.to_ascii_lowercase();
+        if name.is_empty() {
+            return Err("Please choose a username.".into());
+        }
+        if !name.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase()) {
+            return Err("A username has only letters from a to z and digits, without spaces.".into());
+        }
+        if name.len() > Username::MAX_LENGTH {
+            return Err(format!("A username has at most {} characters.", Username::MAX_LENGTH));
+        }
+        Ok(Username(name))
+    }
+
+    /// Refuses names that people could take for its operators, the site's own name included.
+    ///
+    /// # Errors
+    /// The sentence to show beside the field.
+    pub fn unreserved(self, site_name: &str) -> Result<Username, String> {
+        let site_name = site_name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "");
+        if RESERVED.contains(&&*self.0) || self.0 == site_name {
+            return Err("This name is kept for the people who run this site. Please choose another.".into());
+        }
+        Ok(self)
+    }
+
+    /// The sentence to show beside the field when somebody has it.
+    pub fn taken(&self) -> String {
+        format!("The name {self} is taken. Please choose another.")
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Username {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Creates a user and returns the id. `None` when somebody has the name or gave it up recently: the unique index decides,
+/// so of two who ask at once only one gets it.
+pub async fn create(db: &mut Connection, username: &Username, client: &Client) -> Result<Option<String>> {
+    let id = new_id();
+    Ok(create_with_id(db, &id, username, client).await?.then_some(id))
+}
+
+/// As [`create`], with an id that was needed before the account exists. Returns whether the name was free.
+pub async fn create_with_id(db: &mut Connection, id: &str, username: &Username, client: &Client) -> Result<bool> {
+    let sql = "insert into users (id, username, created_at) values ($1, $2, $3) on conflict (username) do nothing";
+    let created = sqlx::query(sql).bind(id).bind(username.as_str()).bind(now()).execute(&mut *db).await?;
+    if created.rows_affected() == 0 {
+        return Ok(false);
+    }
+    // Checked now, because the insert may have waited for somebody who was giving the name up.
+    if is_reserved(db, username.as_str()).await? {
+        sqlx::query("delete from users where id = $1").bind(id).execute(db).await?;
+        return Ok(false);
+    }
+    event::record(db, id, SIGNED_UP.by(client)).await?;
+    Ok(true)
+}
+
+/// The user with this name who is allowed to log in.
+pub async fn find(db: &mut Connection, username: &Username) -> Result<Option<User>> {
+    let sql = "select id as user_id, username from users where username = $1 and disabled_at is null";
+    Ok(sqlx::query_as(sql).bind(username.as_str()).fetch_optional(db).await?)
+}
+
+/// Locks the user's row until the transaction ends. Log-ins, changes and the deletion of one user begin with it, so they
+/// follow one another. `None` when there is no such user, or the user is disabled.
+pub async fn lock(db: &mut Connection, user_id: &str) -> Result<Option<User>> {
+    let sql = "update users set id = id where id = $1 and disabled_at is null returning id as user_id, username";
+    Ok(sqlx::query_as(sql).bind(user_id).fetch_optional(db).await?)
+}
+
+/// Changes a user's name, and reserves the old one for a while. Returns whether the new name was free.
+pub async fn rename(
+    db: &mut Connection,
+    user_id: &str,
+    name: &Username,
+    reserved_for: Duration,
+    client: &Client,
+) -> Result<bool> {
+    // The name as it is now: another request may have changed it since this one was authorized.
+    let User { username: old, .. } = lock(db, user_id).await?.ok_or(Error::NOT_FOUND)?;
+    // Does not wait for a name that somebody has: two users who want each other's names would deadlock.
+    let sql = "update users set username = $1 where id = $2 \
+               and not exists (select 1 from users u where u.username = $1)";
+    let renamed = sqlx::query(sql).bind(name.as_str()).bind(user_id).execute(&mut *db).await;
+    match renamed {
+        Ok(renamed) if renamed.rows_affected() > 0 => {}
+        Ok(_) => return Ok(false),
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(false),
+        Err(error) => return Err(error.into()),
+    }
+    if is_reserved(db, name.as_str()).await? {
+        sqlx::query(sql).bind(&*old).bind(user_id).execute(db).await?;
+        return Ok(false);
+    }
+    rate_limit::block(db, &reservation(&old), reserved_for).await?;
+    event::record(db, user_id, USERNAME_CHANGED.by(client)).await?;
+    Ok(true)
+}
+
+/// A name that was given up is reserved, so that nobody takes over somebody else's links and reputation.
+fn reservation(name: &str) -> Key {
+    Key::new("name", name)
+}
+
+async fn is_reserved(db: &mut Connection, name: &str) -> Result<bool> {
+    rate_limit::is_blocked(db, &reservation(name)).await
+}
+
+/// Deletes a user and, by the foreign keys, everything that belongs to them, and reserves the name. Events stay, without
+/// anything that tells who the user was.
+pub async fn delete(db: &mut Connection, user_id: &str, reserved_for: Duration, client: &Client) -> Result<()> {
+    // First, so that events that others were about to record are there to be anonymized.
+    let sql = "delete from users where id = $1 returning username";
+    let deleted: Option<String> = sqlx::query_scalar(sql).bind(user_id).fetch_optional(&mut *db).await?;
+    let username = deleted.ok_or(Error::NOT_FOUND)?;
+    rate_limit::reset_user(db, user_id).await?;
+    rate_limit::block(db, &reservation(&username), reserved_for).await?;
+    event::record(db, user_id, DELETED.by(client)).await?;
+    event::anonymize(db, user_id).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_lowered_and_anything_but_letters_and_digits_is_refused() {
+        assert_eq!(Username::parse("Ada1815").unwrap().as_str(), "ada1815");
+        assert!(Username::parse(&"a".repeat(20)).is_ok());
+        for wrong in ["", " ada", "ada ", "a b", "Zoë", "a-b", "a\0", "ﬁ", "İ", "ada\n", &"a".repeat(21)] {
+            assert!(Username::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_people_who_run_the_site_are_refused() {
+        for name in ["Admin", "root", "postmaster", "latchkey", "acmecorp"] {
+            assert!(Username::parse(name).unwrap().unreserved("Acme Corp").is_err(), "{name}");
+        }
+        assert!(Username::parse("adminton").unwrap().unreserved("Acme Corp").is_ok());
+    }
+}

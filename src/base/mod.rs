@@ -1,0 +1,19 @@
+//! The ground floor: settings, errors, tokens and files. Everything may import it, and it imports nothing of the app.
+
+pub mod config;
+pub mod env;
+pub mod error;
+pub mod files;
+pub mod seal;
+pub mod smtp;
+pub mod token;
+
+#[allow(unused_imports)] // What nothing uses yet is for features to come.
+pub use {
+    config::{Config, TwoFactorPolicy},
+    env::{Backoff, Env, Rate},
+    error::{Error, FieldErrors, Result},
+    seal::{Sealed, Seals},
+    smtp::MailDelivery,
+    token::{Token, TokenHash, random},
+};

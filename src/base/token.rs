@@ -1,0 +1,51 @@
+//! Tokens: 256 random bits that a browser or a mail holds, and the hash that the database keeps.
+
+use super::error::{Error, Result};
+use anyhow::anyhow;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use getrandom::SysRng;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+use sha2::{Digest, Sha256};
+
+/// 256 random bits that grant access to something. Never logged or stored as they are.
+#[derive(Clone)]
+pub struct Token([u8; 32]);
+
+/// The SHA-256 of a [`Token`], which is what a table holds. It needs no salt, because nobody can guess 256 bits.
+pub type TokenHash = [u8; 32];
+
+impl Token {
+    /// # Errors
+    /// As [`random`].
+    pub fn random() -> Result<Token> {
+        random().map(Token)
+    }
+
+    /// Reads the 43 characters of [`Token::text`]. Anything else is `None`.
+    pub fn parse(text: &str) -> Option<Token> {
+        BASE64_URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Token)
+    }
+
+    /// 43 characters of base64url, for cookies and links.
+    pub fn text(&self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(self.0)
+    }
+
+    pub fn hash(&self) -> TokenHash {
+        Sha256::digest(self.0).into()
+    }
+}
+
+/// Random bytes from a ChaCha20 generator that the operating system has just seeded with 256 bits.
+///
+/// # Errors
+/// When the operating system has no randomness to give.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
+    let seeded = ChaCha20Rng::try_from_rng(&mut SysRng);
+    let mut generator = seeded.map_err(|error| Error::Fault(anyhow!("no randomness: {error}")))?;
+    let mut bytes = [0; N];
+    generator.fill_bytes(&mut bytes);
+    Ok(bytes)
+}

@@ -1,0 +1,83 @@
+//! `latchkey serve`: the site itself, on its own or under Shuttle's tooling.
+
+use super::output::{say, start_log};
+use crate::base::{Config, Env};
+use crate::features;
+use crate::server::{connections, purge, site::Site};
+use anyhow::Result;
+use tokio::sync::watch;
+
+pub async fn run(env: &Env) -> Result<()> {
+    let config = Config::from_env(env)?;
+    start_log(env, config.log_json)?;
+    serve(env, config).await
+}
+
+async fn serve(env: &Env, mut config: Config) -> Result<()> {
+    let features = features::all(env)?;
+    let listener = connections::bind(&mut config).await?;
+    let site = Site::open(config, features).await?;
+    let app = &site.app;
+    if app.config.insecure_http && !app.config.development() {
+        tracing::warn!("INSECURE_HTTP=yes: passwords cross the network in the clear");
+    }
+    let stop = stop_signal()?;
+    say(format!("{} is at {}", app.config.site_name, app.config.origin()))?;
+    tokio::spawn(purge::run(app.clone()));
+    let (stopping, stopped) = watch::channel(false);
+    let outbox = tokio::spawn(site.outbox.clone().run(app.config.drain_timeout, stopped));
+    let stop = async {
+        stop.await;
+        stopping.send_replace(true);
+    };
+    let served = connections::serve(&site, listener, stop).await;
+    outbox.await?;
+    app.db.close().await;
+    served
+}
+
+/// Ends when the process is asked to stop: by SIGTERM or Ctrl-C.
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        // The signals are caught from here on, not only while somebody waits for them.
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+    }
+    #[cfg(not(unix))]
+    {
+        let mut interrupt = tokio::signal::windows::ctrl_c()?;
+        Ok(async move {
+            interrupt.recv().await;
+        })
+    }
+}
+
+/// The site as a service of Shuttle's runtime.
+#[cfg(feature = "shuttle")]
+pub struct OnShuttle {
+    pub url: String,
+    pub secrets: shuttle_runtime::SecretStore,
+}
+
+#[cfg(feature = "shuttle")]
+#[shuttle_runtime::async_trait]
+impl shuttle_runtime::Service for OnShuttle {
+    async fn bind(self, address: std::net::SocketAddr) -> Result<(), shuttle_runtime::Error> {
+        let place = [
+            ("DATABASE_URL".into(), self.url),
+            ("HOST".into(), address.ip().to_string()),
+            ("PORT".into(), address.port().to_string()),
+        ];
+        let env = std::env::vars().chain(self.secrets).chain(place).collect();
+        let config = Config::from_env(&env)?;
+        start_log(&env, config.log_json)?;
+        Ok(serve(&env, config).await?)
+    }
+}

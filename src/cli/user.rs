@@ -1,0 +1,110 @@
+//! `latchkey user …`: accounts from the command line.
+
+use super::output::say;
+use crate::accounts::link::{self, Purpose};
+use crate::accounts::{
+    AuthLevel, Client, Email, NewPassword, User, Username, address, password::limiter::HashLimiter, password::table,
+    personal_words, user,
+};
+use crate::base::{Config, Env};
+use crate::db::{AFTER_ALL_IDS, Connection, Database};
+use crate::features;
+use anyhow::{Context, Result, anyhow, bail};
+use std::io::{BufRead, IsTerminal, stdin};
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Create an account; the password is asked for, or read as one line of standard input
+    Add {
+        /// 1 to 20 of the characters 0-9 and a-z
+        name: String,
+        /// An e-mail address, kept unconfirmed
+        #[arg(long)]
+        email: Option<String>,
+    },
+    /// List the accounts, newest first
+    List,
+    /// Print a link to choose a new password; it works once, for RESET_LIFETIME
+    ResetLink { name: String },
+}
+
+pub async fn run(env: &Env, command: Command) -> Result<()> {
+    let config = Config::from_env(env)?;
+    match command {
+        Command::Add { name, email } => add(&config, &name, email.as_deref()).await,
+        Command::List => list(&config).await,
+        Command::ResetLink { name } => reset_link(env, &config, &name).await,
+    }
+}
+
+async fn add(config: &Config, name: &str, email: Option<&str>) -> Result<()> {
+    let username = Username::parse(name).map_err(|sentence| anyhow!(sentence))?;
+    let email = email.map(Email::parse).transpose().map_err(|sentence| anyhow!(sentence))?;
+    let password = NewPassword::parse(&ask_password()?, config).map_err(|sentence| anyhow!(sentence))?;
+    let personal = personal_words(config, username.as_str(), email.as_ref().map(Email::as_str));
+    let hash = HashLimiter::new(config).hash(password, personal).await?;
+    let here = Client::local("command line");
+    let db = Database::open(config).await?;
+    let created = db.write(async |db| {
+        let Some(id) = user::create(db, &username, &here).await? else { return Ok(false) };
+        table::set(db, &id, &hash).await?;
+        if let Some(email) = &email {
+            address::set_pending(db, &id, email, AuthLevel::OneFactor).await?;
+        }
+        Ok(true)
+    });
+    if !created.await? {
+        bail!("The name {username} is taken.");
+    }
+    db.close().await;
+    say(format!("{username} can log in now."))
+}
+
+/// For a user who has no other way back.
+async fn reset_link(env: &Env, config: &Config, name: &str) -> Result<()> {
+    let path = features::all(env)?.iter().find_map(|feature| feature.reset_path);
+    let path = path.context("this site has no page where a password is reset")?;
+    let username = Username::parse(name).map_err(|sentence| anyhow!(sentence))?;
+    let db = Database::open(config).await?;
+    let token = db.write(async |db| {
+        let Some(user) = user::find(db, &username).await? else { return Ok(None) };
+        user::lock(db, &user.id).await?;
+        link::issue(db, Purpose::Reset, &user.id, "", "", config.reset_lifetime).await.map(Some)
+    });
+    let token = token.await?.with_context(|| format!("No user who can log in is called {username}."))?;
+    db.close().await;
+    say(config.origin() + &path.replace("{token}", &token.text()))
+}
+
+fn ask_password() -> Result<String> {
+    if stdin().is_terminal() {
+        let password = rpassword::prompt_password("Password: ")?;
+        if rpassword::prompt_password("Repeat it: ")? != password {
+            bail!("The two passwords differ.");
+        }
+        return Ok(password);
+    }
+    let mut line = String::new();
+    stdin().lock().read_line(&mut line).context("the password could not be read")?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_string())
+}
+
+async fn list(config: &Config) -> Result<()> {
+    let db = Database::open(config).await?;
+    let mut after = AFTER_ALL_IDS.to_string();
+    loop {
+        let next = async |db: &mut Connection| {
+            let sql = "select id as user_id, username from users where id < $1 and disabled_at is null \
+                       order by id desc limit 1000";
+            Ok(sqlx::query_as(sql).bind(&*after).fetch_all(db).await?)
+        };
+        let users: Vec<User> = db.read(next).await?;
+        for user in &users {
+            say(format!("{}  {}", user.id, user.username))?;
+        }
+        let Some(last) = users.last() else { break };
+        after.clone_from(&last.id);
+    }
+    db.close().await;
+    Ok(())
+}

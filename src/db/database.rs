@@ -1,0 +1,306 @@
+//! [`Database`] and the ways to use it: `read`, `write` and `write_relaxed`.
+//!
+//! Each takes a closure, holds one connection for it, and allows [`DEADLINE`] for all of it, waiting included. A write is
+//! a transaction that is committed when the closure returns `Ok`.
+
+use super::connect::{self, DEADLINE};
+use super::engine::{Db, DbConnection, DbRow};
+use super::migrate;
+use crate::base::{Config, Error, Result, config::is_sqlite};
+use anyhow::anyhow;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use sqlx::pool::PoolConnection;
+use sqlx::{Either, Execute, Executor, SqlStr};
+use std::cell::Cell;
+use std::ops::AsyncFnOnce;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use tokio::sync::{Notify, Semaphore};
+
+const SCHEMA: &str = include_str!("../../schema.sql");
+
+#[derive(Clone)]
+pub struct Database {
+    pool: sqlx::Pool<Db>,
+    /// SQLite has one writer at a time, and its own lock is not fair. Waiting here is first come, first served.
+    writer: Option<Arc<Semaphore>>,
+    /// Only one relaxed write waits for `writer`, so that a crowd of them does not delay the others.
+    relaxed: Arc<Semaphore>,
+    committed: Arc<Notify>,
+    statements: Arc<AtomicU64>,
+}
+
+impl Database {
+    /// Applies new sections of `schema.sql` by `config.database_direct_url`, then connects to `config.database_url`.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, or a section cannot be applied.
+    pub async fn open(config: &Config) -> anyhow::Result<Database> {
+        connect::prepare(config)?;
+        // Kept until the pool is open: while the last connection to a SQLite file closes, opening it can fail.
+        let mut direct = connect::direct(&config.database_direct_url).await?;
+        migrate::apply(&mut direct, is_sqlite(&config.database_direct_url), SCHEMA).await?;
+        let pool = connect::pool(&config.database_url, config.database_pool).await?;
+        sqlx::Connection::close(direct).await?;
+        Ok(Database {
+            pool,
+            writer: is_sqlite(&config.database_url).then(|| Arc::new(Semaphore::new(1))),
+            relaxed: Arc::new(Semaphore::new(1)),
+            committed: Arc::default(),
+            statements: Arc::default(),
+        })
+    }
+
+    /// Runs `work` on one connection, for queries that change nothing.
+    ///
+    /// # Errors
+    /// What `work` answers; [`Error::Unavailable`] when the database cannot be reached or [`DEADLINE`] has passed.
+    pub async fn read<T>(&self, work: impl AsyncFnOnce(&mut Connection) -> Result<T>) -> Result<T> {
+        within_deadline(async {
+            let mut connection = self.connection().await?;
+            let answer = work(&mut connection).await;
+            connection.release();
+            answer
+        })
+        .await
+    }
+
+    /// Runs `work` in a transaction that survives a power cut: committed when it returns `Ok`, rolled back when it answers
+    /// `Err`.
+    ///
+    /// # Errors
+    /// As [`Database::read`]. If the deadline passes during the commit, the outcome is unknown.
+    pub async fn write<T>(&self, work: impl AsyncFnOnce(&mut Connection) -> Result<T>) -> Result<T> {
+        let begin = if self.writer.is_some() { SQLITE_WRITE } else { "begin" };
+        within_deadline(self.transaction(begin, work)).await
+    }
+
+    /// As [`Database::write`], without waiting for the disk: for counts and times that a power cut may lose. A process that
+    /// is killed loses nothing.
+    ///
+    /// # Errors
+    /// As [`Database::write`].
+    pub async fn write_relaxed<T>(&self, work: impl AsyncFnOnce(&mut Connection) -> Result<T>) -> Result<T> {
+        if self.writer.is_none() {
+            return within_deadline(self.transaction(POSTGRES_RELAXED, work)).await;
+        }
+        within_deadline(async {
+            let _turn = self.relaxed.acquire().await.expect("the semaphore is never closed");
+            self.transaction(SQLITE_RELAXED, work).await
+        })
+        .await
+    }
+
+    async fn transaction<T>(
+        &self,
+        begin: &'static str,
+        work: impl AsyncFnOnce(&mut Connection) -> Result<T>,
+    ) -> Result<T> {
+        let _turn = match &self.writer {
+            Some(writer) => Some(writer.acquire().await.expect("the semaphore is never closed")),
+            None => None,
+        };
+        let mut connection = self.connection().await?;
+        connection.inner().execute(begin).await?;
+        let answer = work(&mut connection).await;
+        connection.inner().execute(if answer.is_ok() { "commit" } else { "rollback" }).await?;
+        if connection.notifies && answer.is_ok() {
+            self.committed.notify_one();
+        }
+        connection.release();
+        answer
+    }
+
+    /// One connection, for work that sets its own deadline.
+    ///
+    /// # Errors
+    /// When none is free in time.
+    pub async fn connection(&self) -> Result<Connection> {
+        let inner = Some(self.pool.acquire().await?);
+        Ok(Connection { inner, notifies: false, statements: self.statements.clone() })
+    }
+
+    /// Waits until this process commits a transaction that called [`Connection::notify_on_commit`].
+    pub async fn commit_notified(&self) {
+        self.committed.notified().await;
+    }
+
+    /// How many statements this process has run on this database.
+    pub fn statements(&self) -> u64 {
+        self.statements.load(Relaxed)
+    }
+
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// How a transaction begins, with and without waiting for the disk at its commit.
+const SQLITE_WRITE: &str = "pragma synchronous = full; begin immediate";
+const SQLITE_RELAXED: &str = "pragma synchronous = normal; begin immediate";
+const POSTGRES_RELAXED: &str = "begin; set local synchronous_commit = off";
+
+/// Limits work with the database to [`DEADLINE`].
+///
+/// # Errors
+/// [`Error::Unavailable`] when the deadline has passed.
+pub async fn within_deadline<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Error::Unavailable(anyhow!("the database did not answer within {DEADLINE:?}"));
+    tokio::time::timeout(DEADLINE, work).await.map_err(late)?
+}
+
+tokio::task_local! {
+    static REQUEST_STATEMENTS: Cell<u32>;
+}
+
+/// Returns what `work` answers, and how many statements it ran.
+pub async fn count_statements<T>(work: impl Future<Output = T>) -> (T, u32) {
+    let counted = async { (work.await, REQUEST_STATEMENTS.with(Cell::get)) };
+    REQUEST_STATEMENTS.scope(Cell::new(0), counted).await
+}
+
+/// Counts a statement that another task ran for this request.
+pub fn count_statement() {
+    let _ = REQUEST_STATEMENTS.try_with(|count| count.set(count.get() + 1));
+}
+
+/// A connection in use. It returns to the pool only when its work has come to an end. One that is dropped before, because
+/// the deadline passed or the client disconnected, may be in the middle of an answer or a transaction, and is closed.
+pub struct Connection {
+    inner: Option<PoolConnection<Db>>,
+    notifies: bool,
+    statements: Arc<AtomicU64>,
+}
+
+impl Connection {
+    fn inner(&mut self) -> &mut DbConnection {
+        self.inner.as_mut().expect("only release and drop take it")
+    }
+
+    /// Wakes the task that waits in [`Database::commit_notified`], once this transaction is committed.
+    pub fn notify_on_commit(&mut self) {
+        self.notifies = true;
+    }
+
+    /// Returns the connection to the pool.
+    pub fn release(mut self) {
+        drop(self.inner.take());
+    }
+
+    fn counted(&mut self) -> &mut DbConnection {
+        self.statements.fetch_add(1, Relaxed);
+        count_statement();
+        self.inner()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take() {
+            drop(inner.detach());
+        }
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+type QueryAnswer = Either<<Db as sqlx::Database>::QueryResult, DbRow>;
+
+/// Queries run on a [`Connection`] as on any of sqlx's own, and are counted.
+impl<'c> Executor<'c> for &'c mut Connection {
+    type Database = Db;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<QueryAnswer>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Db>,
+    {
+        self.counted().fetch_many(query)
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<DbRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Db>,
+    {
+        self.counted().fetch_optional(query)
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [<Db as sqlx::Database>::TypeInfo],
+    ) -> BoxFuture<'e, sqlx::Result<<Db as sqlx::Database>::Statement>>
+    where
+        'c: 'e,
+    {
+        self.inner().prepare_with(sql, parameters)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Env;
+    use crate::test::{TestApp, TestDatabase};
+    use std::time::{Duration, Instant};
+
+    #[tokio::test]
+    async fn replicas_may_start_together() {
+        let database = TestDatabase::new().await;
+        let env: Env = [("DATABASE_URL", &*database.url)].into_iter().collect();
+        let config = Config::from_env(&env).unwrap();
+        for opened in futures_util::future::join_all((0..3).map(|_| Database::open(&config))).await {
+            let db = opened.unwrap();
+            let count = async |db: &mut Connection| {
+                Ok(sqlx::query_scalar::<_, i64>("select count(*) from users").fetch_one(db).await?)
+            };
+            assert_eq!(db.read(count).await.unwrap(), 0);
+            db.close().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn work_that_answers_an_error_is_rolled_back() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let refused = app.app.db.write(async |db| {
+            sqlx::query("delete from users").execute(db).await?;
+            Err::<(), _>(Error::NOT_FOUND)
+        });
+        assert!(refused.await.is_err());
+        assert_eq!(app.count("select count(*) from users").await, 1);
+    }
+
+    #[tokio::test]
+    async fn work_that_is_dropped_is_rolled_back_and_its_connection_is_not_used_again() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        for _ in 0..20 {
+            let stuck = app.app.db.write(async |db| {
+                sqlx::query("delete from users").execute(db).await?;
+                std::future::pending::<Result<()>>().await
+            });
+            // The client disconnects.
+            assert!(tokio::time::timeout(Duration::from_millis(20), stuck).await.is_err());
+        }
+        assert_eq!(app.count("select count(*) from users").await, 1);
+        app.execute("update users set created_at = 1").await;
+    }
+
+    #[tokio::test]
+    async fn work_that_takes_too_long_is_unavailable_and_delays_nobody() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let started = Instant::now();
+        let late = app.app.db.write(async |_| std::future::pending::<Result<()>>().await).await;
+        assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
+        assert!(started.elapsed() < DEADLINE + Duration::from_secs(1));
+        app.execute("update users set created_at = 1").await;
+    }
+}

@@ -1,0 +1,16 @@
+//! The database: one embedded SQLite file, or Postgres with many replicas.
+
+pub mod clock;
+pub mod connect;
+pub mod database;
+pub mod engine;
+pub mod migrate;
+pub mod rate_limit;
+
+#[allow(unused_imports)] // What nothing uses yet is for features to come.
+pub use {
+    clock::{AFTER_ALL_IDS, new_id, now, now_in_milliseconds},
+    connect::DEADLINE,
+    database::{Connection, Database},
+    engine::{Db, DbRow},
+};

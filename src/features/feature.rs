@@ -1,0 +1,50 @@
+//! [`Feature`]: what a feature offers.
+
+use crate::accounts::Event;
+use crate::base::Sealed;
+use crate::mail::Deliver;
+use crate::web::app::{OnSessionStart, Settings, WriteMail};
+use crate::web::{Factor, Flash, Routes};
+
+/// `Feature { routes, ..Feature::named("notes") }`
+#[derive(Default)]
+pub struct Feature {
+    /// Empty for a feature that is off, because of how the site is configured.
+    pub name: &'static str,
+    pub routes: Routes,
+    /// The events that its handlers record.
+    pub events: &'static [Event],
+    /// The sentences that its handlers leave for the next page.
+    pub flashes: &'static [Flash],
+    /// The kinds of mail it writes.
+    pub mails: &'static [(&'static str, WriteMail)],
+    /// Statements that each delete some expired rows; `$1` is the time in seconds since 1970.
+    pub purge: &'static [&'static str],
+    /// What it stores about a user, for the copy of their data: a name, and a query for the user with the id `$1`.
+    pub export: &'static [(&'static str, &'static str)],
+    /// What it stores sealed.
+    pub sealed: &'static [Sealed],
+    /// By what it lets users authenticate.
+    pub factor: Option<Factor>,
+    pub on_session_start: Option<OnSessionStart>,
+    /// Its own variables, as `feature(env)` has read them; handlers get them by `app.settings::<T>()`.
+    pub settings: Option<Settings>,
+    /// Takes mails while no mail server is configured.
+    pub deliver: Option<Deliver>,
+    /// The page where people log in.
+    pub login_path: Option<&'static str>,
+    /// The page where users authenticate again.
+    pub confirm_path: Option<&'static str>,
+    /// The page with a user's settings.
+    pub account_path: Option<&'static str>,
+    /// The page where a link to reset the password leads; `{token}` stands for its token.
+    pub reset_path: Option<&'static str>,
+    /// Paths that are answered under any host name.
+    pub any_host: &'static [&'static str],
+}
+
+impl Feature {
+    pub fn named(name: &'static str) -> Feature {
+        Feature { name, ..Feature::default() }
+    }
+}

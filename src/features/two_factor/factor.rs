@@ -1,0 +1,141 @@
+//! Codes as a factor: a log-in that has begun with one factor asks for them.
+
+use super::{account, code, log_in};
+use crate::accounts::AuthLevel;
+use crate::base::Result;
+use crate::db::Connection;
+use crate::web::app::FactorAttempt;
+use crate::web::{App, Factor};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+pub const FACTOR: Factor = Factor {
+    name: "code",
+    count: code::COUNT,
+    suffices: false,
+    verify,
+    refusal: code::REFUSAL,
+    next,
+    set_up_path: account::PATH,
+    added: account::TWO_FACTOR_ON,
+    undo: code::UNDO,
+};
+
+fn verify<'a>(app: &'a App, attempt: FactorAttempt<'a>) -> BoxFuture<'a, Result<bool>> {
+    let FactorAttempt { session, client, value, .. } = attempt;
+    app.db.write(async move |db| code::verify(db, app, client, &session.user.id, value).await).boxed()
+}
+
+fn next<'a>(
+    _: &'a App,
+    db: &'a mut Connection,
+    user_id: &'a str,
+    level: AuthLevel,
+) -> BoxFuture<'a, Result<Option<&'static str>>> {
+    async move {
+        let asks = level == AuthLevel::OneFactor && code::is_on(db, user_id).await?;
+        Ok(asks.then_some(log_in::PATH))
+    }
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::phone::{Phone, later, send, start_log_in, turn_on, turn_on_and_off};
+    use super::*;
+    use crate::accounts::{Session, User};
+    use crate::db::{new_id, now};
+    use crate::test::TestApp;
+    use crate::web::{Credentials, factors::undo_added_since};
+    use std::collections::BTreeMap;
+
+    #[tokio::test]
+    async fn a_user_may_reauthenticate_by_a_code() {
+        let app = TestApp::new().await;
+        let (phone, codes) = turn_on(&app.person("ada").await).await;
+        let eve = app.person("eve").await;
+        let mistake = async |name: &str, code: &str| {
+            let (id, level) = (new_id(), AuthLevel::OneFactor);
+            let user = User { id: app.user(name).await, username: name.into() };
+            let session = Session { id, user, confirmed_at: now(), confirmed: level, level };
+            let credentials = Credentials(BTreeMap::from([("code".into(), code.into())]));
+            match app.login().await.reauthenticate(&session, &credentials).await {
+                Ok(reauthenticated) => {
+                    assert_eq!(reauthenticated.level(), AuthLevel::TwoFactors);
+                    None
+                }
+                Err(error) => {
+                    let errors = error.field_errors().unwrap();
+                    errors.iter().next().map(|(field, sentence)| (field, sentence.to_string()))
+                }
+            }
+        };
+        later(&app).await;
+        let refused = Some(("code", code::REFUSAL.to_string()));
+        assert_eq!(mistake("ada", &phone.wrong()).await, refused);
+        let code = phone.code();
+        // A user without an app has no code, and a recovery code does not replace it.
+        assert_eq!(mistake("eve", &code).await, refused);
+        assert_eq!(mistake("eve", &turn_on_and_off(&eve).await).await, refused);
+        for code in [&code, &codes[0]] {
+            assert_eq!(mistake("ada", code).await, None);
+            assert_eq!(mistake("ada", code).await, refused);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_code_is_still_counted() {
+        const ATTEMPTS: &str = "select cast(coalesce(sum(count), 0) as bigint) from limits";
+        const EVENTS: &str = "select count(*) from events where kind = 'wrong_code'";
+        const PENDING: &str = "select wrong from tokens where purpose = 'login'";
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+
+        let phone = Phone::scan(&ada.post("/account/two-factor/start", &[]).await);
+        send(&ada, "/account/two-factor/confirm", &phone.wrong()).await.assert_status(422);
+        assert_eq!(app.count(ATTEMPTS).await, 1);
+        send(&ada, "/account/two-factor/confirm", &phone.code()).await.assert_status(200);
+        assert_eq!(app.count(ATTEMPTS).await, 0);
+
+        send(&ada, "/test/reauthenticate", &phone.wrong()).await.assert_status(422);
+        assert_eq!((app.count(ATTEMPTS).await, app.count(EVENTS).await), (1, 1));
+
+        let browser = start_log_in(&app, "ada").await;
+        assert_eq!(app.count(PENDING).await, 0);
+        send(&browser, log_in::PATH, &phone.wrong()).await.assert_status(422);
+        assert_eq!((app.count(ATTEMPTS).await, app.count(EVENTS).await), (2, 2));
+        assert_eq!(app.count(PENDING).await, 1);
+
+        send(&ada, "/account/two-factor/off", &phone.wrong()).await.assert_status(422);
+        assert_eq!((app.count(ATTEMPTS).await, app.count(EVENTS).await), (3, 3));
+    }
+
+    #[tokio::test]
+    async fn what_a_thief_has_set_up_ends_when_the_owner_takes_the_account_back() {
+        let app = TestApp::new().await;
+        let thief = app.person("ada").await;
+        app.execute("update sessions set factors = 1, confirmed_factors = 1").await;
+        let earlier = new_id();
+        turn_on(&thief).await;
+        let (id, later) = (app.user("ada").await, new_id());
+        let undo = async |event_id: &str| {
+            let undo = async |db: &mut Connection| undo_added_since(&app.app, db, &id, event_id).await;
+            app.app.db.write(undo).await.unwrap();
+            app.count("select count(*) from totp").await
+        };
+        assert_eq!(undo(&later).await, 1);
+        assert_eq!(undo(&earlier).await, 0);
+    }
+
+    #[tokio::test]
+    async fn what_an_owner_sets_up_again_is_not_undone_by_an_older_mail() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let earlier = new_id();
+        turn_on(&ada).await;
+        let id = app.user("ada").await;
+        let undo = async |db: &mut Connection| undo_added_since(&app.app, db, &id, &earlier).await;
+        app.app.db.write(undo).await.unwrap();
+        assert_eq!(app.count("select count(*) from totp").await, 1);
+    }
+}

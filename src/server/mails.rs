@@ -1,0 +1,127 @@
+//! The outbox of the app: features write the mails, and SMTP or a feature delivers them.
+
+use crate::accounts::user;
+use crate::base::MailDelivery;
+use crate::db::Connection;
+use crate::mail::{Deliver, Mail, MailContent, Outbox, Outgoing, outbox, smtp::Smtp};
+use crate::web::App;
+use anyhow::Result;
+use futures_util::FutureExt;
+use futures_util::future::ready;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// `in_development` takes mails while no mail server is configured.
+///
+/// # Errors
+/// When the certificates that this system trusts cannot be read.
+pub fn outbox(app: &App, in_development: Option<Deliver>) -> Result<Outbox> {
+    let deliver: Deliver = match (&app.config.mail, in_development) {
+        (MailDelivery::Smtp(url), _) => {
+            let (smtp, app) = (Arc::new(Smtp::new(url)?), app.clone());
+            Arc::new(move |mail| {
+                let (smtp, app) = (smtp.clone(), app.clone());
+                async move { smtp.send(&app.config, mail).await }.boxed()
+            })
+        }
+        (_, Some(deliver)) => deliver,
+        (_, None) => Arc::new(log),
+    };
+    let writer = app.clone();
+    let write = Arc::new(move |mail| {
+        let app = writer.clone();
+        async move { write(&app, &mail).await }.boxed()
+    });
+    Ok(Outbox { db: app.db.clone(), write, deliver })
+}
+
+/// Without a mail server or a mailbox, the log says what would have been sent.
+fn log(mail: Outgoing) -> futures_util::future::BoxFuture<'static, Result<()>> {
+    tracing::info!("a mail to {}: {}", mail.email, mail.content.subject);
+    ready(Ok(())).boxed()
+}
+
+/// Warns about a kind of mail that no feature writes, the first time that one is dropped.
+fn warn_once(kind: &str) {
+    static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.to_string()) {
+        tracing::warn!(kind, "no feature writes mails of this kind; they are dropped");
+    }
+}
+
+/// Writes a mail by the feature that knows its kind. `None` if it must not be sent any more: it was cancelled, or its user
+/// is disabled. The user's row is locked, as when a mail is cancelled; otherwise a link could be made just after those of
+/// its kind were revoked.
+async fn write(app: &App, mail: &Mail) -> Result<Option<MailContent>> {
+    if matches!(app.config.mail, MailDelivery::Off) {
+        return Ok(None);
+    }
+    let Some((_, write)) = app.features.mails.iter().find(|(kind, _)| *kind == mail.kind) else {
+        warn_once(&mail.kind);
+        return Ok(None);
+    };
+    let write = async |db: &mut Connection| {
+        let user = match &mail.user_id {
+            Some(id) => match user::lock(db, id).await? {
+                Some(user) => Some(user),
+                None => return Ok(None),
+            },
+            None => None,
+        };
+        if !outbox::is_claimed(db, mail).await? {
+            return Ok(None);
+        }
+        write(app, db, mail, user).await
+    };
+    Ok(app.db.write(write).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::TestApp;
+    use crate::web::Routes;
+    use std::io::{self, Write};
+    use std::sync::Mutex;
+    use tracing::instrument::WithSubscriber;
+
+    async fn queue_one(app: &TestApp, kind: &'static str) {
+        let queue = async |db: &mut Connection| outbox::queue(db, kind, None, "ada@example.com", "").await;
+        app.app.db.write(queue).await.unwrap();
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mail_that_no_feature_writes_is_dropped_with_a_warning() {
+        let app = TestApp::new().await;
+        queue_one(&app, "of another version").await;
+        let log = Log::default();
+        let writer = log.clone();
+        let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        assert_eq!(app.mails().with_subscriber(lines).await.len(), 0);
+        assert_eq!(app.count("select count(*) from mails").await, 0);
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!(log.contains("WARN") && log.contains("of another version"), "{log}");
+    }
+
+    #[tokio::test]
+    async fn a_site_without_mail_drops_every_mail() {
+        let app = TestApp::with_env(&[("SMTP_URL", "none")], Routes::new()).await;
+        queue_one(&app, "test").await;
+        app.outbox().send_all().await;
+        assert_eq!(app.mails().await.len(), 0);
+        assert_eq!(app.count("select count(*) from mails").await, 0);
+    }
+}

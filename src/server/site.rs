@@ -1,0 +1,161 @@
+//! [`Site`]: the app with its routes.
+
+use super::mails;
+use crate::accounts::{EVENTS, Passwords, Sessions};
+use crate::base::{Config, Seals};
+use crate::db::{Database, rate_limit};
+use crate::features::Feature;
+use crate::mail::Outbox;
+use crate::web::app::{FeatureParts, Parts};
+use crate::web::error_pages::{self, ErrorContext};
+use crate::web::{App, Routes, auth, factors, security, templates::Templates};
+use anyhow::Result;
+use axum::Router;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use tower::Service;
+
+#[derive(Clone)]
+pub struct Site {
+    pub app: App,
+    pub outbox: Outbox,
+    router: Router,
+}
+
+impl Site {
+    /// # Errors
+    /// When the database cannot be opened or a template cannot be parsed; one sentence.
+    pub async fn open(config: Config, features: Vec<Feature>) -> Result<Site> {
+        let templates = Templates::load(&config, features.iter().map(|feature| feature.name))?;
+        let deliver = features.iter().find_map(|feature| feature.deliver.clone());
+        let (router, features) = take_apart(features);
+        factors::check_policy(&config, &features.factors)?;
+        let seals = Seals::load(&config, !features.sealed.is_empty())?;
+        let db = Database::open(&config).await?;
+        let salt = db.write(async |db| rate_limit::salt(db).await).await?;
+        let secret_key = config.secret_keys.first().cloned().unwrap_or_default();
+        let app = App::new(Parts {
+            templates,
+            sessions: Sessions::start(&config, &db),
+            passwords: Passwords::new(&config, &db, [salt, secret_key.into_bytes()].concat()),
+            seals,
+            features,
+            config,
+            db,
+        });
+        let outbox = mails::outbox(&app, deliver)?;
+        Ok(Site { router: router.with_state(app.clone()), outbox, app })
+    }
+
+    /// Returns a request. These are the layers, from the outside in; the last is in `web/routes.rs`, around each handler.
+    pub async fn answer(&self, mut request: Request) -> Response {
+        let Site { app, router, .. } = self;
+        let context = ErrorContext::new(app, &request);
+        let rest = async {
+            if let Err(refusal) = security::check(&app.config, &app.features.any_host, &request) {
+                return refusal.into_response();
+            }
+            auth::attach(app, &mut request);
+            let Ok(response) = router.clone().call(request).await;
+            response
+        };
+        let mut response = error_pages::run(app, context, rest).await;
+        security::add_headers(&app.config, &mut response);
+        response
+    }
+}
+
+/// The routes of all features and of `public/`, and the other parts.
+fn take_apart(features: Vec<Feature>) -> (Router<App>, FeatureParts) {
+    let mut router = Routes::assets().router();
+    let mut parts = FeatureParts { events: EVENTS.to_vec(), ..FeatureParts::default() };
+    for feature in features {
+        router = router.merge(feature.routes.router());
+        parts.events.extend(feature.events);
+        parts.factors.extend(feature.factor);
+        parts.mails.extend(feature.mails);
+        parts.flashes.extend(feature.flashes);
+        parts.on_session_start.extend(feature.on_session_start);
+        parts.purge.extend(feature.purge);
+        parts.export.extend(feature.export);
+        parts.sealed.extend(feature.sealed);
+        parts.settings.extend(feature.settings);
+        parts.login_path = parts.login_path.or(feature.login_path);
+        parts.confirm_path = parts.confirm_path.or(feature.confirm_path);
+        parts.account_path = parts.account_path.or(feature.account_path);
+        parts.any_host.extend(feature.any_host);
+    }
+    (router, parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::features::Feature;
+    use crate::test::{TestApp, Visitor};
+    use crate::web::{Access, Routes};
+    use axum::http::Method;
+
+    /// The app without these features and with a front page of its own, and its routes.
+    async fn app_without(names: &[&str]) -> (TestApp, Vec<(Method, String, Access)>) {
+        let mut routes = Vec::new();
+        let app = TestApp::with_features(&[], |features| {
+            features.retain(|feature| feature.name != "home" && !names.contains(&feature.name));
+            let front_page = Routes::new().get("/", Access::Public, async || "The front page");
+            features.push(Feature { routes: front_page, ..Feature::named("front_page") });
+            for route in features.iter().flat_map(|feature| feature.routes.iter()) {
+                let path = route.path.replace("{username}", "ada").replace("{id}", "1").replace("{token}", "x");
+                routes.push((route.method.clone(), path, route.access));
+            }
+        });
+        (app.await, routes)
+    }
+
+    /// Where the redirects of an answer end, and with which status. `None` when it is not a redirect.
+    async fn follow(visitor: &Visitor, method: &Method, path: &str) -> Option<(String, u16)> {
+        let mut end = None;
+        let mut answer = visitor.send(method.clone(), path, &[], "").await;
+        for _ in 0..10 {
+            let Some(location) = answer.headers.get("location") else { return end };
+            let location = location.to_str().unwrap().to_string();
+            answer = visitor.get(&location).await;
+            end = Some((location, answer.status));
+        }
+        panic!("{method} {path} redirects in a circle, or too often: {answer}");
+    }
+
+    #[tokio::test]
+    async fn without_log_in_confirm_or_account_no_redirect_leads_nowhere() {
+        let mut nowhere = Vec::new();
+        for missing in [
+            &[][..],
+            &["login"],
+            &["confirm"],
+            &["account"],
+            &["login", "confirm"],
+            &["login", "account"],
+            &["confirm", "account"],
+            &["login", "confirm", "account"],
+        ] {
+            let (app, routes) = app_without(missing).await;
+            app.person("ada").await;
+            // Where nobody can log in, pages for users are 404 to everybody else.
+            let is_closed = |end: &str| {
+                let for_users = |access: &Access| matches!(access, Access::User | Access::Recent);
+                missing.contains(&"login") && routes.iter().any(|(_, path, access)| path == end && for_users(access))
+            };
+            for (method, path, _) in &routes {
+                // New browsers for each route, because some end a session.
+                let (user, old) = (app.browser_of("ada").await, app.browser_of("ada").await);
+                app.execute("update sessions set confirmed_at = 0 where id = (select max(id) from sessions)").await;
+                for (who, browser) in [("a visitor", app.visitor()), ("a user", user), ("a user of old", old)] {
+                    if let Some((end, 404)) = follow(&browser, method, path).await
+                        && !is_closed(&end)
+                    {
+                        nowhere.push(format!("{who} without {missing:?}: {method} {path} leads to {end}"));
+                    }
+                }
+            }
+        }
+        assert!(nowhere.is_empty(), "\n{}", nowhere.join("\n"));
+    }
+}

@@ -1,0 +1,15 @@
+//! What tests are written with: an app of one's own, and people who visit it.
+
+// What the tests of one feature use is unused once that feature has been removed.
+#![allow(unused_imports)]
+
+pub mod app;
+mod architecture;
+mod database;
+mod templates;
+mod visitor;
+
+pub use app::{PASSWORD, SECOND_FACTOR, TestApp};
+pub use database::TestDatabase;
+pub use templates::{assert_well_formed, check, check_mails};
+pub use visitor::{Answer, Visitor};

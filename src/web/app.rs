@@ -1,0 +1,130 @@
+//! [`App`]: what all requests share.
+
+use super::{flash::Flash, redirect::Redirect, templates::Templates};
+use crate::accounts::{AuthLevel, Client, Event, Passwords, Session, Sessions, User};
+use crate::base::{Config, Result, Sealed, Seals, Token};
+use crate::db::{Connection, Database};
+use crate::mail::{Mail, MailContent};
+use axum::http::HeaderMap;
+use futures_util::future::BoxFuture;
+use std::any::Any;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// What all requests share. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Parts>);
+
+pub struct Parts {
+    pub config: Config,
+    pub db: Database,
+    pub templates: Templates,
+    pub sessions: Sessions,
+    pub passwords: Passwords,
+    pub seals: Seals,
+    pub features: FeatureParts,
+}
+
+/// Everything that the features have registered, merged into one list of each kind.
+#[derive(Default)]
+pub struct FeatureParts {
+    /// Core's events and those of the features.
+    pub events: Vec<Event>,
+    pub factors: Vec<Factor>,
+    pub mails: Vec<(&'static str, WriteMail)>,
+    pub flashes: Vec<Flash>,
+    pub on_session_start: Vec<OnSessionStart>,
+    pub purge: Vec<&'static str>,
+    pub export: Vec<(&'static str, &'static str)>,
+    pub sealed: Vec<Sealed>,
+    pub settings: Vec<Settings>,
+    pub login_path: Option<&'static str>,
+    pub confirm_path: Option<&'static str>,
+    pub account_path: Option<&'static str>,
+    pub any_host: Vec<&'static str>,
+}
+
+/// What `feature(env)` has read of a feature's own variables.
+pub type Settings = Box<dyn Any + Send + Sync>;
+
+impl App {
+    pub fn new(parts: Parts) -> App {
+        App(Arc::new(parts))
+    }
+
+    /// The settings of a feature, which only its own handlers ask for.
+    ///
+    /// # Panics
+    /// When no feature has settings of this type.
+    pub fn settings<T: Any>(&self) -> &T {
+        let mut settings = self.features.settings.iter();
+        settings.find_map(|settings| settings.downcast_ref()).expect("feature(env) has added its settings")
+    }
+
+    /// Where people log in; without such a page, the start of the site.
+    pub fn login_path(&self) -> &'static str {
+        self.features.login_path.unwrap_or("/")
+    }
+}
+
+impl Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// Writes a mail, or decides that there is none to send. If it was queued for a user, the user exists and the row is locked.
+pub type WriteMail =
+    for<'a> fn(&'a App, &'a mut Connection, &'a Mail, Option<User>) -> BoxFuture<'a, Result<Option<MailContent>>>;
+
+/// Something by which users authenticate, besides the password.
+#[derive(Clone, Copy)]
+pub struct Factor {
+    /// Also the form field in which it is sent.
+    pub name: &'static str,
+    /// A query for how many of it the user with the id `$1` has.
+    pub count: &'static str,
+    /// Whether it is enough to log in.
+    pub suffices: bool,
+    pub verify: VerifyFactor,
+    /// The sentence beside the field when it is wrong.
+    pub refusal: &'static str,
+    pub next: NextFactor,
+    /// The page below which it is set up.
+    pub set_up_path: &'static str,
+    /// The event of adding one to an account.
+    pub added: Event,
+    /// A statement that removes those added to the account `$1` at the time `$2` or later.
+    pub undo: &'static str,
+}
+
+/// Verifies what a logged-in user has sent. A value that works once is used up.
+pub type VerifyFactor = for<'a> fn(&'a App, FactorAttempt<'a>) -> BoxFuture<'a, Result<bool>>;
+
+pub struct FactorAttempt<'a> {
+    pub session: &'a Session,
+    pub client: &'a Client,
+    pub headers: &'a HeaderMap,
+    pub value: &'a str,
+}
+
+/// Asked before a session starts for the user with this id, who has authenticated at this level: the page to go to first,
+/// if the user has to authenticate by this factor too.
+pub type NextFactor =
+    for<'a> fn(&'a App, &'a mut Connection, &'a str, AuthLevel) -> BoxFuture<'a, Result<Option<&'static str>>>;
+
+/// Called in the transaction in which a session starts, before the one that it replaces ends. Returns the redirect, to
+/// which it may add cookies and a flash.
+pub type OnSessionStart = for<'a> fn(&'a mut Connection, SessionStart<'a>, Redirect) -> BoxFuture<'a, Result<Redirect>>;
+
+#[derive(Clone, Copy)]
+pub struct SessionStart<'a> {
+    pub config: &'a Config,
+    pub headers: &'a HeaderMap,
+    pub user_id: &'a str,
+    pub session_id: &'a str,
+    /// The token of the session that came with the request.
+    pub replaced: Option<&'a Token>,
+}

@@ -1,0 +1,164 @@
+//! Who is asking: [`AuthState`], and the extractors made of it.
+//!
+//! [`attach`] reads the cookie and asks the database nothing. The first to ask for the user causes the
+//! look-up; everybody after that, in whichever layer or handler, shares its answer.
+
+use super::{app::App, client::client, cookie};
+use crate::accounts::{Client, Session, User};
+use crate::base::{Error, Result, Token};
+use axum::extract::{FromRequestParts, OptionalFromRequestParts, Request};
+use axum::http::request::Parts;
+use std::convert::Infallible;
+use std::sync::Arc;
+use tokio::sync::OnceCell;
+
+/// The name of the cookie that holds a session's token.
+pub const SESSION_COOKIE: &str = "session_token";
+
+/// Who sent a request, as far as it has been looked up. Clones share the answer.
+#[derive(Clone)]
+pub struct AuthState(Option<Arc<Lookup>>);
+
+/// A session cookie of the right form, whose session may or may not exist.
+struct Lookup {
+    app: App,
+    token: Token,
+    client: Client,
+    session: OnceCell<Option<Session>>,
+}
+
+/// Puts an [`AuthState`] on the request.
+pub fn attach(app: &App, request: &mut Request) {
+    let token = cookie::value(&app.config, request.headers(), SESSION_COOKIE);
+    let lookup = token.and_then(|text| Token::parse(&text)).map(|token| {
+        let client = client(&app.config, request.extensions(), request.headers());
+        Arc::new(Lookup { app: app.clone(), token, client, session: OnceCell::new() })
+    });
+    request.extensions_mut().insert(AuthState(lookup));
+}
+
+impl AuthState {
+    pub fn of(parts: &Parts) -> AuthState {
+        parts.extensions.get().cloned().unwrap_or(AuthState(None))
+    }
+
+    /// The session token that came with the request. Its session may not exist.
+    pub fn token(&self) -> Option<&Token> {
+        self.0.as_ref().map(|lookup| &lookup.token)
+    }
+
+    /// The session that the request belongs to.
+    ///
+    /// # Errors
+    /// When the database cannot be reached: that never means that nobody is logged in.
+    pub async fn session(&self) -> Result<Option<&Session>> {
+        let Some(lookup) = &self.0 else { return Ok(None) };
+        let find = || lookup.app.sessions.find(&lookup.token, &lookup.client);
+        Ok(lookup.session.get_or_try_init(find).await?.as_ref())
+    }
+
+    /// # Errors
+    /// As [`AuthState::session`].
+    pub async fn user(&self) -> Result<Option<&User>> {
+        Ok(self.session().await?.map(|session| &session.user))
+    }
+}
+
+impl FromRequestParts<App> for AuthState {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<AuthState, Infallible> {
+        Ok(AuthState::of(parts))
+    }
+}
+
+/// The user who is logged in. On a route with `Access::User` there always is one; on others take `Option<User>`.
+impl FromRequestParts<App> for User {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<User> {
+        AuthState::of(parts).user().await?.cloned().ok_or(Error::NOT_FOUND)
+    }
+}
+
+impl OptionalFromRequestParts<App> for User {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Option<User>> {
+        Ok(AuthState::of(parts).user().await?.cloned())
+    }
+}
+
+/// The session that the request belongs to, as [`User`].
+impl FromRequestParts<App> for Session {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Session> {
+        AuthState::of(parts).session().await?.cloned().ok_or(Error::NOT_FOUND)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::TestApp;
+    use crate::web::{Access, Routes};
+
+    /// Asks three times: by itself, as an extractor and as a clone in another task.
+    async fn ask_often(auth: AuthState, user: Option<User>) -> Result<String> {
+        let elsewhere = auth.clone();
+        let again = tokio::spawn(async move { elsewhere.user().await.map(|user| user.cloned()) });
+        let again = again.await.map_err(anyhow::Error::from)??;
+        let name = |user: Option<&User>| user.map_or("nobody".to_string(), |user| user.username.clone());
+        Ok([name(auth.user().await?), name(user.as_ref()), name(again.as_ref())].join(" "))
+    }
+
+    async fn app() -> TestApp {
+        let routes = Routes::new().get("/often", Access::Public, ask_often);
+        TestApp::with(routes.get("/for-users", Access::User, ask_often)).await
+    }
+
+    #[tokio::test]
+    async fn however_many_ask_for_the_user_the_database_is_asked_once() {
+        let app = app().await;
+        let ada = app.person("ada").await;
+        let before = app.statements();
+        ada.get("/for-users").await.assert_status(200).assert_body("ada ada ada");
+        assert_eq!(app.statements() - before, 1);
+    }
+
+    #[tokio::test]
+    async fn a_visitor_without_a_token_costs_no_statement_and_an_unknown_token_costs_one() {
+        let app = app().await;
+        let ada = app.person("ada").await;
+        let before = app.statements();
+        app.visitor().get("/often").await.assert_body("nobody nobody nobody");
+        for no_token in ["", "1", "ada", &"A".repeat(42), &"A".repeat(44), &"=".repeat(43), "Ω"] {
+            app.visitor()
+                .with_cookie("session_token", no_token)
+                .get("/often")
+                .await
+                .assert_body("nobody nobody nobody");
+        }
+        app.visitor().get("/styles.css").await.assert_status(200);
+        ada.get("/styles.css").await.assert_status(200);
+        assert_eq!(app.statements() - before, 0);
+
+        let unknown = app.visitor().with_cookie("session_token", &Token::random().unwrap().text());
+        let before = app.statements();
+        unknown.get("/often").await.assert_body("nobody nobody nobody").assert_no_header("set-cookie");
+        assert_eq!(app.statements() - before, 1);
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_away_is_503_and_logs_nobody_out() {
+        let app = app().await;
+        let ada = app.person("ada").await;
+        app.lose_database().await;
+        for path in ["/often", "/for-users"] {
+            let answer = ada.get(path).await;
+            answer.assert_status(503).assert_header("retry-after", "2").assert_no_header("set-cookie");
+        }
+        app.visitor().get("/often").await.assert_status(200);
+    }
+}

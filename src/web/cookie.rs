@@ -1,0 +1,91 @@
+//! Builds and reads cookies: all of ours have the same name prefix and attributes. An answer sets one with
+//! `redirect(path).cookie(…)`; `login.rs` sets those of sessions, `flash.rs` those of flashes.
+
+use crate::base::Config;
+use axum::http::HeaderMap;
+use axum::http::header::COOKIE;
+use cookie::time::Duration;
+use cookie::{Cookie, CookieBuilder, SameSite};
+
+/// The name in headers: on https with the prefix that keeps other hosts from setting the cookie
+/// (draft-ietf-httpbis-rfc6265bis, section 4.1.3.2).
+fn full_name(config: &Config, name: &str) -> String {
+    if config.https() { format!("__Host-{name}") } else { name.to_string() }
+}
+
+/// The value of the first cookie of this name, over all `Cookie` headers.
+///
+/// Read by hand: the cookie crate trims names as Unicode, and would take a name with a wide space before it, which any
+/// host may set, for one with the prefix.
+pub fn value(config: &Config, headers: &HeaderMap, name: &str) -> Option<String> {
+    if !headers.contains_key(COOKIE) {
+        return None;
+    }
+    let name = full_name(config, name);
+    let mut pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b';'));
+    pairs.find_map(|pair| {
+        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        String::from_utf8(value.to_vec()).ok()
+    })
+}
+
+/// A cookie with the attributes that all of ours have. Without `max_age` it ends with the browser.
+pub fn build(config: &Config, name: &str, value: String) -> CookieBuilder<'static> {
+    Cookie::build((full_name(config, name), value))
+        .path("/")
+        .http_only(true)
+        .secure(config.https())
+        .same_site(SameSite::Lax)
+}
+
+/// Makes the browser delete the cookie of this name.
+pub fn delete(config: &Config, name: &str) -> Cookie<'static> {
+    build(config, name, String::new()).max_age(Duration::ZERO).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::TestApp;
+    use axum::http::{HeaderValue, Method};
+
+    #[tokio::test]
+    async fn the_cookie_is_found_wherever_it_stands() {
+        let app = TestApp::new().await;
+        let token = app.person("ada").await.cookie("session_token").unwrap();
+        let visitor = app.visitor();
+        let beside = format!("a=b; session_token={token}; c");
+        for headers in [
+            vec![("cookie", "first=1"), ("cookie", &beside)],
+            vec![("cookie", "theme=dark; =; ;;"), ("cookie", &beside)],
+        ] {
+            visitor.send(Method::GET, "/whoami", &headers, "").await.assert_body("ada");
+        }
+    }
+
+    #[test]
+    fn a_cookie_with_a_space_of_any_kind_before_its_name_is_another_cookie() {
+        let production = [
+            ("BASE_URL", "https://example.com"),
+            ("TRUSTED_PROXIES", "none"),
+            ("SMTP_URL", "none"),
+            ("PASSWORD_ITERATIONS", "600000"),
+        ];
+        let config = Config::from_env(&production.into_iter().collect()).unwrap();
+        for space in ["\u{2000}", "\u{a0}", "\u{85}", "\u{3000}", "\u{200b}"] {
+            let cookies = format!("{space}__Host-session_token=planted; \t__Host-session_token=own");
+            let cookies = HeaderValue::from_bytes(cookies.as_bytes()).unwrap();
+            let headers = HeaderMap::from_iter([(COOKIE, cookies)]);
+            assert_eq!(value(&config, &headers, "session_token").as_deref(), Some("own"), "{space:?}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_one_for_this_host_and_not_for_scripts() {
+        let development = Config::from_env(&[("", ""); 0].into_iter().collect()).unwrap();
+        let cookie = build(&development, "theme", "dark".into()).build().to_string();
+        assert_eq!(cookie, "theme=dark; HttpOnly; SameSite=Lax; Path=/");
+        let cookie = delete(&development, "theme").to_string();
+        assert_eq!(cookie, "theme=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0");
+    }
+}

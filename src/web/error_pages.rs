@@ -1,0 +1,316 @@
+//! Turns errors into answers, and puts a page on every error that has none.
+//!
+//! An error travels up without a body. [`run`] gives it one, wherever it comes from: a handler, a check, or the router for an
+//! unknown path.
+
+use super::templates::{Template, Theme, files};
+use super::{app::App, flash, format, page::theme, redirect::redirect};
+use crate::base::{Error, random};
+use crate::db::database::count_statements;
+use anyhow::anyhow;
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use serde::Serialize;
+use serde_json::json;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
+use tracing::Instrument;
+
+/// The error page says that a link does not work any more.
+#[derive(Clone)]
+struct StaleLink;
+
+/// What went wrong, for the log.
+#[derive(Clone)]
+struct Cause(Arc<anyhow::Error>);
+
+/// The pattern of the route that answered, for the log: the path itself may hold a secret.
+#[derive(Clone)]
+pub struct RoutePattern(pub &'static str);
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let (status, cause) = match self {
+            Error::Refused(status) => return status.into_response(),
+            // Pages render their mistakes themselves; this is for scripts.
+            Error::Invalid(errors) => {
+                let sentence = errors.iter().next().map_or("", |(_, sentence)| sentence);
+                let json = json!({ "error": sentence }).to_string();
+                let status = StatusCode::UNPROCESSABLE_ENTITY;
+                return (status, [(CONTENT_TYPE, "application/json")], json).into_response();
+            }
+            Error::StaleLink => return (Extension(StaleLink), StatusCode::NOT_FOUND).into_response(),
+            Error::Redirect(path) => return redirect(&path).into_response(),
+            Error::TooMany(wait) => {
+                let seconds = wait.as_millis().div_ceil(1000).to_string();
+                return (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, seconds)]).into_response();
+            }
+            Error::Unavailable(cause) => (StatusCode::SERVICE_UNAVAILABLE, cause),
+            Error::Fault(cause) => (StatusCode::INTERNAL_SERVER_ERROR, cause),
+        };
+        (Extension(Cause(Arc::new(cause))), status).into_response()
+    }
+}
+
+/// What an error page needs to know about the request, which is gone by then.
+pub struct ErrorContext {
+    id: String,
+    method: Method,
+    theme: Theme,
+    is_api: bool,
+}
+
+impl ErrorContext {
+    pub fn new(app: &App, request: &Request) -> ErrorContext {
+        ErrorContext {
+            id: next_request_id(),
+            method: request.method().clone(),
+            theme: theme(&app.config, request.headers()),
+            is_api: request.uri().path().starts_with("/api/"),
+        }
+    }
+}
+
+/// An id for the log lines of one request: a counter with a random start, so that replicas do not use the same ones.
+fn next_request_id() -> String {
+    static NEXT: LazyLock<AtomicU64> =
+        LazyLock::new(|| AtomicU64::new(u64::from_ne_bytes(random().unwrap_or_default())));
+    format!("{:016x}", NEXT.fetch_add(1, Relaxed))
+}
+
+/// Runs the rest of a request: gives it an id in the log, catches panics, logs faults, sets the cookie of a flash, and
+/// puts a page on an error that has none.
+pub async fn run(app: &App, context: ErrorContext, rest: impl Future<Output = Response>) -> Response {
+    let span = tracing::error_span!("request", id = %context.id);
+    let started = Instant::now();
+    let rest = count_statements(AssertUnwindSafe(rest).catch_unwind()).instrument(span.clone());
+    let (answered, statements) = rest.await;
+    let mut response = answered.unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Error::Fault(anyhow!("a handler panicked: {words}")).into_response()
+    });
+    if let Err(error) = flash::set_cookie(&app.config, &app.features.flashes, &mut response) {
+        response = Error::Fault(error).into_response();
+    }
+
+    let _entered = span.enter();
+    log(&context, &mut response, statements, started);
+    if cfg!(debug_assertions) && app.config.development() {
+        let timing = format!("db;desc=\"{statements} statements\", total;dur={}", milliseconds(started));
+        response.headers_mut().insert("server-timing", timing.parse().expect("it is visible ASCII"));
+    }
+    // The router and axum's extractors answer without words, or with words for programmers.
+    let has_page = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind != "text/plain; charset=utf-8");
+    let status = response.status();
+    if (status.is_client_error() || status.is_server_error()) && !has_page {
+        put_page(app, context, &mut response);
+    }
+    response
+}
+
+fn milliseconds(started: Instant) -> f64 {
+    started.elapsed().as_micros() as f64 / 1000.0
+}
+
+fn log(context: &ErrorContext, response: &mut Response, statements: u32, started: Instant) {
+    let status = response.status();
+    if let Some(Cause(cause)) = response.extensions_mut().remove() {
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE => tracing::warn!(status = 503, "{cause:#}"),
+            _ => tracing::error!(status = status.as_u16(), "{cause:#}"),
+        }
+    }
+    let path = response.extensions_mut().remove().map_or("", |RoutePattern(path)| path);
+    let (method, milliseconds) = (&context.method, milliseconds(started));
+    tracing::debug!(%method, path, status = status.as_u16(), statements, milliseconds);
+}
+
+fn put_page(app: &App, context: ErrorContext, response: &mut Response) {
+    let status = response.status();
+    // Faults only: a refusal has the same bytes for everybody.
+    let request_id = status.is_server_error().then(|| context.id.clone());
+    let words = match response.extensions_mut().remove() {
+        Some(StaleLink) => STALE_LINK,
+        None => words(status),
+    };
+    let headers = response.headers_mut();
+    headers.remove(CONTENT_LENGTH);
+    if let Some(id) = &request_id {
+        headers.insert("x-request-id", HeaderValue::from_str(id).expect("hexadecimal digits are visible ASCII"));
+    }
+    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        headers.entry(RETRY_AFTER).or_insert(HeaderValue::from_static("2"));
+    }
+    if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+        // The rest of the body is not wanted.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let wait = headers.get(RETRY_AFTER).filter(|_| status == StatusCode::TOO_MANY_REQUESTS);
+    let wait = wait.and_then(|seconds| seconds.to_str().ok()?.parse().ok()).map(format::in_minutes);
+    let (kind, text) = if context.is_api {
+        problem(status)
+    } else {
+        html(app, context.theme, ErrorPage { title: words.0, words: words.1, request_id, wait })
+    };
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    *response.body_mut() = if context.method == Method::HEAD { Body::empty() } else { text.into() };
+}
+
+/// Problem details for programs (RFC 9457).
+fn problem(status: StatusCode) -> (&'static str, String) {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let json = json!({ "type": "about:blank", "title": title, "status": status.as_u16() });
+    ("application/problem+json", json.to_string())
+}
+
+#[derive(Serialize)]
+struct ErrorPage {
+    title: &'static str,
+    words: &'static str,
+    /// Faults only: what to quote when asking for help.
+    request_id: Option<String>,
+    /// How long to wait, in words.
+    wait: Option<String>,
+}
+
+impl Template for ErrorPage {
+    const FILE: &'static str = files::ERROR;
+}
+
+/// The page does not look up who is logged in, because it must also work when the database cannot be reached, and leaves
+/// a flash to the next page.
+fn html(app: &App, theme: Theme, page: ErrorPage) -> (&'static str, String) {
+    let html = app.templates.render(&page, None, theme, None).unwrap_or_else(|cause| {
+        tracing::error!("{cause:#}");
+        format!("<!doctype html><title>{}</title><p>{}", page.title, page.words)
+    });
+    ("text/html; charset=utf-8", html)
+}
+
+/// For a link that was used, replaced by a newer one, or has expired; the page does not say which.
+const STALE_LINK: (&str, &str) = (
+    "This link does not work any more",
+    "It was used already, or replaced by a newer one, or it is too old. Please ask for a new one.",
+);
+
+/// The title and the sentence of an error page.
+fn words(status: StatusCode) -> (&'static str, &'static str) {
+    match status.as_u16() {
+        400 => (
+            "We could not read that",
+            "The form arrived in a shape we do not understand. Please go back and send it once more.",
+        ),
+        403 => (
+            "That came from elsewhere",
+            "For your safety we only accept forms that were sent from this site's own pages. Please open the page here and try again.",
+        ),
+        404 => ("Nothing here", "This page does not exist, or is not yours to see. The address may have a slip in it."),
+        405 => ("Not that way", "This address exists, but it cannot be used like that."),
+        408 => (
+            "That took too long",
+            "Your form did not arrive in time. Please check your connection and send it once more.",
+        ),
+        413 => ("That is too much", "What you sent is larger than we can take. Please shorten it and try again."),
+        415 => ("We cannot read that kind", "Forms arrive here as browsers send them; this came in another format."),
+        421 => ("Not this site", "This server does not answer for the name in the address."),
+        429 => ("Slow down a little", "There were many attempts in a short time, by you or by somebody else."),
+        503 => (
+            "Busy just now",
+            "We could not get to your request in time. Please try again in a moment; nothing is lost.",
+        ),
+        500.. => ("Something broke", "It is our fault, not yours, and it has been noted. Please try again in a while."),
+        _ => ("That did not work", "Your request could not be answered. Please go back and try again."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{FieldErrors, Result};
+    use crate::test::{TestApp, check};
+    use crate::web::{Access, Routes};
+
+    async fn show() -> &'static str {
+        "a page"
+    }
+
+    async fn panic() {
+        panic!("the password is swordfish");
+    }
+
+    async fn refuse() -> Result<()> {
+        let mut errors = FieldErrors::of("name", "Please type a name.");
+        errors.add("name", "This is too long.");
+        Err(errors.into())
+    }
+
+    async fn follow() -> Result<()> {
+        Err(Error::StaleLink)
+    }
+
+    fn routes() -> Routes {
+        Routes::new()
+            .get("/public", Access::Public, show)
+            .get("/break", Access::Public, panic)
+            .get("/link", Access::Public, follow)
+            .post("/refuse", Access::Public, refuse)
+    }
+
+    async fn app() -> TestApp {
+        TestApp::with(routes()).await
+    }
+
+    #[test]
+    fn the_error_page_renders_with_and_without_a_fault() {
+        let request_id = || Some("0190".to_string());
+        for (request_id, wait) in [(None, None), (request_id(), None), (None, Some(format::in_minutes(61)))] {
+            check(&[ErrorPage { title: "Busy", words: "Try again.", request_id, wait }]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_shows_a_page_without_its_message_and_the_site_goes_on() {
+        let app = app().await;
+        let answer = app.person("ada").await.get("/break").await;
+        answer.assert_status(500).assert_contains("Something broke").assert_lacks("swordfish");
+        answer.assert_contains(answer.header("x-request-id")).assert_header("cache-control", "no-store");
+        app.visitor().get("/public").await.assert_body("a page");
+    }
+
+    #[tokio::test]
+    async fn programs_get_problems_as_json() {
+        let app = app().await;
+        let answer = app.visitor().get("/api/nowhere").await;
+        answer.assert_status(404).assert_header("content-type", "application/problem+json");
+        answer.assert_body(r#"{"status":404,"title":"Not Found","type":"about:blank"}"#);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_has_the_same_bytes_for_everyone() {
+        let app = app().await;
+        let ada = app.person("ada").await;
+        assert_eq!(ada.get("/nowhere").await.text(), app.visitor().get("/elsewhere").await.text());
+    }
+
+    #[tokio::test]
+    async fn a_mistake_that_no_page_shows_is_422_with_its_sentence_as_json() {
+        let answer = app().await.visitor().post("/refuse", &[]).await;
+        answer.assert_status(422).assert_header("content-type", "application/json");
+        answer.assert_body(r#"{"error":"Please type a name."}"#);
+    }
+
+    #[tokio::test]
+    async fn a_link_that_does_not_work_any_more_has_a_page_of_its_own() {
+        let app = app().await;
+        app.visitor().get("/link").await.assert_status(404).assert_contains("does not work any more");
+        app.visitor().get("/nowhere").await.assert_status(404).assert_contains("Nothing here");
+    }
+}

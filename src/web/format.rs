@@ -1,0 +1,75 @@
+//! Times in words, and text in URLs.
+
+use cookie::time::OffsetDateTime;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use std::time::Duration;
+
+/// A time such as 21 November 2026, 18:05 UTC, from seconds since 1970.
+pub fn date_time(seconds: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    format!("{}, {:02}:{:02} UTC", date(seconds), time.hour(), time.minute())
+}
+
+/// A day such as 21 November 2026, from seconds since 1970.
+pub fn date(seconds: i64) -> String {
+    let date = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    format!("{} {} {}", date.day(), date.month(), date.year())
+}
+
+/// A duration such as 15 minutes or 24 hours.
+pub fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [(86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds")];
+    let fits = |&(length, _): &(u64, _)| seconds.is_multiple_of(length) && seconds / length > 1;
+    let (length, unit) = units.into_iter().find(fits).unwrap_or((1, "seconds"));
+    format!("{} {unit}", seconds / length)
+}
+
+/// A time from now, in whole minutes.
+pub fn in_minutes(seconds: u64) -> String {
+    match seconds.div_ceil(60) {
+        0 | 1 => "in a minute".into(),
+        minutes => format!("in {minutes} minutes"),
+    }
+}
+
+/// Text as a value in a query.
+pub fn url_encode(text: &str) -> String {
+    const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    utf8_percent_encode(text, UNRESERVED).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_people_read_them() {
+        assert_eq!(date_time(1_795_284_300), "21 November 2026, 18:05 UTC");
+        assert_eq!(date(1_795_284_300), "21 November 2026");
+        assert_eq!(date_time(0), "1 January 1970, 00:00 UTC");
+        assert_eq!(date_time(i64::MAX), "1 January 1970, 00:00 UTC");
+    }
+
+    #[test]
+    fn durations_are_in_the_largest_unit_that_fits_and_is_more_than_one() {
+        for (seconds, words) in [
+            (30 * 86_400, "30 days"),
+            (86_400, "24 hours"),
+            (3_600, "60 minutes"),
+            (900, "15 minutes"),
+            (90, "90 seconds"),
+            (1, "1 seconds"),
+        ] {
+            assert_eq!(duration(Duration::from_secs(seconds)), words);
+        }
+        let minutes = [0, 60, 61, 3_600].map(in_minutes);
+        assert_eq!(minutes, ["in a minute", "in a minute", "in 2 minutes", "in 60 minutes"]);
+    }
+
+    #[test]
+    fn a_value_in_a_query_keeps_only_unreserved_characters() {
+        assert_eq!(url_encode("a-b_c.d~e"), "a-b_c.d~e");
+        assert_eq!(url_encode("/notes?a=b&c=ü +%"), "%2Fnotes%3Fa%3Db%26c%3D%C3%BC%20%2B%25");
+    }
+}

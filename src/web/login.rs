@@ -1,0 +1,510 @@
+//! [`Login`]: logs users in, renews sessions, and logs out.
+
+use super::app::{App, FactorAttempt, SessionStart};
+use super::auth::{AuthState, SESSION_COOKIE};
+use super::factors::{self, PASSWORD};
+use super::redirect::{Redirect, redirect};
+use super::{client::client, cookie};
+use crate::accounts::session::lifecycle::{self, NewSession};
+use crate::accounts::{
+    AuthLevel, Choices, Client, PendingLogin, Session, device, link, password::VerifiedPassword,
+    password::verify::Source, pending_login, user,
+};
+use crate::base::{Config, Error, Result, Token};
+use crate::db::Connection;
+use ::cookie::Cookie;
+use ::cookie::time::Duration;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
+use axum::response::AppendHeaders;
+use axum_extra::extract::CookieJar;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+const DEVICE_COOKIE: &str = "device";
+const PENDING_COOKIE: &str = "login";
+
+/// As an argument of a handler that starts, renews or ends a session.
+pub struct Login {
+    app: App,
+    auth: AuthState,
+    pub headers: HeaderMap,
+    pub client: Client,
+    device: Option<Token>,
+}
+
+impl FromRequestParts<App> for Login {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Login, Infallible> {
+        Ok(Login {
+            app: app.clone(),
+            auth: AuthState::of(parts),
+            headers: parts.headers.clone(),
+            client: client(&app.config, &parts.extensions, &parts.headers),
+            device: token(&app.config, &parts.headers, DEVICE_COOKIE),
+        })
+    }
+}
+
+fn token(config: &Config, headers: &HeaderMap, cookie: &str) -> Option<Token> {
+    Token::parse(&cookie::value(config, headers, cookie)?)
+}
+
+impl Login {
+    /// Who tries a password.
+    pub fn source(&self) -> Source<'_> {
+        Source { client: &self.client, device: self.device.as_ref() }
+    }
+
+    /// Logs in a user who has authenticated at `level`. If a feature requires another factor, the log-in waits for that;
+    /// else a session starts in place of the one that came with the request. `None` when the user has been disabled or
+    /// deleted in the meantime.
+    pub async fn log_in(
+        &self,
+        db: &mut Connection,
+        user_id: &str,
+        level: AuthLevel,
+        choices: &Choices,
+    ) -> Result<Option<Redirect>> {
+        if user::lock(db, user_id).await?.is_none() {
+            return Ok(None);
+        }
+        if let Some(path) = factors::next(&self.app, db, user_id, level).await? {
+            let lifetime = self.app.config.login_lifetime;
+            let token = pending_login::start(db, user_id, choices, lifetime).await?;
+            let cookie = cookie::build(&self.app.config, PENDING_COOKIE, token.text());
+            let max_age = Duration::seconds(lifetime.as_secs() as i64);
+            return Ok(Some(redirect(path).cookie(cookie.max_age(max_age).build())));
+        }
+        self.start_session(db, user_id, level, choices).await.map(Some)
+    }
+
+    /// Logs in a user who has authenticated by the second factor too. `None` when the pending log-in has ended in the
+    /// meantime.
+    pub async fn complete(&self, db: &mut Connection, pending: &PendingLogin) -> Result<Option<Redirect>> {
+        let user_id = &*pending.user.id;
+        if user::lock(db, user_id).await?.is_none() || !pending.consume(db).await? {
+            return Ok(None);
+        }
+        self.start_session(db, user_id, AuthLevel::TwoFactors, &pending.choices).await.map(Some)
+    }
+
+    async fn start_session(
+        &self,
+        db: &mut Connection,
+        user_id: &str,
+        level: AuthLevel,
+        choices: &Choices,
+    ) -> Result<Redirect> {
+        let config = &self.app.config;
+        let (client, device, stay) = (&self.client, self.device.as_ref(), choices.stay);
+        let new = NewSession { user_id, level, stay, client, device, kept: config.sessions_per_user };
+        let started = lifecycle::start(db, &new).await?;
+        let (session_id, replaced) = (&*started.id, self.auth.token());
+        let start = SessionStart { config, headers: &self.headers, user_id, session_id, replaced };
+        let mut redirect = redirect(&choices.next);
+        for on_session_start in &self.app.features.on_session_start {
+            redirect = on_session_start(db, start, redirect).await?;
+        }
+        lifecycle::finish_login(db, &new, &started, replaced).await?;
+        if let Some(pending) = token(config, &self.headers, PENDING_COOKIE) {
+            pending_login::delete(db, &pending).await?;
+            redirect = redirect.cookie(cookie::delete(config, PENDING_COOKIE));
+        }
+        let device = cookie::build(config, DEVICE_COOKIE, started.device.token.text());
+        let device = device.max_age(Duration::seconds(device::LIFETIME)).build();
+        Ok(redirect.cookie(device).cookie(session_cookie(config, &started.token, stay)))
+    }
+
+    /// Gives the session that came with the request a new token, because its user has just authenticated at `level`.
+    ///
+    /// # Errors
+    /// [`Error::NOT_FOUND`] when the session has ended in the meantime.
+    pub async fn renew(&self, db: &mut Connection, level: AuthLevel) -> Result<Cookie<'static>> {
+        let old = self.auth.token().ok_or(Error::NOT_FOUND)?;
+        let (token, stay) = lifecycle::renew(db, old, level).await?;
+        Ok(session_cookie(&self.app.config, &token, stay))
+    }
+
+    /// Ends what a changed credential must end: the user's other sessions and pending log-ins, the trust in other devices,
+    /// and pending links to reset and to confirm. This session continues with a new token.
+    ///
+    /// # Errors
+    /// As [`Login::renew`].
+    pub async fn credentials_changed(
+        &self,
+        db: &mut Connection,
+        session: &Session,
+        level: AuthLevel,
+    ) -> Result<Cookie<'static>> {
+        lifecycle::revoke_others(db, session).await?;
+        link::revoke_pending(db, &session.user.id).await?;
+        self.renew(db, level).await
+    }
+
+    /// Ends the session that came with the request, and the pending log-in, if there are any.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn log_out(&self) -> Result<()> {
+        let pending = token(&self.app.config, &self.headers, PENDING_COOKIE);
+        let session = self.auth.token();
+        if session.is_none() && pending.is_none() {
+            return Ok(());
+        }
+        let end = async |db: &mut Connection| {
+            if let Some(token) = &pending {
+                pending_login::delete(db, token).await?;
+            }
+            match session {
+                Some(token) => lifecycle::log_out(db, token, &self.client).await,
+                None => Ok(()),
+            }
+        };
+        self.app.db.write(end).await
+    }
+
+    /// Makes the browser forget the session, everything that pages have stored, and the pages behind the back button.
+    pub fn clear_cookies(&self) -> (AppendHeaders<[(HeaderName, &'static str); 2]>, CookieJar) {
+        let cookie = cookie::delete(&self.app.config, SESSION_COOKIE);
+        let clear = [(CLEAR_SITE_DATA, "\"storage\""), (CLEAR_SITE_DATA, "\"cache\"")];
+        (AppendHeaders(clear), CookieJar::new().add(cookie))
+    }
+
+    /// Verifies by which factor a logged-in user authenticates again.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with a sentence for the field that was wrong; [`Error::TooMany`] after too many attempts.
+    pub async fn reauthenticate(&self, session: &Session, credentials: &Credentials) -> Result<Reauthenticated> {
+        for factor in &self.app.features.factors {
+            if let Some(value) = credentials.0.get(factor.name) {
+                let attempt = FactorAttempt { session, client: &self.client, headers: &self.headers, value };
+                return match (factor.verify)(&self.app, attempt).await? {
+                    true => Ok(Reauthenticated(None)),
+                    false => Err(Error::invalid(factor.name, factor.refusal)),
+                };
+            }
+        }
+        let password = credentials.0.get(PASSWORD).map_or("", String::as_str);
+        let verified = self.app.passwords.verify_own(self.source(), &session.user, password).await?;
+        let verified = verified.ok_or_else(|| Error::invalid(PASSWORD, "This is not your password."))?;
+        Ok(Reauthenticated(Some(verified)))
+    }
+}
+
+// Not "cookies": that would delete the cookies of all sites below the same registered domain.
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+
+fn session_cookie(config: &Config, token: &Token, stay: bool) -> Cookie<'static> {
+    let mut cookie = cookie::build(config, SESSION_COOKIE, token.text()).build();
+    cookie.set_max_age(stay.then(|| Duration::seconds(config.session_lifetime.as_secs() as i64)));
+    cookie
+}
+
+/// What a user sends to authenticate again: any of the factors, each in the field of its name.
+#[derive(Deserialize, Default)]
+#[serde(transparent)]
+pub struct Credentials(pub BTreeMap<String, String>);
+
+/// A user who has authenticated again, for the transaction that acts on it: by the password, or by a factor that is used
+/// up already.
+pub struct Reauthenticated(Option<VerifiedPassword>);
+
+impl Reauthenticated {
+    /// As [`VerifiedPassword::recheck`].
+    ///
+    /// # Errors
+    /// [`Error::NOT_FOUND`] when the password has changed in the meantime.
+    pub async fn recheck(&self, db: &mut Connection) -> Result<()> {
+        match &self.0 {
+            Some(password) if !password.recheck(db).await? => Err(Error::NOT_FOUND),
+            _ => Ok(()),
+        }
+    }
+
+    /// The level that this proves. Any factor but the password counts as a second one, because the session began with a first.
+    pub fn level(&self) -> AuthLevel {
+        if self.0.is_some() { AuthLevel::OneFactor } else { AuthLevel::TwoFactors }
+    }
+}
+
+/// The pending log-in that this browser has begun, if it still exists.
+pub async fn find_pending(app: &App, headers: &HeaderMap) -> Result<Option<PendingLogin>> {
+    let Some(token) = token(&app.config, headers, PENDING_COOKIE) else { return Ok(None) };
+    app.db.read(async |db| pending_login::find(db, &token).await).await
+}
+
+impl FromRequestParts<App> for PendingLogin {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<PendingLogin> {
+        find_pending(app, &parts.headers).await?.ok_or(Error::NOT_FOUND)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounts::User;
+    use crate::features::{self, Feature};
+    use crate::test::{Answer, PASSWORD, SECOND_FACTOR, TestApp, Visitor};
+    use crate::web::{Access, Routes};
+    use axum::extract::State;
+    use axum::http::Method;
+    use axum::response::{IntoResponse, Response};
+
+    async fn first(State(app): State<App>, login: Login) -> Result<Redirect> {
+        let log_in = async |db: &mut Connection| {
+            let sql = "select id from users order by id limit 1";
+            let id: String = sqlx::query_scalar(sql).fetch_one(&mut *db).await?;
+            let choices = Choices { stay: true, next: "/private?a=b".into() };
+            login.log_in(db, &id, AuthLevel::OneFactor, &choices).await
+        };
+        app.db.write(log_in).await?.ok_or(Error::NOT_FOUND)
+    }
+
+    async fn ask(pending: PendingLogin) -> String {
+        format!("{} is asked for a second factor", pending.user.username)
+    }
+
+    async fn second(State(app): State<App>, login: Login, pending: PendingLogin) -> Result<Redirect> {
+        let completed = app.db.write(async |db| login.complete(db, &pending).await).await?;
+        completed.ok_or(Error::NOT_FOUND)
+    }
+
+    async fn wrong(State(app): State<App>, pending: PendingLogin) -> Result<String> {
+        Ok(app.db.write(async |db| pending.count_wrong(db, 5).await).await?.to_string())
+    }
+
+    async fn log_out(login: Login) -> Result<&'static str> {
+        login.log_out().await?;
+        Ok("logged out")
+    }
+
+    async fn app() -> TestApp {
+        let routes = Routes::new()
+            .post("/log-out", Access::Public, log_out)
+            .post("/first", Access::Public, first)
+            .get("/second", Access::PendingLogin, ask)
+            .post("/second", Access::PendingLogin, second)
+            .post("/second/wrong", Access::PendingLogin, wrong);
+        let feature = Feature { routes, factor: Some(SECOND_FACTOR), ..Feature::named("test") };
+        let app = TestApp::with_feature(&[], feature).await;
+        app.person("ada").await;
+        app
+    }
+
+    /// A browser in which ada has authenticated with the first factor.
+    async fn pending_login(app: &TestApp) -> Visitor {
+        let browser = app.visitor();
+        let answer = browser.post("/first", &[]).await;
+        answer.assert_redirect("/second");
+        answer.assert_cookie("login=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=300");
+        assert_eq!(answer.headers.get_all("set-cookie").iter().count(), 1, "{answer}");
+        browser
+    }
+
+    #[tokio::test]
+    async fn with_one_factor_there_is_no_session_and_the_second_leads_where_the_user_wanted_to_go() {
+        let app = app().await;
+        let browser = pending_login(&app).await;
+        browser.assert_is("nobody").await;
+        browser.get("/second").await.assert_body("ada is asked for a second factor");
+        let answer = browser.post("/second", &[]).await;
+        answer.assert_redirect("/private?a=b");
+        // As was chosen with the first.
+        answer.assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
+        answer.assert_cookie("login=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0");
+        browser.assert_is("ada").await;
+        assert_eq!(app.count("select count(*) from tokens").await, 0);
+        assert_eq!(app.count("select count(*) from sessions where factors = 2").await, 2);
+    }
+
+    #[tokio::test]
+    async fn a_user_whose_log_in_is_pending_is_nobody_on_every_route() {
+        let app = app().await;
+        let browser = pending_login(&app).await;
+        let env = [("BASE_URL", "http://localhost")].into_iter().collect();
+        for route in features::all(&env).unwrap().iter().flat_map(|feature| feature.routes.iter()) {
+            let path = route.path.replace("{username}", "ada").replace("{id}", "1").replace("{token}", "x");
+            let (pending, visitor) = (browser.copy(), app.visitor());
+            let as_pending = pending.send(route.method.clone(), &path, &[], "").await;
+            let as_visitor = visitor.send(route.method.clone(), &path, &[], "").await;
+            if route.access != Access::PendingLogin {
+                assert_eq!(as_pending.status, as_visitor.status, "{as_pending}");
+                let to = |answer: &Answer| answer.headers.get("location").cloned();
+                assert_eq!(to(&as_pending), to(&as_visitor), "{as_pending}");
+            }
+            pending.assert_is("nobody").await;
+            as_pending.assert_lacks("Logged in: ada");
+        }
+        for method in [Method::GET, Method::POST] {
+            let answer = browser.send(method, "/private", &[], "").await;
+            assert!(answer.status == 405 || answer.header("location").starts_with("/login"), "{answer}");
+        }
+        assert_eq!(app.count("select count(*) from sessions").await, 1);
+    }
+
+    #[tokio::test]
+    async fn without_a_first_factor_there_is_no_second() {
+        let app = app().await;
+        let made_up = app.visitor().with_cookie("login", &Token::random().unwrap().text());
+        let of_a_session = app.browser_of("ada").await;
+        let session = of_a_session.cookie("session_token").unwrap();
+        for browser in [app.visitor(), made_up, of_a_session, app.visitor().with_cookie("login", &session)] {
+            browser.get("/second").await.assert_redirect("/login");
+            browser.post("/second", &[]).await.assert_redirect("/login").assert_no_header("set-cookie");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pending_log_in_ends_after_a_while_and_with_whatever_ends_sessions() {
+        let app = app().await;
+        for end in ["expire", "disable", "log out everywhere"] {
+            let browser = pending_login(&app).await;
+            match end {
+                "expire" => app.execute("update tokens set expires_at = expires_at - 300").await,
+                "disable" => app.execute("update users set disabled_at = 1").await,
+                _ => {
+                    let id = app.user("ada").await;
+                    app.app.db.write(async |db| lifecycle::revoke_all(db, &id).await).await.unwrap();
+                }
+            }
+            browser.post("/second", &[]).await.assert_redirect("/login").assert_no_header("set-cookie");
+            app.execute("update users set disabled_at = null").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn after_five_wrong_factors_a_pending_log_in_is_over() {
+        let app = app().await;
+        let browser = pending_login(&app).await;
+        let another = pending_login(&app).await;
+        for goes_on in [true, true, true, true, false] {
+            browser.post("/second/wrong", &[]).await.assert_body(&goes_on.to_string());
+        }
+        browser.post("/second", &[]).await.assert_redirect("/login");
+        another.post("/second", &[]).await.assert_redirect("/private?a=b");
+    }
+
+    #[tokio::test]
+    async fn of_twenty_who_complete_a_log_in_at_once_one_is_logged_in() {
+        let app = app().await;
+        let browser = pending_login(&app).await;
+        let copies: Vec<Visitor> = (0..20).map(|_| browser.copy()).collect();
+        let answers = futures_util::future::join_all(copies.iter().map(|copy| copy.post("/second", &[]))).await;
+        let logged_in = answers.iter().filter(|answer| answer.headers.contains_key("location"));
+        assert_eq!(logged_in.filter(|answer| answer.header("location") == "/private?a=b").count(), 1);
+        assert_eq!(app.count("select count(*) from sessions").await, 2);
+    }
+
+    #[tokio::test]
+    async fn users_who_log_out_while_a_log_in_is_pending_start_over() {
+        let app = app().await;
+        let browser = pending_login(&app).await;
+        let another = pending_login(&app).await;
+        browser.post("/log-out", &[]).await.assert_body("logged out");
+        browser.post("/second", &[]).await.assert_redirect("/login").assert_no_header("set-cookie");
+        another.post("/second", &[]).await.assert_redirect("/private?a=b");
+    }
+
+    #[tokio::test]
+    async fn users_authenticate_again_by_any_factor_in_its_own_field_and_no_other() {
+        let app = app().await;
+        let (login, id) = (app.login().await, app.user("ada").await);
+        let session = Session {
+            id: "1".into(),
+            user: User { id, username: "ada".into() },
+            confirmed_at: 0,
+            confirmed: AuthLevel::OneFactor,
+            level: AuthLevel::OneFactor,
+        };
+        let authenticate = async |fields: &[(&str, &str)]| {
+            let fields = fields.iter().map(|&(field, value)| (field.to_string(), value.to_string()));
+            match login.reauthenticate(&session, &Credentials(fields.collect())).await {
+                Ok(reauthenticated) => Ok(reauthenticated.level()),
+                Err(error) => {
+                    let errors = error.field_errors().unwrap();
+                    Err(errors.iter().map(|(field, sentence)| format!("{field}: {sentence}")).collect::<String>())
+                }
+            }
+        };
+        assert_eq!(authenticate(&[("password", PASSWORD)]).await, Ok(AuthLevel::OneFactor));
+        assert_eq!(authenticate(&[("word", "ada's word")]).await, Ok(AuthLevel::TwoFactors));
+        for wrong in ["bob's word", PASSWORD] {
+            assert_eq!(authenticate(&[("word", wrong)]).await, Err("word: Not the word.".into()));
+        }
+        for nothing in [&[("password", "ada's word")][..], &[("user", "ada")], &[]] {
+            assert_eq!(authenticate(nothing).await, Err("password: This is not your password.".into()));
+        }
+    }
+
+    async fn log_out_and_clear(login: Login) -> Result<Response> {
+        login.log_out().await?;
+        Ok(login.clear_cookies().into_response())
+    }
+
+    fn log_out_route() -> Routes {
+        Routes::new().post("/log-out", Access::Public, log_out_and_clear)
+    }
+
+    const ADA: [(&str, &str); 2] = [("username", "ada"), ("password", PASSWORD)];
+
+    #[tokio::test]
+    async fn the_cookie_ends_with_the_browser_unless_the_user_asks_to_stay() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let brief = app.visitor().post("/test/log-in", &ADA).await;
+        brief.assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/");
+        let staying = app.visitor().post("/test/log-in", &[ADA[0], ADA[1], ("stay", "on")]).await;
+        staying.assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
+    }
+
+    #[tokio::test]
+    async fn on_https_the_cookie_is_bound_to_this_host() {
+        let settings = [
+            ("BASE_URL", "https://example.com"),
+            ("TRUSTED_PROXIES", "none"),
+            ("SMTP_URL", "none"),
+            ("PASSWORD_ITERATIONS", "600000"),
+            ("HASH_WAIT", "60s"),
+        ];
+        let app = TestApp::with_env(&settings, Routes::new()).await;
+        let ada = app.person("ada").await;
+        ada.assert_is("ada").await;
+        let answer = ada.post("/test/log-in", &ADA).await;
+        answer.assert_cookie("__Host-session_token=…; HttpOnly; SameSite=Lax; Secure; Path=/");
+        answer.assert_header("strict-transport-security", "max-age=63072000; includeSubDomains");
+        let unprefixed = app.visitor().with_cookie("session_token", &ada.cookie("__Host-session_token").unwrap());
+        unprefixed.assert_is("nobody").await;
+    }
+
+    #[tokio::test]
+    async fn after_log_out_the_old_cookie_is_nobodys_and_its_row_is_gone() {
+        let app = TestApp::with(log_out_route()).await;
+        let ada = app.person("ada").await;
+        let thief = ada.copy();
+        thief.assert_is("ada").await;
+        let answer = ada.post("/log-out", &[]).await;
+        answer.assert_cookie("session_token=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0");
+        answer.assert_header("clear-site-data", "\"storage\"");
+        thief.assert_is("nobody").await;
+        assert_eq!(app.count("select count(*) from sessions").await, 0);
+        app.visitor().post("/log-out", &[]).await.assert_status(200);
+    }
+
+    #[tokio::test]
+    async fn a_log_in_replaces_the_session_of_any_user_in_this_browser() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let browser = app.person("eve").await;
+        let before = browser.copy();
+        browser.post("/test/log-in", &ADA).await.assert_redirect("/");
+        browser.assert_is("ada").await;
+        before.assert_is("nobody").await;
+        assert_ne!(browser.cookie("session_token"), before.cookie("session_token"));
+    }
+}

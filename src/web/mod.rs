@@ -1,0 +1,34 @@
+//! What HTTP needs: routes, forms, pages, cookies, and who is asking.
+
+pub mod app;
+pub mod assets;
+pub mod auth;
+pub mod client;
+pub mod cookie;
+pub mod error_pages;
+pub mod factors;
+pub mod flash;
+pub mod form;
+pub mod format;
+pub mod list;
+pub mod login;
+pub mod page;
+pub mod redirect;
+pub mod routes;
+pub mod security;
+pub mod templates;
+
+#[allow(unused_imports)] // What nothing uses yet is for features to come.
+pub use {
+    app::{App, Factor},
+    auth::AuthState,
+    factors::FactorCounts,
+    flash::Flash,
+    form::{Empty, Form, Json, Query},
+    list::{List, ListQuery, ONE_MORE},
+    login::{Credentials, Login},
+    page::Page,
+    redirect::{LocalPath, Redirect, redirect},
+    routes::{Access, NextQuery, Routes},
+    templates::{MailTemplate, Template, Theme, files},
+};

@@ -1,0 +1,226 @@
+//! What every request must pass, and the headers of every answer.
+//!
+//! The `Host` must be this site's, and a request that could change something must come from this site's own pages.
+//! Browsers say so themselves (`Sec-Fetch-Site`, else `Origin`), so forms carry no token that could expire. A request with
+//! neither header cannot have been caused by a page.
+
+use crate::base::{Config, Error, Result};
+use axum::extract::Request;
+use axum::http::header::*;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::Response;
+use url::Url;
+
+const HEADERS: [(HeaderName, &str); 6] = [
+    // Nothing inline, nothing from other sites, no embedding, forms only to this site.
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+         form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (X_FRAME_OPTIONS, "DENY"),
+    // Our own pages may know which page a form was on; other sites may not.
+    (REFERRER_POLICY, "same-origin"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+/// Two years.
+const HSTS: &str = "max-age=63072000; includeSubDomains";
+
+/// Adds the security headers to an answer that does not set its own.
+pub fn add_headers(config: &Config, response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.reserve(HEADERS.len() + 2);
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    for (name, value) in HEADERS {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if config.https() {
+        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
+    }
+}
+
+/// Refuses requests for another host (421) and from another site (403). In production the paths in `any_host` are answered
+/// under any name, because load balancers ask by address.
+///
+/// # Errors
+/// The refusal.
+pub fn check(config: &Config, any_host: &[&str], request: &Request) -> Result<()> {
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    if !has_own_host(config, uri, headers) && (config.development() || !any_host.contains(&uri.path())) {
+        return Err(Error::Refused(StatusCode::MISDIRECTED_REQUEST));
+    }
+    if !is_same_origin(config, method, uri, headers) {
+        return Err(Error::Refused(StatusCode::FORBIDDEN));
+    }
+    Ok(())
+}
+
+fn has_own_host(config: &Config, uri: &Uri, headers: &HeaderMap) -> bool {
+    let is_own = |authority: &str| {
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+            _ => (authority, None),
+        };
+        if config.development() {
+            let loopback = ["localhost", "127.0.0.1", "[::1]"].iter().any(|name| host.eq_ignore_ascii_case(name));
+            return loopback && port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+        }
+        let expected = config.base_url.port().or_else(|| port.and(config.base_url.port_or_known_default()));
+        let same_name = config.base_url.host_str().is_some_and(|name| host.eq_ignore_ascii_case(name));
+        same_name && port.map(str::parse) == expected.map(Ok)
+    };
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    host.to_str().is_ok_and(is_own) && uri.authority().is_none_or(|authority| is_own(authority.as_str()))
+}
+
+/// docs/security.md explains why this is enough, under "Forms from other sites".
+fn is_same_origin(config: &Config, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+    if method.is_safe() || uri.path().starts_with("/api/") {
+        return true;
+    }
+    match headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes) {
+        Some(b"same-origin") => true,
+        None | Some(b"none") => match headers.get(ORIGIN) {
+            Some(origin) => origin.to_str().is_ok_and(|origin| is_own_origin(config, headers, origin)),
+            None => true,
+        },
+        Some(_) => false,
+    }
+}
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The site's own origin; in development also that of the loopback name in `Host`.
+fn is_own_origin(config: &Config, headers: &HeaderMap, origin: &str) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    origin == config.origin() || (config.development() && origin == format!("http://{host}"))
+}
+
+/// Path and query of the page that sent this request, if it is one of ours.
+pub fn own_referer(config: &Config, headers: &HeaderMap) -> Option<String> {
+    let url = Url::parse(headers.get(REFERER)?.to_str().ok()?).ok()?;
+    let is_own = is_own_origin(config, headers, &url.origin().ascii_serialization());
+    let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+    is_own.then(|| url.path().to_string() + &query)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::Feature;
+    use crate::test::{TestApp, Visitor};
+    use crate::web::{Access, Routes};
+
+    async fn act() -> &'static str {
+        "done"
+    }
+
+    fn routes() -> Routes {
+        Routes::new().get("/act", Access::Public, act).post("/act", Access::Public, act)
+    }
+
+    const PRODUCTION: [(&str, &str); 4] = [
+        ("BASE_URL", "https://example.com"),
+        ("TRUSTED_PROXIES", "none"),
+        ("SMTP_URL", "none"),
+        ("PASSWORD_ITERATIONS", "600000"),
+    ];
+
+    async fn post(visitor: &Visitor, headers: &[(&str, &str)]) -> u16 {
+        visitor.send(Method::POST, "/act", headers, "").await.status
+    }
+
+    #[tokio::test]
+    async fn what_another_site_causes_is_refused_and_what_no_page_can_cause_is_not() {
+        let app = TestApp::with_env(&PRODUCTION, routes()).await;
+        let visitor = app.visitor();
+        let own = ("origin", "https://example.com");
+        for (headers, status) in [
+            (vec![], 200),
+            (vec![("sec-fetch-site", "same-origin")], 200),
+            (vec![("sec-fetch-site", "none")], 200),
+            (vec![own], 200),
+            (vec![("sec-fetch-site", "none"), own], 200),
+            (vec![("sec-fetch-site", "cross-site")], 403),
+            (vec![("sec-fetch-site", "same-site")], 403),
+            (vec![("sec-fetch-site", "same-site"), own], 403),
+            (vec![("sec-fetch-site", "none"), ("origin", "https://evil.example")], 403),
+            (vec![("sec-fetch-site", "anything")], 403),
+            (vec![("origin", "null")], 403),
+            (vec![("origin", "http://example.com")], 403),
+            (vec![("origin", "https://example.com:444")], 403),
+            (vec![("origin", "https://www.example.com")], 403),
+            (vec![("origin", "https://example.com.evil.example")], 403),
+            (vec![("origin", "")], 403),
+        ] {
+            assert_eq!(post(&visitor, &headers).await, status, "{headers:?}");
+            assert_eq!(visitor.get_with("/act", &headers).await.status, 200, "{headers:?}");
+        }
+        let refused = visitor.send(Method::POST, "/act", &[("sec-fetch-site", "cross-site")], "").await;
+        refused.assert_contains("came from elsewhere").assert_no_header("access-control-allow-origin");
+        for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::from_bytes(b"WHATEVER").unwrap()] {
+            visitor.send(method, "/act", &[("sec-fetch-site", "cross-site")], "").await.assert_status(403);
+        }
+    }
+
+    #[tokio::test]
+    async fn in_development_every_loopback_name_is_the_sites_own() {
+        let app = TestApp::with(routes()).await;
+        let visitor = app.visitor();
+        for host in ["localhost:8000", "127.0.0.1:9", "[::1]:8000", "LOCALHOST"] {
+            let origin = format!("http://{host}");
+            assert_eq!(post(&visitor, &[("host", host), ("origin", &origin)]).await, 200, "{host}");
+            assert_eq!(post(&visitor, &[("host", host), ("origin", "http://localhost:1")]).await, 403, "{host}");
+        }
+        for host in
+            ["evil.example", "localhost.evil.example", "0.0.0.0:8000", "evil@localhost", "", "localhost/", "[::2]"]
+        {
+            assert_eq!(post(&visitor, &[("host", host)]).await, 421, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn in_production_a_site_answers_to_its_own_name_alone_and_health_checks_under_any() {
+        let routes = routes().get("/alive", Access::Public, act).get("/ready", Access::Public, act);
+        let any_host = &["/alive", "/ready"];
+        let feature = Feature { routes, any_host, ..Feature::named("test") };
+        let app = TestApp::with_feature(&PRODUCTION, feature).await;
+        let visitor = app.visitor();
+        for host in ["example.com", "Example.com", "example.com:443"] {
+            visitor.get_with("/act", &[("host", host)]).await.assert_status(200);
+        }
+        for host in ["localhost", "www.example.com", "example.com:80", "example.com:x", "example.com.", "example.com:"]
+        {
+            visitor.get_with("/act", &[("host", host)]).await.assert_status(421);
+        }
+        visitor.get_with("/act", &[("host", "example.com"), ("host", "example.com")]).await.assert_status(421);
+        visitor.get_with("http://evil.example/act", &[]).await.assert_status(421);
+        visitor.get_with("http://example.com/act", &[]).await.assert_status(200);
+        let forwarded = [("x-forwarded-host", "evil.example"), ("forwarded", "host=evil.example")];
+        visitor.get_with("/act", &forwarded).await.assert_status(200);
+        for path in ["/alive", "/ready"] {
+            visitor.get_with(path, &[("host", "10.0.0.7:8000")]).await.assert_status(200);
+        }
+    }
+
+    #[tokio::test]
+    async fn every_answer_carries_the_security_headers() {
+        let app = TestApp::with(routes()).await;
+        let ada = app.person("ada").await;
+        for path in ["/act", "/nowhere", "/private", "/styles.css", "/api/nowhere"] {
+            let answer = app.visitor().get(path).await;
+            answer.assert_header("x-content-type-options", "nosniff").assert_header("x-frame-options", "DENY");
+            answer.assert_header("referrer-policy", "same-origin");
+            let policy = answer.header("content-security-policy");
+            assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+            answer.assert_no_header("server").assert_no_header("strict-transport-security");
+        }
+        for path in ["/act", "/nowhere", "/private"] {
+            ada.get(path).await.assert_header("cache-control", "no-store").assert_no_header("set-cookie");
+        }
+    }
+}

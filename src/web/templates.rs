@@ -1,0 +1,179 @@
+//! The templates of pages and mails.
+//!
+//! A page is a struct that implements [`Template`] by naming a constant that build.rs made from the file, so renaming a
+//! file breaks the build. Its fields are the variables of the template; a test compares the two.
+
+use super::{assets, format::url_encode};
+use crate::base::{Config, MailDelivery};
+use crate::mail::MailContent;
+use anyhow::{Context as _, Result};
+use axum::body::Bytes;
+use serde::Serialize;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+use tera::{Context, Kwargs, State, Tera};
+
+/// A constant for every file in `templates/`.
+pub mod files {
+    include!(concat!(env!("OUT_DIR"), "/templates.rs"));
+}
+
+/// The data of a page.
+pub trait Template: Serialize {
+    /// The template's name, a constant of [`files`].
+    const FILE: &'static str;
+}
+
+/// The data of a mail: two templates. The first line of the text is the subject.
+pub trait MailTemplate: Serialize {
+    const TEXT: &'static str;
+    const HTML: &'static str;
+}
+
+/// What the reader has chosen: `light`, `dark`, or `system`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Theme(&'static str);
+
+impl Theme {
+    pub const SYSTEM: Theme = Theme("system");
+    pub const ALL: [Theme; 3] = [Theme("light"), Theme("dark"), Theme::SYSTEM];
+
+    pub fn parse(name: &str) -> Option<Theme> {
+        Theme::ALL.into_iter().find(|theme| theme.0 == name)
+    }
+
+    pub fn name(self) -> &'static str {
+        self.0
+    }
+}
+
+/// All templates, parsed once. In debug builds they are parsed again when a file has changed, so that a change shows at
+/// the next reload.
+pub struct Templates {
+    tera: Tera,
+    site: SiteContext,
+    /// Debug builds only: the templates on disk, and when one of them was last changed.
+    on_disk: Mutex<Option<(Option<SystemTime>, Arc<Tera>)>>,
+    /// The pages that [`Templates::render_static`] has rendered, by template and theme.
+    rendered: Mutex<HashMap<(&'static str, Theme), Bytes>>,
+}
+
+impl Templates {
+    /// # Errors
+    /// A template that Tera cannot parse, or that names another that does not exist.
+    pub fn load<'a>(config: &Config, features: impl Iterator<Item = &'a str>) -> Result<Templates> {
+        let site = SiteContext {
+            features: features.map(|name| (name.to_string(), true)).collect(),
+            site_name: config.site_name.clone(),
+            mail: !matches!(config.mail, MailDelivery::Off),
+        };
+        Ok(Templates { tera: load(&site)?, site, on_disk: Mutex::default(), rendered: Mutex::default() })
+    }
+
+    /// A page without data, for visitors who are not logged in: the same for all of them, so it is rendered once for each
+    /// theme.
+    pub fn render_static<T: Template>(&self, template: &T, theme: Theme) -> Result<Bytes> {
+        let key = (T::FILE, theme);
+        let rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(html) = rendered {
+            return Ok(html);
+        }
+        let html = Bytes::from(self.render(template, None, theme, None)?);
+        self.rendered.lock().unwrap_or_else(PoisonError::into_inner).insert(key, html.clone());
+        Ok(html)
+    }
+
+    /// A page for the user with this name, or for a visitor.
+    pub fn render<T: Template>(
+        &self,
+        template: &T,
+        user: Option<&str>,
+        theme: Theme,
+        flash: Option<&str>,
+    ) -> Result<String> {
+        let mut context = Context::from_serialize(template)?;
+        context.insert("user", &user);
+        context.insert("theme", theme.name());
+        context.insert("flash", &flash);
+        self.fill(T::FILE, &context)
+    }
+
+    pub fn mail<T: MailTemplate>(&self, template: &T) -> Result<MailContent> {
+        let mut context = Context::from_serialize(template)?;
+        let text = self.fill(T::TEXT, &context)?;
+        let (subject, text) = text.split_once('\n').with_context(|| format!("{} has no body", T::TEXT))?;
+        context.insert("subject", subject);
+        let html = self.fill(T::HTML, &context)?;
+        Ok(MailContent { subject: subject.into(), text: text.trim_start().into(), html, unsubscribe: None })
+    }
+
+    /// The variables that a template reads.
+    #[cfg(test)]
+    pub fn variables(&self, file: &str) -> Result<Vec<String>> {
+        Ok(self.tera.get_template_variables(file)?.into_iter().map(String::from).collect())
+    }
+
+    fn fill(&self, file: &'static str, context: &Context) -> Result<String> {
+        let filled = if cfg!(debug_assertions) {
+            self.tera_on_disk()?.render(file, context)
+        } else {
+            self.tera.render(file, context)
+        };
+        filled.with_context(|| format!("templates/{file} cannot be rendered"))
+    }
+
+    fn tera_on_disk(&self) -> Result<Arc<Tera>> {
+        let changed = files::ALL.iter().filter_map(|(name, _)| fs::metadata(path(name)).ok()?.modified().ok());
+        let changed = changed.max();
+        let mut on_disk = self.on_disk.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((parsed, tera)) = &*on_disk
+            && *parsed == changed
+        {
+            return Ok(tera.clone());
+        }
+        let tera = Arc::new(load(&self.site)?);
+        *on_disk = Some((changed, tera.clone()));
+        Ok(tera)
+    }
+}
+
+/// What every template can read besides its own data.
+#[derive(Serialize)]
+struct SiteContext {
+    site_name: String,
+    /// The features of this build, by name.
+    features: BTreeMap<String, bool>,
+    /// Whether the site sends mail.
+    mail: bool,
+}
+
+fn load(site: &SiteContext) -> Result<Tera> {
+    let mut tera = Tera::new();
+    tera.register_filter("urlencode", |text: &str, _: Kwargs, _: &State| url_encode(text));
+    tera.add_raw_templates(files::ALL.iter().map(|&(name, text)| (name, source(name, text))))?;
+    let assets: BTreeMap<_, _> = assets::ALL.iter().map(|asset| (variable(asset.path), asset.url)).collect();
+    tera.global_context().insert("asset", &assets);
+    tera.global_context().extend(Context::from_serialize(site)?);
+    Ok(tera)
+}
+
+fn source(name: &str, compiled_in: &'static str) -> Cow<'static, str> {
+    if cfg!(debug_assertions) {
+        fs::read_to_string(path(name)).map_or(Cow::Borrowed(compiled_in), Cow::Owned)
+    } else {
+        Cow::Borrowed(compiled_in)
+    }
+}
+
+/// Where a template is in the source.
+fn path(name: &str) -> String {
+    format!("{}/{name}", files::FOLDER)
+}
+
+/// `/styles.css` is `asset.styles_css` in a template.
+fn variable(path: &str) -> String {
+    path[1..].replace(|c: char| !c.is_ascii_alphanumeric(), "_")
+}
