@@ -7,10 +7,10 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Longer than any answer may take, so that a test fails rather than hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A kept connection that has rested longer may be closed by the server at any moment.
-const REST: Duration = Duration::from_millis(500);
+/// A kept connection that has been idle for longer may be closed by the server at any moment.
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
 
 /// One socket.
 pub struct Connection {
@@ -21,8 +21,8 @@ pub struct Connection {
 impl Connection {
     pub fn open(port: u16) -> io::Result<Connection> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Connection { stream: BufReader::new(stream), used: Instant::now() })
     }
@@ -35,8 +35,7 @@ impl Connection {
     pub fn answer(&mut self) -> io::Result<Answer> {
         let status_line = self.line()?;
         let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status =
-            status.ok_or_else(|| Error::new(ErrorKind::InvalidData, format!("not HTTP: {status_line:?}")))?;
+        let status = status.ok_or_else(|| Error::new(ErrorKind::InvalidData, format!("not HTTP: {status_line:?}")))?;
         let mut answer = Answer { status, headers: Vec::new(), body: String::new() };
         loop {
             let line = self.line()?;
@@ -101,8 +100,8 @@ pub fn form(path: &str, headers: &str, fields: &[(&str, &str)]) -> String {
     )
 }
 
-/// Sends each request to the server at its port, all at the same time, and answers what came back, in their order.
-pub fn at_once(requests: &[(u16, String)]) -> Vec<Answer> {
+/// Sends each request to the server at its port, all at the same time, and returns the answers in the same order.
+pub fn send_at_once(requests: &[(u16, String)]) -> Vec<Answer> {
     super::allow_many_sockets();
     let mut waiting = Vec::new();
     for (port, request) in requests {
@@ -111,18 +110,18 @@ pub fn at_once(requests: &[(u16, String)]) -> Vec<Answer> {
         connection.send(rest).unwrap();
         waiting.push((connection, *last));
     }
-    // All are read but for their last byte, which is then all that is on the way.
+    // Each server has read all but the last byte of each, so the requests become complete at the same time.
     waiting.iter_mut().for_each(|(connection, last)| connection.send([*last]).unwrap());
     waiting.iter_mut().map(|(connection, _)| connection.answer().unwrap()).collect()
 }
 
-/// Asks again, a few times, when it is told to come back later: a disk that others keep busy is no fault of the app.
-pub fn patiently(mut ask: impl FnMut() -> Answer) -> Answer {
+/// Asks again, a few times, when the answer is 503: a disk that others keep busy is no fault of the app.
+pub fn retry_while_busy(mut ask: impl FnMut() -> Answer) -> Answer {
     let answers = std::iter::repeat_with(&mut ask).take(4);
     answers.into_iter().find(|answer| answer.status != 503).unwrap_or_else(ask)
 }
 
-/// Keeps cookies and its connection; follows nothing by itself.
+/// Keeps cookies and its connection; follows no redirects.
 pub struct Browser {
     port: u16,
     connection: Option<Connection>,
@@ -142,12 +141,12 @@ impl Browser {
         self
     }
 
-    /// The same person at another server.
+    /// The same cookies at another server.
     pub fn also_at(&self, port: u16) -> Browser {
         Browser { cookies: self.cookies.clone(), headers: self.headers.clone(), ..Browser::at(port) }
     }
 
-    /// Takes over the cookies of another browser, as one person's two tabs share them.
+    /// Takes the cookies of another browser, as two tabs share them.
     pub fn share_cookies_of(&mut self, other: &Browser) {
         self.cookies.clone_from(&other.cookies);
     }
@@ -199,6 +198,17 @@ impl Browser {
         self.post("/login", &[("username", name), ("password", super::PASSWORD)])
     }
 
+    /// Asserts that this person is logged in, which the home page says.
+    #[track_caller]
+    pub fn assert_logged_in(&mut self, name: &str) {
+        self.get("/").assert_logged_in(name);
+    }
+
+    #[track_caller]
+    pub fn assert_logged_out(&mut self) {
+        self.get("/").assert_logged_out();
+    }
+
     fn own_headers(&self) -> String {
         let pairs: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let headers = &self.headers;
@@ -206,7 +216,7 @@ impl Browser {
     }
 
     fn exchange(&mut self, request: &str) -> io::Result<Answer> {
-        let kept = self.connection.take().filter(|connection| connection.used.elapsed() < REST);
+        let kept = self.connection.take().filter(|connection| connection.used.elapsed() < KEEP_ALIVE);
         let mut connection = match kept {
             Some(connection) => connection,
             None => Connection::open(self.port)?,
@@ -227,7 +237,7 @@ impl Browser {
     }
 }
 
-/// What came back. Every assertion that fails prints it whole.
+/// What a server answered. Every assertion that fails prints all of it.
 pub struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
@@ -245,15 +255,15 @@ impl Answer {
         cookies.filter_map(|(_, value)| value.split(';').next()?.split_once('='))
     }
 
-    /// All that it tells but for the time and for what is random: the values of cookies and the order of headers.
-    pub fn words(&self) -> String {
-        let mut headers: Vec<String> = self.headers.iter().map(header_in_words).collect();
+    /// Everything in it but the time and what is random: the values of cookies and the order of headers.
+    pub fn comparable(&self) -> String {
+        let mut headers: Vec<String> = self.headers.iter().map(comparable_header).collect();
         headers.sort();
         format!("{}\n{}\n\n{}", self.status, headers.join("\n"), self.body)
     }
 
-    /// How many statements it took, which debug builds tell in development.
-    pub fn statements(&self) -> &str {
+    /// How many SQL statements it took, which debug builds say in development.
+    pub fn statement_count(&self) -> &str {
         self.header("server-timing").and_then(|timing| timing.split(',').next()).unwrap_or_default()
     }
 
@@ -274,9 +284,25 @@ impl Answer {
         assert!(self.body.contains(words), "expected {words:?}: {self}");
         self
     }
+
+    /// The name of the person who is logged in, if this is the home page.
+    pub fn username(&self) -> Option<&str> {
+        let (_, rest) = self.body.split_once("Logged in: ")?;
+        rest.split('<').next()
+    }
+
+    #[track_caller]
+    pub fn assert_logged_in(&self, name: &str) {
+        assert_eq!((self.status, self.username()), (200, Some(name)), "{self}");
+    }
+
+    #[track_caller]
+    pub fn assert_logged_out(&self) {
+        assert_eq!((self.status, self.username()), (200, None), "{self}");
+    }
 }
 
-fn header_in_words((name, value): &(String, String)) -> String {
+fn comparable_header((name, value): &(String, String)) -> String {
     let value = match &**name {
         "date" | "retry-after" | "server-timing" => "…",
         "set-cookie" => {

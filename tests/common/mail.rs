@@ -1,7 +1,9 @@
-//! A mail as it goes over the wire, and what a person reads in it.
+//! A mail as it is transmitted, and what a person reads in it.
 
+use super::address_of;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use std::collections::BTreeSet;
 use std::fmt;
 use url::Url;
 
@@ -70,6 +72,20 @@ impl Mail {
         let link = self.find_link(path).unwrap_or_else(|| panic!("no link to {path}:\n{self}"));
         let url = Url::parse(&link).unwrap();
         url.path().to_string() + &url.query().map(|query| format!("?{query}")).unwrap_or_default()
+    }
+}
+
+pub fn message_ids(mails: &[Mail]) -> BTreeSet<String> {
+    mails.iter().map(Mail::id).collect()
+}
+
+/// Asserts that each of these people got one mail. Several with the same Message-ID are one.
+#[track_caller]
+pub fn assert_one_mail_each(mails: &[Mail], names: &[String]) {
+    for name in names {
+        let address = address_of(name);
+        let own: Vec<Mail> = mails.iter().filter(|mail| mail.is_to(&address)).cloned().collect();
+        assert_eq!(message_ids(&own).len(), 1, "not one mail to {address} but {}", own.len());
     }
 }
 

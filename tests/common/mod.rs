@@ -1,43 +1,60 @@
-//! What tests of the whole program are written with: a [`Server`] is the program itself in a folder of its own, a
-//! [`Browser`] visits it over a real socket.
+//! Helpers for tests of the whole program: a [`Server`] is the program itself in a folder of its own, and a [`Browser`]
+//! is a client that visits it over a real socket.
 //!
-//! A test's [`Database`] is a file of SQLite or, when `TEST_DATABASE_URL` names a server, a database on Postgres; it
-//! goes with the test.
+//! A test's [`Database`] is an SQLite file or, when `TEST_DATABASE_URL` names a server, a database on Postgres. It is
+//! deleted with the test.
 
-// Every test file has this module to itself and uses a part of it.
+// Each of the two test programs uses a part of this, and modules that use the rest may have been removed.
 #![allow(dead_code, unused_imports)]
 
 mod http;
 mod mail;
 mod process;
 mod proxy;
+mod signup_race;
 mod smtp;
+mod stolen;
 
-pub use http::{Answer, Browser, Connection, at_once, form, patiently};
-pub use mail::Mail;
-pub use process::{Process, latchkey};
+pub use http::{Answer, Browser, Connection, form, retry_while_busy, send_at_once};
+pub use mail::{Mail, assert_one_mail_each, message_ids};
+pub use process::{Process, Route, command_error, command_output, latchkey, routes};
 pub use proxy::Proxy;
-pub use smtp::{Manner, Smtp};
+pub use signup_race::{assert_one_account, race_to_sign_up};
+pub use smtp::{Behaviour, Smtp, assert_all_mails_sent, unsent_mails};
+pub use stolen::{cookie_header, encodings_of, tokens_in};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::{AssertSqlSafe, Connection as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The password of everybody who signs up by [`Browser::sign_up`].
+/// The password of everyone who signs up by [`Browser::sign_up`].
 pub const PASSWORD: &str = "correct horse battery";
 
-/// The e-mail address of somebody with this name.
+/// The e-mail address of the person with this name.
 pub fn address_of(name: &str) -> String {
     format!("{name}@example.com")
 }
 
-/// Hashing takes no time and nobody meets a limit, unless a test asks for it.
-const EASY: [(&str, &str); 6] = [
+/// `count` names that begin with this.
+pub fn numbered(prefix: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("{prefix}{number}")).collect()
+}
+
+/// Signs everyone up, each with the address NAME@example.com.
+#[track_caller]
+pub fn sign_up_all(server: &Server, names: &[String]) {
+    for name in names {
+        server.browser().sign_up_with_address(name).assert_redirect("/");
+    }
+}
+
+/// Hashing takes no time and no limit is reached, unless a test asks for it.
+const TEST_SETTINGS: [(&str, &str); 6] = [
     ("PORT", "0"),
     ("PASSWORD_ITERATIONS", "1"),
     ("PASSWORD_ATTEMPTS_PER_ADDRESS", "1000000/1h"),
@@ -46,9 +63,11 @@ const EASY: [(&str, &str); 6] = [
     ("MAILS_PER_ADDRESS", "1000000/1h"),
 ];
 
-/// The running program. It is killed when the test lets go of it.
+/// The running program. It is killed when this is dropped.
 pub struct Server {
     process: Process,
+    /// Where it says that it is, such as `http://localhost:8000`.
+    pub url: String,
     pub port: u16,
     folder: TempDir,
     _database: Option<Database>,
@@ -63,13 +82,13 @@ impl Server {
         Server { _database: Some(database), ..server }
     }
 
-    /// On a database that it may share with others.
+    /// With a database that it may share with other servers.
     #[track_caller]
     pub fn on(database: &Database, settings: &[(&str, &str)]) -> Server {
-        Server::launch(database, settings).ready()
+        Server::spawn(database, settings).ready()
     }
 
-    /// At <http://site.example>, which is not localhost and so in production.
+    /// In production, because <http://site.example> is not localhost.
     #[track_caller]
     pub fn in_production(database: &Database, settings: &[(&str, &str)]) -> Server {
         let port = free_port().to_string();
@@ -84,16 +103,22 @@ impl Server {
         Server::on(database, &[&production[..], settings].concat())
     }
 
-    /// Without waiting until it is there.
-    pub fn launch(database: &Database, settings: &[(&str, &str)]) -> Launched {
-        let place = [("DATABASE_URL", &*database.url)];
-        Launched::with(&[&EASY[..], &place, settings].concat())
+    /// Without waiting until it listens.
+    pub fn spawn(database: &Database, settings: &[(&str, &str)]) -> Starting {
+        let database_url = [("DATABASE_URL", &*database.url)];
+        Starting::with(&[&TEST_SETTINGS[..], &database_url, settings].concat())
+    }
+
+    /// Two that share a database.
+    #[track_caller]
+    pub fn pair(database: &Database, settings: &[(&str, &str)]) -> [Server; 2] {
+        [0; 2].map(|_| Server::spawn(database, settings)).map(Starting::ready)
     }
 
     /// With no settings but these.
     #[track_caller]
-    pub fn bare(settings: &[(&str, &str)]) -> Server {
-        Launched::with(settings).ready()
+    pub fn with_only(settings: &[(&str, &str)]) -> Server {
+        Starting::with(settings).ready()
     }
 
     pub fn folder(&self) -> &Path {
@@ -120,50 +145,50 @@ impl DerefMut for Server {
 }
 
 /// A server that has been started and may not listen yet.
-pub struct Launched {
+pub struct Starting {
     process: Process,
     folder: TempDir,
-    /// The one it was told, or 0.
+    /// The one it was told to use, or 0.
     port: u16,
 }
 
-impl Launched {
-    fn with(settings: &[(&str, &str)]) -> Launched {
+impl Starting {
+    fn with(settings: &[(&str, &str)]) -> Starting {
         let folder = tempfile::tempdir().unwrap();
         let process = Process::start(&mut latchkey(folder.path(), &[], settings));
         let port = settings.iter().rfind(|(name, _)| *name == "PORT");
-        Launched { process, folder, port: port.map_or(0, |(_, port)| port.parse().unwrap()) }
+        Starting { process, folder, port: port.map_or(0, |(_, port)| port.parse().unwrap()) }
     }
 
     /// Waits until it says where it is.
     #[track_caller]
     pub fn ready(self) -> Server {
-        let Launched { mut process, folder, port } = self;
-        let mut place = None;
+        let Starting { mut process, folder, port } = self;
+        let mut url = None;
         let ended = wait_until(30, || {
-            let said = process.stdout();
-            let line = said.lines().find_map(|line| line.strip_prefix("Latchkey is at "));
-            place = line.map(|place| url::Url::parse(place).unwrap());
-            place.is_some() || process.has_ended()
+            let output = process.stdout();
+            let line = output.lines().find_map(|line| line.split_once(" is at ").map(|(_, url)| url));
+            url = line.map(|url| url.trim_end_matches('/').to_string());
+            url.is_some() || process.has_ended()
         });
-        let place = place.unwrap_or_else(|| panic!("it did not start (ended: {ended}):\n{process}"));
-        let port = if port == 0 { place.port().unwrap() } else { port };
-        Server { process, port, folder, _database: None }
+        let url = url.unwrap_or_else(|| panic!("it did not start (ended: {ended}):\n{process}"));
+        let port = if port == 0 { url::Url::parse(&url).unwrap().port().unwrap() } else { port };
+        Server { process, url, port, folder, _database: None }
     }
 }
 
-/// Waits for a condition, and says whether it was met within so many seconds.
+/// Waits for a condition, and returns whether it was met within so many seconds.
 pub fn wait_until(seconds: u64, mut condition: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
-    loop {
-        if condition() {
-            return true;
-        }
+    let mut pause = Duration::from_millis(1);
+    while !condition() {
         if begun.elapsed() > Duration::from_secs(seconds) {
             return false;
         }
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(pause);
+        pause = (2 * pause).min(Duration::from_millis(30));
     }
+    true
 }
 
 /// A port that nobody listens on.
@@ -171,10 +196,17 @@ pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// For a test that measures time, or that keeps all cores busy.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static CORES: Mutex<()> = Mutex::new(());
-    CORES.lock().unwrap_or_else(PoisonError::into_inner)
+static ALONE: RwLock<()> = RwLock::new(());
+
+/// For a test that measures time or keeps all cores busy. Meanwhile no other runs that calls this or
+/// [`run_with_others`].
+pub fn run_alone() -> RwLockWriteGuard<'static, ()> {
+    ALONE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For a test that mostly waits.
+pub fn run_with_others() -> RwLockReadGuard<'static, ()> {
+    ALONE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Lets this process and those it starts have as many sockets open as the system permits at all.
@@ -183,7 +215,7 @@ pub fn allow_many_sockets() {
     setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
 }
 
-/// A database for one test, which goes with it. Declare it before the servers that use it.
+/// A database for one test, deleted when dropped. Declare it before the servers that use it.
 pub struct Database {
     pub url: String,
     _folder: Option<TempDir>,
@@ -210,7 +242,8 @@ impl Database {
     }
 
     /// The number that a `select count(*) …` finds.
-    pub fn count(&self, sql: &'static str) -> i64 {
+    pub fn count(&self, sql: &str) -> i64 {
+        let sql = AssertSqlSafe(sql.to_string());
         block_on(async {
             let mut connection = sqlx::AnyConnection::connect(&self.url).await.unwrap();
             let (count,): (i64,) = sqlx::query_as(sql).fetch_one(&mut connection).await.unwrap();
@@ -218,12 +251,12 @@ impl Database {
         })
     }
 
-    /// Changes rows as no page would.
-    pub fn execute(&self, sql: &'static str) {
+    /// Changes rows directly.
+    pub fn execute(&self, sql: &str) {
         execute(&self.url, sql.to_string());
     }
 
-    /// Every value of every column of every table, each with the place where it stands; bytes are `\x` and hex.
+    /// Every value of every column of every table, each with its `table.column`; bytes are `\x` and hex.
     pub fn dump(&self) -> Vec<(String, String)> {
         let columns = if self.server.is_some() {
             "select cast(table_name as text), cast(column_name as text) from information_schema.columns \
@@ -234,8 +267,7 @@ impl Database {
         };
         block_on(async {
             let mut connection = sqlx::AnyConnection::connect(&self.url).await.unwrap();
-            let columns: Vec<(String, String)> =
-                sqlx::query_as(columns).fetch_all(&mut connection).await.unwrap();
+            let columns: Vec<(String, String)> = sqlx::query_as(columns).fetch_all(&mut connection).await.unwrap();
             let mut dump = Vec::new();
             for (table, column) in columns {
                 let text = format!("cast(\"{column}\" as text)");
@@ -246,10 +278,9 @@ impl Database {
                     ),
                 };
                 let sql = AssertSqlSafe(format!("select {value} from {table}"));
-                let values: Vec<(Option<String>,)> =
-                    sqlx::query_as(sql).fetch_all(&mut connection).await.unwrap();
-                let place = format!("{table}.{column}");
-                dump.extend(values.into_iter().filter_map(|(value,)| Some((place.clone(), value?))));
+                let values: Vec<(Option<String>,)> = sqlx::query_as(sql).fetch_all(&mut connection).await.unwrap();
+                let name = format!("{table}.{column}");
+                dump.extend(values.into_iter().filter_map(|(value,)| Some((name.clone(), value?))));
             }
             dump
         })

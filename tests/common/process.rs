@@ -1,4 +1,4 @@
-//! A process that a test has started, and what it said.
+//! A process that a test has started, and its output.
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt;
@@ -15,7 +15,52 @@ pub fn latchkey(folder: &Path, arguments: &[&str], settings: &[(&str, &str)]) ->
     command
 }
 
-/// It is killed when the test lets go of it.
+/// Runs a command to its end, with this on its standard input.
+#[track_caller]
+fn run_command(arguments: &[&str], settings: &[(&str, &str)], input: &str) -> (Process, Option<i32>) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Process::start_with(&mut latchkey(folder.path(), arguments, settings), input);
+    let status = process.wait_for_exit(20);
+    (process, status.code())
+}
+
+/// What a command prints, which must succeed.
+#[track_caller]
+pub fn command_output(arguments: &[&str], settings: &[(&str, &str)], input: &str) -> String {
+    let (process, code) = run_command(arguments, settings, input);
+    assert_eq!((code, &*process.stderr()), (Some(0), ""), "{arguments:?} ended with {code:?}:\n{process}");
+    process.stdout()
+}
+
+/// The one line on standard error with which a command fails.
+#[track_caller]
+pub fn command_error(arguments: &[&str], settings: &[(&str, &str)], input: &str) -> String {
+    let (process, code) = run_command(arguments, settings, input);
+    let error = process.stderr();
+    let one_line = error.lines().count() == 1 && error.starts_with("latchkey: ");
+    assert!(code == Some(1) && one_line, "{arguments:?} ended with {code:?}:\n{process}");
+    error
+}
+
+/// A line of `latchkey routes`: a route of this copy of the app, from which features may have been removed.
+pub struct Route {
+    pub method: String,
+    pub access: String,
+    pub path: String,
+}
+
+#[track_caller]
+pub fn routes() -> Vec<Route> {
+    let text = command_output(&["routes"], &[], "");
+    let route = |line: &str| {
+        let mut words = line.split_whitespace().map(String::from);
+        let [method, access, path] = [words.next(), words.next(), words.next()].map(Option::unwrap);
+        Route { method, access, path }
+    };
+    text.lines().map(route).collect()
+}
+
+/// It is killed when this is dropped.
 pub struct Process {
     child: Child,
     stdout: Arc<Mutex<String>>,
@@ -32,7 +77,7 @@ impl Process {
     pub fn start_with(command: &mut Command, input: &str) -> Process {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // Who does not read its input may have closed it already.
+        // A process that does not read its input may have closed it already.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         let (stdout, stderr) = (Arc::default(), Arc::default());
         let readers = vec![
@@ -50,9 +95,9 @@ impl Process {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// Waits until it ends by itself, within so many seconds.
+    /// Waits until it ends by itself, at most this many seconds.
     #[track_caller]
-    pub fn ends_within(&mut self, seconds: u64) -> ExitStatus {
+    pub fn wait_for_exit(&mut self, seconds: u64) -> ExitStatus {
         let ended = super::wait_until(seconds, || self.has_ended());
         assert!(ended, "it still runs after {seconds} s:\n{self}");
         self.readers.drain(..).for_each(|reader| reader.join().unwrap());
@@ -67,7 +112,7 @@ impl Process {
         self.stderr.lock().unwrap().clone()
     }
 
-    /// The lines of the log with these words in them.
+    /// The lines of its log that contain this.
     pub fn lines_with(&self, words: &str) -> Vec<String> {
         self.stdout().lines().filter(|line| line.contains(words)).map(String::from).collect()
     }
@@ -80,7 +125,7 @@ impl Drop for Process {
     }
 }
 
-/// All that it said. Of a long log, the end.
+/// Its output. Of a long log, the end.
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (stdout, stderr) = (self.stdout(), self.stderr());

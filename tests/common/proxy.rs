@@ -1,4 +1,4 @@
-//! What stands between the program and its database when a test wants the network to fail.
+//! A network between the program and its database that fails when a test wants it to.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -12,50 +12,50 @@ use url::Url;
 pub struct Proxy {
     /// The database's address by way of the proxy.
     pub url: String,
-    lines: Arc<Mutex<Vec<Arc<Line>>>>,
+    links: Arc<Mutex<Vec<Arc<Link>>>>,
     cut: Arc<AtomicBool>,
 }
 
 /// A connection through the proxy.
-struct Line {
-    near: TcpStream,
-    far: TcpStream,
-    last_question: Mutex<Instant>,
+struct Link {
+    client: TcpStream,
+    server: TcpStream,
+    last_used: Mutex<Instant>,
     frozen: Mutex<bool>,
-    thawed: Condvar,
+    unfrozen: Condvar,
 }
 
 impl Proxy {
     pub fn to(url: &str) -> Proxy {
         let mut url = Url::parse(url).unwrap();
-        let far = (url.host_str().unwrap().to_string(), url.port().unwrap_or(5432));
+        let server = (url.host_str().unwrap().to_string(), url.port().unwrap_or(5432));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
-        let proxy = Proxy { url: url.to_string(), lines: Arc::default(), cut: Arc::default() };
-        let (lines, cut) = (Arc::clone(&proxy.lines), Arc::clone(&proxy.cut));
+        let proxy = Proxy { url: url.to_string(), links: Arc::default(), cut: Arc::default() };
+        let (links, cut) = (Arc::clone(&proxy.links), Arc::clone(&proxy.cut));
         thread::spawn(move || {
-            for near in listener.incoming().map_while(Result::ok) {
-                // While the line is cut, whoever connects is hung up on.
+            for client in listener.incoming().map_while(Result::ok) {
+                // While it is cut, new connections are closed at once.
                 if !cut.load(SeqCst) {
-                    lines.lock().unwrap().push(Line::begin(near, TcpStream::connect(&far).unwrap()));
+                    links.lock().unwrap().push(Link::open(client, TcpStream::connect(&server).unwrap()));
                 }
             }
         });
         proxy
     }
 
-    /// Holds back all bytes of the connection that was the last to ask something.
+    /// Holds back all bytes of the connection that was used last.
     pub fn freeze_last_used(&self) {
-        let lines = self.lines.lock().unwrap();
-        let last = lines.iter().max_by_key(|line| *line.last_question.lock().unwrap()).unwrap();
+        let links = self.links.lock().unwrap();
+        let last = links.iter().max_by_key(|link| *link.last_used.lock().unwrap()).unwrap();
         *last.frozen.lock().unwrap() = true;
     }
 
     /// Cuts every connection, and every new one until [`Proxy::mend`].
     pub fn cut(&self) {
         self.cut.store(true, SeqCst);
-        self.lines.lock().unwrap().drain(..).for_each(|line| line.end());
+        self.links.lock().unwrap().drain(..).for_each(|link| link.close());
     }
 
     pub fn mend(&self) {
@@ -69,21 +69,21 @@ impl Drop for Proxy {
     }
 }
 
-impl Line {
-    fn begin(near: TcpStream, far: TcpStream) -> Arc<Line> {
-        for stream in [&near, &far] {
+impl Link {
+    fn open(client: TcpStream, server: TcpStream) -> Arc<Link> {
+        for stream in [&client, &server] {
             stream.set_nodelay(true).unwrap();
         }
-        let last_question = Mutex::new(Instant::now());
-        let line = Line { near, far, last_question, frozen: Mutex::new(false), thawed: Condvar::new() };
-        let line = Arc::new(line);
-        let (questions, answers) = (Arc::clone(&line), Arc::clone(&line));
+        let last_used = Mutex::new(Instant::now());
+        let link = Link { client, server, last_used, frozen: Mutex::new(false), unfrozen: Condvar::new() };
+        let link = Arc::new(link);
+        let (requests, answers) = (Arc::clone(&link), Arc::clone(&link));
         thread::spawn(move || {
-            let note = || *questions.last_question.lock().unwrap() = Instant::now();
-            questions.pass(&questions.near, &questions.far, note);
+            let note = || *requests.last_used.lock().unwrap() = Instant::now();
+            requests.pass(&requests.client, &requests.server, note);
         });
-        thread::spawn(move || answers.pass(&answers.far, &answers.near, || {}));
-        line
+        thread::spawn(move || answers.pass(&answers.server, &answers.client, || {}));
+        link
     }
 
     fn pass(&self, mut from: &TcpStream, mut to: &TcpStream, note: impl Fn()) {
@@ -91,18 +91,18 @@ impl Line {
         while let Ok(count @ 1..) = from.read(&mut bytes) {
             note();
             let frozen = self.frozen.lock().unwrap();
-            drop(self.thawed.wait_while(frozen, |frozen| *frozen).unwrap());
+            drop(self.unfrozen.wait_while(frozen, |frozen| *frozen).unwrap());
             if to.write_all(&bytes[..count]).is_err() {
                 break;
             }
         }
-        self.end();
+        self.close();
     }
 
-    fn end(&self) {
-        let _ = self.near.shutdown(Shutdown::Both);
-        let _ = self.far.shutdown(Shutdown::Both);
+    fn close(&self) {
+        let _ = self.client.shutdown(Shutdown::Both);
+        let _ = self.server.shutdown(Shutdown::Both);
         *self.frozen.lock().unwrap() = false;
-        self.thawed.notify_all();
+        self.unfrozen.notify_all();
     }
 }

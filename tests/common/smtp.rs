@@ -1,7 +1,7 @@
-//! A mail server that a test looks into, and that does as it is told: it takes mail, refuses it, says nothing, or is away.
+//! A mail server for tests. It accepts mail, rejects it, stays silent or is down, as a test says.
 
 use super::mail::Mail;
-use super::{Browser, Server, address_of, wait_until};
+use super::{Browser, Database, Server, address_of, wait_until};
 use rustix::fd::OwnedFd;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::set_socket_reuseaddr;
@@ -13,139 +13,150 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-/// What it does with whoever brings mail.
+/// What it does when mail comes.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Manner {
-    Takes,
-    /// Answers each mail with this, such as `451 4.3.0 Later`.
-    Refuses(&'static str),
-    /// Says nothing, not even hello.
+pub enum Behaviour {
+    Accepts,
+    /// Answers every `MAIL FROM` with this, such as `451 4.3.0 Later`.
+    Rejects(&'static str),
+    /// Sends nothing, not even its greeting.
     Silent,
-    /// Takes the whole mail, and does not say that it did.
-    SilentAtTheEnd,
-    /// Nobody listens on its port.
-    Away,
+    /// Reads the whole mail and never confirms it.
+    SilentAfterData,
+    /// Refuses connections.
+    Down,
 }
 
 pub struct Smtp {
     port: u16,
-    /// What a program under test is given as `SMTP_URL`.
+    /// What a server under test is given as `SMTP_URL`.
     pub url: String,
-    desk: Arc<Desk>,
+    shared: Arc<Shared>,
 }
 
-/// What the server and whoever attends to its visitors share.
-struct Desk {
+/// What the threads of the server share.
+struct Shared {
     state: Mutex<State>,
     changed: Condvar,
 }
 
 struct State {
-    manner: Manner,
-    listens: bool,
+    behaviour: Behaviour,
+    listening: bool,
     over: bool,
-    visitors: Vec<TcpStream>,
+    clients: Vec<TcpStream>,
     /// All lines but those of mails.
-    heard: Vec<String>,
+    commands: Vec<String>,
     mails: Vec<Mail>,
-    /// How many of them have been handed out by [`Smtp::take`], by their place.
+    /// The indices of those that [`Smtp::take_mail`] has returned.
     taken: Vec<usize>,
     waiting: usize,
 }
 
 impl Smtp {
     pub fn start() -> Smtp {
-        Smtp::that(Manner::Takes)
+        Smtp::behaving(Behaviour::Accepts)
     }
 
-    pub fn that(manner: Manner) -> Smtp {
-        let place = hold(0);
-        let port = rustix::net::getsockname(&place).unwrap();
+    pub fn behaving(behaviour: Behaviour) -> Smtp {
+        let held = reserve_port(0);
+        let port = rustix::net::getsockname(&held).unwrap();
         let port = SocketAddrV4::try_from(port).unwrap().port();
         let state = State {
-            manner,
-            listens: false,
+            behaviour,
+            listening: false,
             over: false,
-            visitors: Vec::new(),
-            heard: Vec::new(),
+            clients: Vec::new(),
+            commands: Vec::new(),
             mails: Vec::new(),
             taken: Vec::new(),
             waiting: 0,
         };
-        let desk = Arc::new(Desk { state: Mutex::new(state), changed: Condvar::new() });
-        let doorman = Arc::clone(&desk);
-        thread::spawn(move || doorman.keep_the_door(port, place));
-        let smtp = Smtp { port, url: format!("smtp://127.0.0.1:{port}"), desk };
-        smtp.becomes(manner);
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let listener = Arc::clone(&shared);
+        thread::spawn(move || listener.run_listener(port, held));
+        let smtp = Smtp { port, url: format!("smtp://127.0.0.1:{port}"), shared };
+        smtp.set_behaviour(behaviour);
         smtp
     }
 
-    /// Changes its manner, for those too who are waiting for a word of it. It is away, or back, when this returns.
-    pub fn becomes(&self, manner: Manner) {
-        let mut state = self.desk.lock();
-        state.manner = manner;
-        self.desk.changed.notify_all();
-        let opens = manner != Manner::Away;
-        drop(self.desk.changed.wait_while(state, |state| state.listens != opens).unwrap());
+    /// Changes its behaviour, also towards connected clients. When this returns it is down, or up again.
+    pub fn set_behaviour(&self, behaviour: Behaviour) {
+        let mut state = self.shared.lock();
+        state.behaviour = behaviour;
+        self.shared.changed.notify_all();
+        let opens = behaviour != Behaviour::Down;
+        drop(self.shared.changed.wait_while(state, |state| state.listening != opens).unwrap());
     }
 
-    /// All mails that have come, also those it has not said it took, in their order.
+    /// All mails that have come, in their order, the unconfirmed ones included.
     pub fn mails(&self) -> Vec<Mail> {
-        self.desk.lock().mails.clone()
+        self.shared.lock().mails.clone()
     }
 
-    /// What has been said to it, but for the mails themselves.
-    pub fn heard(&self) -> Vec<String> {
-        self.desk.lock().heard.clone()
+    /// The commands it was sent.
+    pub fn commands(&self) -> Vec<String> {
+        self.shared.lock().commands.clone()
     }
 
-    /// How many it is keeping waiting for a word.
+    /// How many clients wait for its answer.
     pub fn waiting(&self) -> usize {
-        self.desk.lock().waiting
+        self.shared.lock().waiting
     }
 
-    /// Waits until there are so many mails.
+    /// Waits until this many mails have come.
     #[track_caller]
     pub fn wait_for(&self, count: usize) -> Vec<Mail> {
-        let came = wait_until(60, || self.desk.lock().mails.len() >= count);
+        let came = wait_until(60, || self.shared.lock().mails.len() >= count);
         assert!(came, "{count} mails were expected, and these came:\n{self}");
         self.mails()
     }
 
-    /// Waits for a mail to this address with a link to this path, and takes it out: the next call answers another.
+    /// Waits for a mail to this address with a link to this path. The next call returns another.
     #[track_caller]
-    pub fn take(&self, address: &str, path: &str) -> Mail {
+    pub fn take_mail(&self, address: &str, path: &str) -> Mail {
         let mut found = None;
         wait_until(30, || {
-            let mut state = self.desk.lock();
-            let fits = |(place, mail): &(usize, &Mail)| {
-                !state.taken.contains(place) && mail.is_to(address) && mail.find_link(path).is_some()
+            let mut state = self.shared.lock();
+            let fits = |(index, mail): &(usize, &Mail)| {
+                !state.taken.contains(index) && mail.is_to(address) && mail.find_link(path).is_some()
             };
-            found = state.mails.iter().enumerate().find(fits).map(|(place, mail)| (place, mail.clone()));
-            state.taken.extend(found.iter().map(|(place, _)| *place));
+            found = state.mails.iter().enumerate().find(fits).map(|(index, mail)| (index, mail.clone()));
+            state.taken.extend(found.iter().map(|(index, _)| *index));
             found.is_some()
         });
         let mail = found.map(|(_, mail)| mail);
         mail.unwrap_or_else(|| panic!("no mail to {address} with a link to {path}:\n{self}"))
     }
 
-    /// Somebody with an account and the address NAME@example.com, which is confirmed.
+    /// Signs up with the address NAME@example.com, and confirms it.
     #[track_caller]
     pub fn person(&self, server: &Server, name: &str) -> Browser {
         let mut browser = server.browser();
         browser.sign_up_with_address(name).assert_redirect("/");
-        let mail = self.take(&address_of(name), "/email/");
+        let mail = self.take_mail(&address_of(name), "/email/");
         browser.post(&mail.link("/email/"), &[]).assert_status(303);
         browser
     }
 }
 
+pub fn unsent_mails(database: &Database) -> i64 {
+    database.count("select count(*) from mails")
+}
+
+/// Waits until no mail is left in the database.
+#[track_caller]
+pub fn assert_all_mails_sent(database: &Database, logs: &dyn fmt::Display) {
+    let sent = wait_until(60, || unsent_mails(database) == 0);
+    assert!(sent, "{} mails are still there:\n{logs}", unsent_mails(database));
+}
+
 impl Drop for Smtp {
     fn drop(&mut self) {
-        let mut state = self.desk.lock();
+        let mut state = self.shared.lock();
         state.over = true;
-        state.hang_up();
-        self.desk.changed.notify_all();
+        state.disconnect_all();
+        self.shared.changed.notify_all();
     }
 }
 
@@ -157,31 +168,31 @@ impl fmt::Display for Smtp {
 }
 
 impl State {
-    fn hang_up(&mut self) {
-        self.visitors.drain(..).for_each(|visitor| drop(visitor.shutdown(Shutdown::Both)));
+    fn disconnect_all(&mut self) {
+        self.clients.drain(..).for_each(|client| drop(client.shutdown(Shutdown::Both)));
     }
 }
 
-impl Desk {
+impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
-    /// Listens on the port while it should. In between the port stays taken, so that nobody else can have it.
-    fn keep_the_door(self: Arc<Desk>, port: u16, mut place: OwnedFd) {
+    /// Listens on the port unless it is down. Then the port stays reserved, so that no other program can have it.
+    fn run_listener(self: Arc<Shared>, port: u16, mut held: OwnedFd) {
         loop {
             let state = self.lock();
-            let away = |state: &mut State| state.manner == Manner::Away && !state.over;
-            if self.changed.wait_while(state, away).unwrap().over {
+            let down = |state: &mut State| state.behaviour == Behaviour::Down && !state.over;
+            if self.changed.wait_while(state, down).unwrap().over {
                 return;
             }
-            listen(&place, 100).unwrap();
-            let listener = TcpListener::from(place);
+            listen(&held, 100).unwrap();
+            let listener = TcpListener::from(held);
             listener.set_nonblocking(true).unwrap();
-            self.says_it_listens(true);
+            self.set_listening(true);
             while self.is_open() {
                 match listener.accept() {
-                    Ok((visitor, _)) => self.receive(visitor),
+                    Ok((client, _)) => self.receive(client),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         thread::sleep(Duration::from_millis(2));
                     }
@@ -189,46 +200,46 @@ impl Desk {
                 }
             }
             drop(listener);
-            place = hold(port);
-            self.lock().hang_up();
-            self.says_it_listens(false);
+            held = reserve_port(port);
+            self.lock().disconnect_all();
+            self.set_listening(false);
         }
     }
 
-    fn says_it_listens(&self, listens: bool) {
-        self.lock().listens = listens;
+    fn set_listening(&self, listening: bool) {
+        self.lock().listening = listening;
         self.changed.notify_all();
     }
 
     fn is_open(&self) -> bool {
         let state = self.lock();
-        state.manner != Manner::Away && !state.over
+        state.behaviour != Behaviour::Down && !state.over
     }
 
-    fn receive(self: &Arc<Desk>, visitor: TcpStream) {
-        visitor.set_nonblocking(false).unwrap();
-        self.lock().visitors.push(visitor.try_clone().unwrap());
-        let desk = Arc::clone(self);
-        // Whoever hangs up has no more to say.
-        thread::spawn(move || drop(desk.talk(visitor)));
+    fn receive(self: &Arc<Shared>, client: TcpStream) {
+        client.set_nonblocking(false).unwrap();
+        self.lock().clients.push(client.try_clone().unwrap());
+        let shared = Arc::clone(self);
+        // An error is the end of the connection.
+        thread::spawn(move || drop(shared.talk(client)));
     }
 
-    fn talk(&self, visitor: TcpStream) -> io::Result<()> {
-        let mut lines = BufReader::new(visitor.try_clone()?);
-        let say = |words: &str| (&visitor).write_all(format!("{words}\r\n").as_bytes());
-        self.wait_while(Manner::Silent);
+    fn talk(&self, client: TcpStream) -> io::Result<()> {
+        let mut lines = BufReader::new(client.try_clone()?);
+        let say = |words: &str| (&client).write_all(format!("{words}\r\n").as_bytes());
+        self.wait_while(Behaviour::Silent);
         say("220 localhost")?;
         let mut mail = Mail::default();
         loop {
             let line = read_line(&mut lines)?;
-            let manner = self.wait_while(Manner::Silent);
-            self.lock().heard.push(line.clone());
+            let behaviour = self.wait_while(Behaviour::Silent);
+            self.lock().commands.push(line.clone());
             match &*line.get(..4).unwrap_or_default().to_ascii_uppercase() {
                 "EHLO" => say("250-localhost\r\n250 8BITMIME")?,
                 "MAIL" => {
                     mail = Mail { sender: address(&line), ..Mail::default() };
-                    match manner {
-                        Manner::Refuses(words) => say(words)?,
+                    match behaviour {
+                        Behaviour::Rejects(words) => say(words)?,
                         _ => say("250 OK")?,
                     }
                 }
@@ -240,7 +251,7 @@ impl Desk {
                     say("354 Go on")?;
                     mail.data = read_data(&mut lines)?;
                     self.lock().mails.push(std::mem::take(&mut mail));
-                    self.wait_while(Manner::SilentAtTheEnd);
+                    self.wait_while(Behaviour::SilentAfterData);
                     say("250 OK")?;
                 }
                 "QUIT" => return say("221 Bye"),
@@ -249,25 +260,24 @@ impl Desk {
         }
     }
 
-    /// Keeps a visitor waiting as long as it has this manner, and answers the one it has then.
-    fn wait_while(&self, manner: Manner) -> Manner {
+    /// Makes a client wait while this is its behaviour, and returns the one that comes after.
+    fn wait_while(&self, behaviour: Behaviour) -> Behaviour {
         let mut state = self.lock();
         state.waiting += 1;
-        let mut state =
-            self.changed.wait_while(state, |state| state.manner == manner && !state.over).unwrap();
+        let mut state = self.changed.wait_while(state, |state| state.behaviour == behaviour && !state.over).unwrap();
         state.waiting -= 1;
-        state.manner
+        state.behaviour
     }
 }
 
-/// Takes a port, or any, without listening on it: whoever connects is refused.
-fn hold(port: u16) -> OwnedFd {
-    let place = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    // A program that is started meanwhile would keep the port open.
-    fcntl_setfd(&place, FdFlags::CLOEXEC).unwrap();
-    set_socket_reuseaddr(&place, true).unwrap();
-    bind(&place, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).unwrap();
-    place
+/// Binds a port, or any, without listening on it: connections are refused.
+fn reserve_port(port: u16) -> OwnedFd {
+    let held = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    // Otherwise a process started meanwhile would inherit the port.
+    fcntl_setfd(&held, FdFlags::CLOEXEC).unwrap();
+    set_socket_reuseaddr(&held, true).unwrap();
+    bind(&held, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).unwrap();
+    held
 }
 
 fn read_line(lines: &mut impl BufRead) -> io::Result<String> {
@@ -290,7 +300,7 @@ fn read_data(lines: &mut impl BufRead) -> io::Result<String> {
     }
 }
 
-/// What stands between the angle brackets of `MAIL FROM:<…>` and `RCPT TO:<…>`.
+/// What is between the angle brackets of `MAIL FROM:<…>` and `RCPT TO:<…>`.
 fn address(line: &str) -> String {
     let inside = line.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
     inside.map_or(line, |(address, _)| address).to_string()

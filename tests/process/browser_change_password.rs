@@ -1,0 +1,190 @@
+//! In a real browser: a person changes their password.
+//! needs: account, change_password, confirm, home, login, session_list, signup
+
+use crate::common::PASSWORD;
+use crate::webdriver::site::{Site, assert_logged_out, log_in, log_in_elsewhere, sign_up_with};
+use crate::webdriver::{Browser, ENTER, TAB};
+
+const NEW: &str = "quiet harbour lamp";
+
+const CHANGED: &str = "Your password was changed.";
+
+/// The form at /account/password.
+fn change_password(browser: &Browser, current: &str, new: &str, again: &str) {
+    browser.fill("Current password", current);
+    browser.fill("New password", new);
+    browser.fill("New password, once more", again);
+    browser.press("Change password");
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn a_person_changes_their_password_and_sees_the_message_once() {
+    let (site, browser) = (Site::open(), Browser::open());
+    site.sign_up(&browser, "ada");
+    browser.press("Account");
+    browser.press("Change password");
+    change_password(&browser, PASSWORD, NEW, NEW);
+    browser.sees(CHANGED);
+    browser.reload();
+    browser.is_at("/account/password");
+    browser.sees("New password, once more");
+    browser.does_not_see(CHANGED);
+
+    browser.press("Log out");
+    browser.press("Log in");
+    log_in(&browser, "ada", PASSWORD);
+    browser.sees("This username and password do not belong together.");
+    log_in(&browser, "ada", NEW);
+    browser.sees("Logged in: ada");
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn a_changed_password_logs_out_the_other_two_browsers() {
+    let (site, browser) = (Site::open(), Browser::open());
+    site.sign_up(&browser, "ada");
+    let others = [log_in_elsewhere(&site, "ada", &[]), log_in_elsewhere(&site, "ada", &[])];
+    browser.visit(&site.page("/account/password"));
+    change_password(&browser, PASSWORD, NEW, NEW);
+    browser.sees(CHANGED);
+    for other in &others {
+        assert_logged_out(other, &site);
+    }
+    browser.visit(&site.url());
+    browser.sees("Logged in: ada");
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn people_who_are_asked_to_confirm_come_back_to_the_page_they_wanted() {
+    let (site, browser) = (Site::open(), Browser::open());
+    site.sign_up(&browser, "ada");
+    site.age_log_ins();
+    browser.press("Account");
+    browser.press("Change password");
+    browser.is_at("/confirm?next=%2Faccount%2Fpassword");
+    browser.fill("Your password", "not the password");
+    browser.press("Go on");
+    browser.sees("This is not your password.");
+    browser.fill("Your password", PASSWORD);
+    browser.press("Go on");
+    browser.is_at("/account/password");
+
+    // A button that needs confirmation does nothing yet: afterwards one is back at the page with the button.
+    let other = log_in_elsewhere(&site, "ada", &[]);
+    site.age_log_ins();
+    browser.visit(&site.page("/account/sessions"));
+    browser.press("Log out everywhere else");
+    browser.is_at("/confirm?next=%2Faccount%2Fsessions");
+    browser.fill("Your password", PASSWORD);
+    browser.press("Go on");
+    browser.is_at("/account/sessions");
+    other.visit(&site.url());
+    other.sees("Logged in: ada");
+    browser.press("Log out everywhere else");
+    browser.sees("You are logged out everywhere else.");
+    assert_logged_out(&other, &site);
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn the_keyboard_is_enough_to_confirm_and_to_change_the_password() {
+    let (site, browser) = (Site::open(), Browser::open());
+    site.sign_up(&browser, "ada");
+    site.age_log_ins();
+    browser.visit(&site.page("/account/password"));
+    browser.sees("Confirm it is you");
+    let type_into = |field: &str, text: &str| {
+        browser.keys(TAB);
+        assert_eq!(browser.run("return document.activeElement.name"), field, "{browser}");
+        browser.keys(text);
+    };
+    let pass_the_button = |words: &str| {
+        browser.keys(TAB);
+        assert_eq!(browser.accessible_names(":focus"), [words], "{browser}");
+    };
+    let skip_to_content = || {
+        browser.keys(TAB);
+        browser.keys(ENTER);
+    };
+    skip_to_content();
+    type_into("password", PASSWORD);
+    browser.keys(ENTER);
+    browser.is_at("/account/password");
+    browser.sees("New password");
+
+    skip_to_content();
+    type_into("current_password", PASSWORD);
+    pass_the_button("Show: Current password");
+    type_into("password", NEW);
+    pass_the_button("Show: New password");
+    // The space bar presses it, and the focus stays.
+    browser.keys(" ");
+    assert_eq!(browser.accessible_names(":focus"), ["Hide: New password"], "{browser}");
+    type_into("confirm_password", NEW);
+    browser.keys(ENTER);
+    browser.sees(CHANGED);
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn without_scripts_accounts_are_begun_and_kept_the_same_way() {
+    let site = Site::open();
+    let browser = Browser::open_with(&["--blink-settings=scriptEnabled=false"]);
+    browser.visit(&site.page("/signup"));
+    browser.does_not_see("Show");
+    sign_up_with(&browser, "ada", "password1");
+    browser.sees("one of the most common passwords");
+    sign_up_with(&browser, "ada", PASSWORD);
+    browser.sees("Logged in: ada");
+
+    site.age_log_ins();
+    browser.press("Account");
+    browser.press("Change password");
+    browser.fill("Your password", PASSWORD);
+    browser.press("Go on");
+    change_password(&browser, PASSWORD, NEW, "quiet harbour lamb");
+    browser.sees("The two passwords differ.");
+    change_password(&browser, "not the password", NEW, NEW);
+    browser.sees("This is not your current password.");
+    change_password(&browser, PASSWORD, NEW, NEW);
+    browser.sees(CHANGED);
+    browser.reload();
+    browser.does_not_see(CHANGED);
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn the_pages_of_changing_a_password_are_fit_for_everyone() {
+    let (site, browser) = (Site::open(), Browser::open());
+    site.sign_up(&browser, "ada");
+    browser.visit(&site.page("/account/password"));
+    browser.has_autocomplete(&[("current_password", "current-password"), ("password", "new-password")]);
+    browser.has_autocomplete(&[("confirm_password", "new-password")]);
+    browser.inspect("password");
+    browser.press_unchecked("Change password");
+    browser.inspect("password-empty");
+    for (current, new, name) in [
+        ("not the password", NEW, "password-mistake"),
+        (PASSWORD, "Pa55word1234", "password-policy"),
+        (PASSWORD, NEW, "password-flash"),
+    ] {
+        change_password(&browser, current, new, new);
+        browser.inspect(name);
+    }
+    browser.sees(CHANGED);
+    site.age_log_ins();
+    browser.visit(&site.page("/account/password"));
+    browser.sees("Confirm it is you");
+    browser.has_autocomplete(&[("password", "current-password")]);
+    // A hidden field tells password managers whose password it is.
+    assert_eq!(browser.run("return document.querySelector('[autocomplete=username][hidden]').value"), "ada");
+    browser.inspect("confirm");
+    browser.press_unchecked("Go on");
+    browser.inspect("confirm-empty");
+    browser.fill("Your password", "not the password");
+    browser.press("Go on");
+    browser.sees("This is not your password.");
+    browser.inspect("confirm-mistake");
+}

@@ -1,0 +1,56 @@
+//! Mails as a mail program shows them, and the pages that show them, are photographed into target/screenshots.
+//! needs: email, home, login, mailbox, notices, password_reset, signup
+
+use crate::common::PASSWORD;
+use crate::webdriver::Browser;
+use crate::webdriver::site::Site;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+const PHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Safari/604.1";
+const WINDOWS: &str = "Mozilla/5.0 (Windows NT 10.0; rv:145.0) Gecko/20100101 Firefox/145.0";
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn mails_are_photographed() {
+    let site = Site::open();
+    let browser = Browser::open();
+    site.sign_up(&browser, "ada");
+    site.execute("insert into addresses (user_id, email, confirmed_at) select id, 'ada@example.com', 1 from users");
+    site.post(PHONE, "/login", &[("username", "ada"), ("password", PASSWORD)]);
+    for _ in 0..5 {
+        site.post(WINDOWS, "/login", &[("username", "ada"), ("password", "not the password")]);
+    }
+    site.post(PHONE, "/password-reset", &[("email", "ada@example.com")]);
+    browser.visit(&site.page("/account/email"));
+    browser.fill("Another address", "lovelace.the.countess@analytical-engines.example");
+    browser.press("Send the link");
+
+    let mailbox = site.page("/dev/mailbox");
+    let mails = [
+        ("Somebody logged in with a new browser", "mail-new-browser"),
+        ("Too many wrong passwords", "mail-too-many"),
+        ("Choose a new password for Latchkey", "mail-reset"),
+        ("Please confirm your address", "mail-confirm"),
+    ];
+    for (subject, name) in mails {
+        browser.visit(&mailbox);
+        let frame = format!("//article[h2 = '{subject}']//iframe");
+        let mail = browser.attribute(&frame, "srcdoc").expect("it has an HTML part");
+        let mail = utf8_percent_encode(&mail, NON_ALPHANUMERIC);
+        browser.visit(&format!("data:text/html;charset=utf-8,{mail}"));
+        browser.screenshots(name);
+    }
+    browser.visit(&mailbox);
+    browser.screenshots("mailbox-closed");
+    browser.run("document.querySelectorAll('details').forEach(mail => mail.open = true)");
+    browser.screenshots("mailbox-open");
+    browser.press_at("//a[contains(., '/undo/')]");
+    browser.sees("Was it not you?");
+    browser.screenshots("undo");
+    site.execute("delete from events");
+    browser.reload();
+    browser.screenshots("undo-forgotten");
+    browser.press("Take the account back");
+    browser.sees("It is undone");
+    browser.screenshots("undo-flash");
+}

@@ -1,0 +1,116 @@
+//! In a real browser: a person writes notes, which nobody else can read, and other sites cannot write any.
+//! needs: home, login, notes, signup
+
+use crate::common::PASSWORD;
+use crate::webdriver::Browser;
+use crate::webdriver::site::{Site, log_in};
+
+#[track_caller]
+fn write_note(browser: &Browser, site: &Site, text: &str) {
+    browser.visit(&site.page("/notes"));
+    browser.fill("Your note", text);
+    browser.press("Save note");
+    browser.sees(text);
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn a_person_without_scripts_writes_changes_and_deletes_a_note() {
+    let site = Site::open();
+    let browser = Browser::open_with(&["--blink-settings=scriptEnabled=false"]);
+    site.sign_up(&browser, "ada");
+    browser.press("Write a note");
+    browser.sees("Only you can read them.");
+    browser.fill("Your note", "Milk, eggs");
+    browser.press("Save note");
+    browser.press("Milk, eggs");
+    browser.fill("Your note", "Milk, eggs, flour");
+    browser.press("Save note");
+    browser.press("All notes");
+    browser.press("Milk, eggs, flour");
+    browser.press("Delete note");
+    browser.is_at("/notes");
+    browser.sees("Only you can read them.");
+
+    browser.press("Log out");
+    browser.visit(&site.page("/notes"));
+    browser.is_at("/login?next=%2Fnotes");
+    log_in(&browser, "ada", PASSWORD);
+    browser.is_at("/notes");
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn a_note_begun_three_days_ago_can_still_be_saved() {
+    let (site, browser) = (Site::open(), Browser::open());
+    site.sign_up(&browser, "ada");
+    browser.visit(&site.page("/notes"));
+    browser.fill("Your note", "Begun on Monday");
+    site.execute("update sessions set created_at = created_at - 259200, seen_at = seen_at - 259200");
+    browser.press("Save note");
+    browser.is_at("/notes");
+    browser.sees("Begun on Monday");
+    assert_eq!(site.count("select count(*) from notes"), 1);
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn opening_an_address_changes_no_note() {
+    let (site, browser) = (Site::open(), Browser::open());
+    site.sign_up(&browser, "ada");
+    write_note(&browser, &site, "Milk, eggs");
+    browser.press("Milk, eggs");
+    let note = browser.path();
+    for (address, status) in
+        [("/notes?text=More", 200), (&*format!("{note}?text=Less"), 200), (&*format!("{note}/delete"), 405)]
+    {
+        browser.visit(&site.page(address));
+        assert_eq!(browser.status(), status, "{browser}");
+        browser.visit(&site.page("/notes"));
+        assert_eq!(browser.text(".rows li a"), "Milk, eggs", "after {address}\n{browser}");
+        assert_eq!(site.count("select count(*) from notes"), 1, "after {address}");
+    }
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn after_log_out_the_back_button_shows_no_note() {
+    let (site, browser) = (Site::open(), Browser::open());
+    site.sign_up(&browser, "ada");
+    write_note(&browser, &site, "Where the key is");
+    browser.press("Where the key is");
+    let note = browser.path();
+    browser.press("Log out");
+    browser.is_at("/");
+    for page in [&*note, "/notes"] {
+        browser.back();
+        browser.is_at(&format!("/login?next={}", page.replace('/', "%2F")));
+        browser.does_not_see("Where the key is");
+        browser.does_not_see("Log out");
+    }
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn the_pages_of_notes_are_fit_for_everyone() {
+    let (site, browser) = (Site::open(), Browser::open());
+    site.sign_up(&browser, "ada");
+    browser.visit(&site.page("/notes"));
+    browser.inspect("notes-empty");
+    for text in [
+        "Bring the spare key to the neighbours before we leave on Friday.",
+        "The engine weaves algebraic patterns just as the Jacquard loom weaves flowers and leaves. It might act upon other things besides number, were objects found whose mutual fundamental relations could be expressed by those of the abstract science of operations.\n\nSecond paragraph.",
+        "https://example.com/a/very/long/address/that/does/not/break/anywhere/because/it/has/no/spaces/at/all/and/goes/on",
+        "Milk, eggs, flour",
+    ] {
+        browser.fill("Your note", text);
+        browser.press("Save note");
+    }
+    browser.inspect("notes");
+    browser.press_unchecked("Save note");
+    browser.sees("A note needs some text.");
+    browser.inspect("notes-mistake");
+    browser.visit(&site.page("/notes"));
+    browser.press_at(".rows li:nth-child(3) a");
+    browser.inspect("note");
+}

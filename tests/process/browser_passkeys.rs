@@ -1,0 +1,245 @@
+//! In a real browser: a passkey is enough to sign up, to log in, to confirm who one is and to delete the account.
+//! needs: account, confirm, delete_account, home, login, passkeys, session_list, signup
+
+use crate::common::PASSWORD;
+use crate::webdriver::Browser;
+use crate::webdriver::site::{Site, log_in, sign_up_with};
+
+const PATH: &str = "/account/passkeys";
+const NEEDS: &str = "Passkeys need JavaScript, and a browser that knows them.";
+const ADDED: &str = "The passkey is ready.";
+
+/// Adds a passkey to the account of the person who is logged in.
+#[track_caller]
+fn add_passkey(site: &Site, browser: &Browser) {
+    browser.visit(&site.page(PATH));
+    browser.press("Add a passkey");
+    browser.sees(ADDED);
+}
+
+/// Asserts that no script failed and that the page's security policy refused nothing.
+fn assert_no_errors(browser: &Browser) {
+    let mut complaints = browser.console_messages();
+    complaints.retain(|words| words.contains("Content Security Policy") || words.contains("Uncaught"));
+    assert_eq!(complaints, [""; 0], "{browser}");
+}
+
+/// Somebody with a password and a passkey, in a browser that keeps it and is logged out.
+fn person_with_passkey(site: &Site) -> (Browser, String) {
+    let browser = Browser::open();
+    let authenticator = browser.add_authenticator();
+    site.sign_up(&browser, "ada");
+    add_passkey(site, &browser);
+    browser.press("Log out");
+    (browser, authenticator)
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn a_person_adds_two_passkeys_names_one_and_removes_the_other() {
+    let (site, browser) = (Site::open(), Browser::open());
+    let phone = browser.add_authenticator();
+    site.sign_up(&browser, "ada");
+    browser.press("Account");
+    browser.press("Passkeys");
+    browser.sees("Your passkeys will appear here.");
+    browser.press("Add a passkey");
+    browser.sees(ADDED);
+    assert_eq!(browser.text(".entries strong"), "Chrome on Linux", "{browser}");
+
+    // An authenticator with a passkey for this account makes no second one; another authenticator does.
+    browser.click("//button[.='Add a passkey']");
+    browser.sees("There is a passkey for this account on that device already.");
+    browser.remove_authenticator(&phone);
+    browser.add_authenticator();
+    browser.press("Add a passkey");
+    browser.sees("Chrome on Linux 2");
+
+    browser.click("//li[contains(., 'Chrome on Linux 2')]//summary");
+    let field = "//li[contains(., 'Chrome on Linux 2')]//input";
+    browser.clear(field);
+    browser.keys("The blue key");
+    browser.press_at("//li[.//input[@value='Chrome on Linux 2']]//button[.='Save name']");
+    browser.sees("The passkey has its new name.");
+    browser.sees("The blue key");
+    browser.press_at("//li[contains(., 'The blue key')]//button[.='Remove']");
+    browser.sees("opens nothing any more");
+    browser.does_not_see("The blue key");
+    assert_eq!(site.count("select count(*) from passkeys"), 1);
+    assert_no_errors(&browser);
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn the_button_logs_in_and_leads_back() {
+    let site = Site::open();
+    let (browser, _) = person_with_passkey(&site);
+    browser.disable_passkey_autofill();
+    browser.visit(&site.page("/account/sessions"));
+    browser.is_at("/login?next=%2Faccount%2Fsessions");
+    browser.click(".check input");
+    browser.press("Log in with a passkey");
+    browser.is_at("/account/sessions");
+    browser.sees("This browser");
+    assert_eq!(site.count("select count(*) from sessions where stay = 1"), 1);
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn the_browser_offers_the_passkey_by_itself() {
+    let site = Site::open();
+    let (browser, _) = person_with_passkey(&site);
+    // The virtual authenticator takes what the browser offers.
+    browser.visit(&site.page("/login"));
+    browser.sees("Logged in: ada");
+    assert_eq!(browser.path(), "/");
+    assert_eq!(site.count("select count(*) from passkeys where used_at is not null"), 1);
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn people_who_cancel_see_a_kind_message_and_may_continue_in_any_way() {
+    let site = Site::open();
+    let (browser, authenticator) = person_with_passkey(&site);
+    browser.disable_passkey_autofill();
+    browser.set_user_verified(&authenticator, false);
+    browser.visit(&site.page("/login"));
+    browser.click("//button[.='Log in with a passkey']");
+    browser.sees("No passkey was used. Try again whenever you like.");
+    assert_eq!(browser.attribute(".passkey .hint", "role").as_deref(), Some("status"), "{browser}");
+    log_in(&browser, "ada", PASSWORD);
+    browser.sees("Logged in: ada");
+    assert_no_errors(&browser);
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn a_passkey_that_is_no_good_is_refused_in_words() {
+    let site = Site::open();
+    let (browser, _) = person_with_passkey(&site);
+    browser.disable_passkey_autofill();
+    site.execute("delete from passkeys");
+    browser.visit(&site.page("/login"));
+    browser.click("//button[.='Log in with a passkey']");
+    browser.sees("This passkey could not be used.");
+    assert_eq!(browser.path(), "/login");
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn a_passkey_confirms_and_leads_to_the_page_that_was_wanted() {
+    let site = Site::open();
+    let browser = Browser::open();
+    browser.add_authenticator();
+    site.sign_up(&browser, "ada");
+    add_passkey(&site, &browser);
+    site.age_log_ins();
+    browser.visit(&site.page(PATH));
+    browser.is_at("/confirm?next=%2Faccount%2Fpasskeys");
+    browser.press("Use a passkey");
+    browser.is_at(PATH);
+
+    // A page that was open for too long leads to the page that asks who it is.
+    site.age_log_ins();
+    browser.press("Add a passkey");
+    browser.is_at("/confirm?next=%2Faccount%2Fpasskeys");
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn an_account_without_a_password_begins_and_ends_with_a_passkey() {
+    let (site, browser) = (Site::open(), Browser::open());
+    let authenticator = browser.add_authenticator();
+    browser.visit(&site.page("/signup"));
+    browser.click("//button[.='Sign up with a passkey instead']");
+    assert_eq!(browser.run("return document.activeElement.name"), "username", "{browser}");
+    browser.fill("Username", "admin");
+    browser.click("//button[.='Sign up with a passkey instead']");
+    browser.sees("kept for the people who run this site");
+    assert_eq!(browser.passkeys(&authenticator).len(), 0);
+    browser.fill("Username", "ada");
+    browser.press("Sign up with a passkey instead");
+    browser.sees("Logged in: ada");
+
+    browser.visit(&site.page(PATH));
+    browser.press("Remove");
+    browser.sees("You could not log in without this one.");
+    site.age_log_ins();
+    browser.visit(&site.page("/delete"));
+    browser.does_not_see("Your password");
+    browser.press("Delete my account with a passkey");
+    browser.sees("Your account and everything in it is gone.");
+    assert_eq!(site.count("select count(*) from users"), 0);
+    assert_eq!(site.count("select count(*) from passkeys"), 0);
+    assert_no_errors(&browser);
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn without_scripts_pages_say_what_passkeys_need_and_the_rest_works() {
+    let site = Site::open();
+    let browser = Browser::open_with(&["--blink-settings=scriptEnabled=false"]);
+    for path in ["/signup", "/login"] {
+        browser.visit(&site.page(path));
+        browser.sees(NEEDS);
+        browser.does_not_see("with a passkey instead");
+        browser.does_not_see("Log in with a passkey");
+    }
+    site.sign_up(&browser, "ada");
+    browser.visit(&site.page(PATH));
+    browser.sees(NEEDS);
+    browser.does_not_see("Add a passkey");
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn the_pages_of_passkeys_are_fit_for_everyone() {
+    let site = Site::open_with(&[("REQUIRE_TWO_FACTOR", "all")]);
+    let browser = Browser::open();
+    let authenticator = browser.add_authenticator();
+    browser.disable_passkey_autofill();
+    browser.visit(&site.page("/signup"));
+    browser.fill("Username", "ada");
+    browser.press("Sign up with a passkey instead");
+    browser.visit(&site.page("/account/passkeys"));
+    browser.inspect("passkeys");
+    browser.press("Remove");
+    browser.sees("You could not log in without this one.");
+    browser.inspect("passkeys-last");
+    browser.remove_authenticator(&authenticator);
+    let phone = browser.add_authenticator();
+    browser.press("Add a passkey");
+    browser.sees("The passkey is ready.");
+    browser.click("//li[2]//summary");
+    browser.run("document.querySelectorAll('details form').forEach(form => { form.noValidate = true; })");
+    browser.clear("//li[2]//input");
+    browser.press_at("//li[2]//button[.='Save name']");
+    browser.sees("A passkey needs a name.");
+    browser.inspect("passkeys-mistake");
+    site.age_log_ins();
+    browser.visit(&site.page("/account/passkeys"));
+    browser.inspect("passkeys-confirm");
+    browser.visit(&site.page("/delete"));
+    browser.inspect("passkeys-delete");
+    browser.press("Log out");
+    browser.set_user_verified(&phone, false);
+    browser.visit(&site.page("/login"));
+    browser.click("//button[.='Log in with a passkey']");
+    browser.sees("No passkey was used.");
+    browser.inspect("passkeys-cancelled");
+
+    browser.visit(&site.page("/signup"));
+    sign_up_with(&browser, "bob", PASSWORD);
+    browser.visit(&site.page("/account"));
+    browser.is_at("/account/passkeys");
+    browser.sees("Your passkeys will appear here.");
+    browser.inspect("passkeys-empty");
+    browser.set_user_verified(&phone, true);
+    browser.press("Add a passkey");
+    browser.sees("The passkey is ready.");
+    browser.press("Log out");
+    browser.visit(&site.page("/login?next=%2Faccount"));
+    log_in(&browser, "bob", PASSWORD);
+    browser.is_at("/login/passkey");
+    browser.inspect("passkeys-ask");
+}

@@ -1,0 +1,46 @@
+//! Tests of whole processes. `cargo test --test process browser_ -- --ignored` runs those that need Chromium.
+//!
+//! A module whose head says `needs:` is deleted by `scripts/remove` with any of these features.
+
+#![cfg(unix)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod webdriver;
+
+mod activity;
+mod browser_accessibility;
+mod browser_account;
+mod browser_activity;
+mod browser_change_password;
+mod browser_change_username;
+mod browser_csrf;
+mod browser_delete_account;
+mod browser_export;
+mod browser_mail;
+mod browser_mail_previews;
+mod browser_members;
+mod browser_notes;
+mod browser_passkeys;
+mod browser_recovery_codes;
+mod browser_session_list;
+mod browser_signup;
+mod browser_two_factor;
+mod browser_without_scripts;
+mod change_password;
+mod commands;
+mod guessing;
+mod logging;
+mod mail;
+mod mail_delivery;
+mod mail_links;
+mod password_reset;
+mod recovery_codes;
+mod replicas;
+mod serve_requests;
+mod serve_startup;
+mod session_expiry;
+mod signup_race;
+mod smtp_server;
+mod stolen_database;
+mod two_factor;

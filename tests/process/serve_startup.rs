@@ -1,0 +1,70 @@
+//! How the server starts, or says in one line why it does not.
+//! needs: home
+
+use crate::common::{Process, latchkey};
+use std::net::{Ipv4Addr, TcpListener};
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn an_empty_folder_is_enough_and_the_database_is_its_owners_alone() {
+    use crate::common::Server;
+    use std::os::unix::fs::PermissionsExt;
+    let server = Server::with_only(&[("PORT", "0")]);
+    server.browser().get("/").assert_status(200).assert_contains("Latchkey");
+    for (path, expected) in [("data", 0o700), ("data/latchkey.db", 0o600), ("data/latchkey.db-wal", 0o600)] {
+        let mode = server.folder().join(path).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, expected, "{path} has mode {mode:o}");
+    }
+}
+
+/// Starts it with settings that it must refuse, and returns the one line that it prints.
+#[track_caller]
+fn refusal(settings: &[(&str, &str)]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Process::start(&mut latchkey(folder.path(), &[], settings));
+    let status = process.wait_for_exit(10);
+    assert!(!status.success() && status.code().is_some(), "it ended with {status}:\n{process}");
+    let (said, complaint) = (process.stdout(), process.stderr());
+    assert!(said.is_empty() && complaint.lines().count() == 1, "not exactly one line:\n{process}");
+    let left: Vec<_> = folder.path().read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty(), "it left {left:?} behind");
+    complaint
+}
+
+#[test]
+fn a_wrong_setting_is_one_line_that_names_what_to_set() {
+    for (settings, cure) in [
+        (&[("PORT", "many")][..], "PORT"),
+        (&[("PORT", "0"), ("HOST", "0.0.0.0")], "BASE_URL"),
+        (&[("PORT", "0"), ("BASE_URL", "http://example.com")], "BASE_URL"),
+        (&[("PORT", "0"), ("BASE_URL", "https://example.com")], "TRUSTED_PROXIES"),
+        (&[("BASE_URL", "https://example.com"), ("TRUSTED_PROXIES", "none")], "SMTP_URL"),
+        (&[("PORT", "0"), ("SMTP_URL", "mail.example.com")], "SMTP_URL"),
+        (&[("PORT", "0"), ("SMTP_URL", "https://mail.example.com")], "SMTP_URL"),
+        (&[("PORT", "0"), ("SMTP_URL", "smtp://")], "SMTP_URL"),
+        (&[("PORT", "0"), ("MAIL_FROM", "Latchkey")], "MAIL_FROM"),
+        (&[("PORT", "0"), ("MAIL_FROM", "a@b.example, c@d.example")], "MAIL_FROM"),
+        (&[("PORT", "0"), ("MAILS_PER_ACCOUNT", "many")], "MAILS_PER_ACCOUNT"),
+        (&[("PORT", "0"), ("DATABASE_URL", "mysql://localhost/app")], "DATABASE_URL"),
+        (&[("PORT", "0"), ("RUST_LOG", "latchkey=loud")], "RUST_LOG"),
+    ] {
+        let complaint = refusal(settings);
+        assert!(complaint.contains(cure), "{settings:?} is refused with {complaint:?}, without {cure}");
+    }
+}
+
+#[test]
+fn what_is_refused_of_the_mail_servers_address_is_not_its_password() {
+    for url in ["smtps://name:swordfish@", "http://name:swordfish@mail.example.com", "smtp://name:swordfish"] {
+        let complaint = refusal(&[("PORT", "0"), ("SMTP_URL", url)]);
+        assert!(complaint.contains("SMTP_URL") && !complaint.contains("swordfish"), "{complaint}");
+    }
+}
+
+#[test]
+fn a_taken_port_is_one_line_that_names_the_port() {
+    let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = holder.local_addr().unwrap().port().to_string();
+    let complaint = refusal(&[("PORT", &port)]);
+    assert!(complaint.contains("PORT") && complaint.contains(&port), "{complaint:?}");
+}

@@ -1,0 +1,299 @@
+//! Logging in with an authenticator app, at two processes: a code works once, and wrong codes count together.
+//! needs: account, confirm, delete_account, home, login, password_reset, recovery_codes, signup, two_factor
+
+use crate::common::{Answer, Browser, Database, PASSWORD, Process, Server, form, latchkey, run_alone, send_at_once};
+use rustix::process::Signal;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use totp_rs::{Builder, Secret, Totp};
+
+/// Processes with the same database need the same key.
+const KEY: (&str, &str) = ("SECRET_KEY", "a key for tests alone with 32 bytes or more");
+
+fn pair(database: &Database) -> [Server; 2] {
+    Server::pair(database, &[KEY])
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// Waits until the current step of 30 s lasts long enough for a test to use its code and the one before.
+fn wait_for_step() {
+    while now() % 30 > 20 {
+        sleep(Duration::from_millis(100));
+    }
+}
+
+/// An authenticator app, and the recovery codes that came with it.
+struct Phone {
+    key: String,
+    totp: Totp,
+    recovery_codes: Vec<String>,
+}
+
+impl Phone {
+    /// Turns two-factor log-in on with the code of the step before, so that the current code is still unused.
+    #[track_caller]
+    fn set_up(browser: &mut Browser) -> Phone {
+        wait_for_step();
+        let key = key_of(browser.post("/account/two-factor/start", &[]).assert_status(200));
+        let totp = Builder::new().with_secret(Secret::try_from_base32(&key).unwrap()).build().unwrap();
+        let code = totp.generate(now() - 30).to_string();
+        let page = browser.post("/account/two-factor/confirm", &[("code", &code)]);
+        let codes = page.assert_status(200).body.split("<code class=\"recovery-code\">").skip(1);
+        let recovery_codes = codes.map(|rest| rest.split('<').next().unwrap().to_string()).collect();
+        Phone { key, totp, recovery_codes }
+    }
+
+    fn code(&self) -> String {
+        self.totp.generate(now()).to_string()
+    }
+
+    /// Six digits that are no code at about this time.
+    fn wrong(&self) -> String {
+        let right: Vec<_> = (0..10).map(|step| self.totp.generate(now() - 150 + 30 * step).to_string()).collect();
+        (0..).map(|number| format!("{number:06}")).find(|code| !right.contains(code)).unwrap()
+    }
+}
+
+/// The key that a page shows for typing.
+#[track_caller]
+fn key_of(page: &Answer) -> String {
+    let (_, rest) = page.body.split_once("<code id=\"totp-key\">").unwrap_or_else(|| panic!("no key: {page}"));
+    rest.split('<').next().unwrap().replace(' ', "")
+}
+
+fn send(browser: &mut Browser, path: &str, code: &str) -> Answer {
+    browser.post(path, &[("code", code)])
+}
+
+/// A browser in which Ada has entered her password but no code.
+#[track_caller]
+fn enter_password(server: &Server) -> Browser {
+    let mut browser = server.browser();
+    browser.log_in("ada").assert_redirect(LOG_IN);
+    assert!(!browser.cookies().contains_key("session_token"));
+    browser
+}
+
+const LOG_IN: &str = "/login/two-factor";
+
+#[track_caller]
+fn assert_locked(answer: &Answer) {
+    answer.assert_status(429);
+    let wait = answer.header("retry-after").and_then(|seconds| seconds.parse().ok());
+    assert!(wait.is_some_and(|wait: u64| (800..=900).contains(&wait)), "not a quarter of an hour: {answer}");
+    assert!(answer.header("set-cookie").is_none(), "a cookie is set: {answer}");
+}
+
+#[test]
+fn a_log_in_begun_at_one_process_is_completed_at_the_other_and_until_then_one_is_nobody() {
+    let database = Database::new();
+    let [first, second] = pair(&database);
+    let mut ada = first.browser();
+    ada.sign_up("ada").assert_redirect("/");
+    let phone = Phone::set_up(&mut ada);
+    for code in [&phone.code(), &phone.recovery_codes[0]] {
+        let mut browser = enter_password(&first).also_at(second.port);
+        browser.get("/account").assert_redirect("/login?next=%2Faccount");
+        browser.post("/account/two-factor/off", &[("code", code)]).assert_redirect("/login?next=%2F");
+        browser.get(LOG_IN).assert_status(200).assert_contains("log in as <strong>ada</strong>");
+        send(&mut browser, LOG_IN, code).assert_redirect("/");
+        browser.get("/account").assert_status(200);
+        browser.get(LOG_IN).assert_redirect("/login");
+    }
+}
+
+#[test]
+fn of_fifty_log_ins_with_one_code_at_two_processes_one_is_completed() {
+    let database = Database::new();
+    let servers = pair(&database);
+    let mut ada = servers[0].browser();
+    ada.sign_up("ada").assert_redirect("/");
+    let phone = Phone::set_up(&mut ada);
+    let sessions = || database.count("select count(*) from sessions");
+    for (done, code) in (1..).zip([&phone.code(), &phone.recovery_codes[0], &phone.recovery_codes[1]]) {
+        let request = |number: usize| {
+            let server = &servers[number % 2];
+            let cookie = enter_password(server).cookies()["login"].clone();
+            (server.port, form(LOG_IN, &format!("Cookie: login={cookie}\r\n"), &[("code", code)]))
+        };
+        let requests: Vec<_> = (0..50).map(request).collect();
+        let answers = {
+            let _alone = run_alone();
+            send_at_once(&requests)
+        };
+        let entered = answers.iter().filter(|answer| answer.header("location") == Some("/")).count();
+        assert_eq!((entered, sessions()), (1, 1 + done), "{}\n{}", *servers[0], *servers[1]);
+        for answer in &answers {
+            assert!([303, 422, 429, 503].contains(&answer.status), "{answer}");
+        }
+        database.execute("delete from limits");
+    }
+}
+
+#[test]
+fn ten_wrong_codes_wherever_they_are_sent_lock_all_codes_everywhere_and_nobody_elses() {
+    let database = Database::new();
+    let servers = pair(&database);
+    let [mut ada, mut eve] = ["ada", "eve"].map(|name| {
+        let mut browser = servers[0].browser();
+        browser.sign_up(name).assert_redirect("/");
+        browser
+    });
+    let (phone, eves) = (Phone::set_up(&mut ada), Phone::set_up(&mut eve));
+    let places = [LOG_IN, "/confirm", "/delete", "/account/two-factor/off"];
+    let send_to = |ada: &Browser, number: usize, code: &str| {
+        let (server, path) = (&servers[number % 2], places[number % 4]);
+        let mut browser = if path == LOG_IN { enter_password(server) } else { ada.also_at(server.port) };
+        send(&mut browser, path, code)
+    };
+    for number in 0..10 {
+        send_to(&ada, number, &phone.wrong()).assert_status(422);
+    }
+    for number in 0..8 {
+        for code in [&phone.code(), &phone.recovery_codes[0], &phone.wrong()] {
+            assert_locked(&send_to(&ada, number, code));
+        }
+    }
+    let told = "select count(*) from events where kind = 'codes_locked'";
+    assert_eq!(database.count(told), 1);
+    // Her password still works, and so do the codes of others.
+    ada.post("/confirm", &[("password", PASSWORD)]).assert_redirect("/");
+    send(&mut eve, "/confirm", &eves.code()).assert_redirect("/");
+    send(&mut eve, "/delete", &eves.recovery_codes[0]).assert_redirect("/");
+}
+
+#[test]
+fn a_site_that_asks_everybody_for_two_factors_is_content_with_an_app() {
+    let server = Server::start(&[("REQUIRE_TWO_FACTOR", "all")]);
+    let mut ada = server.browser();
+    ada.sign_up("ada").assert_redirect("/");
+    for path in ["/account", "/delete", "/account/recovery-codes"] {
+        let answer = ada.get(path);
+        let to = answer.assert_status(303).header("location").unwrap();
+        // If another second factor is offered first, its page links to this one.
+        let page = ada.get(to);
+        page.assert_status(200);
+        assert!(to == "/account/two-factor" || page.body.contains("href=\"/account/two-factor\""), "{page}");
+    }
+    Phone::set_up(&mut ada);
+    ada.get("/account").assert_status(200);
+}
+
+#[test]
+fn secrets_and_codes_are_in_no_table_and_no_log() {
+    let database = Database::new();
+    let mut server = Server::on(&database, &[KEY, ("RUST_LOG", "trace")]);
+    let mut ada = server.browser();
+    ada.sign_up("ada").assert_redirect("/");
+    let phone = Phone::set_up(&mut ada);
+    let codes = [phone.code(), phone.recovery_codes[0].clone(), phone.wrong()];
+    for code in &codes {
+        send(&mut enter_password(&server), LOG_IN, code);
+    }
+    server.signal(Signal::TERM);
+    server.wait_for_exit(10);
+
+    let secret = phone.totp.secret().to_string();
+    let places = database.dump();
+    assert!(places.iter().any(|(place, _)| place == "totp.secret"), "nothing was kept");
+    assert!(places.iter().any(|(_, value)| value == "two_factor_on"), "nothing was recorded");
+    let log = server.stdout() + &server.stderr();
+    assert!(log.contains(LOG_IN), "the log is empty");
+    let mut secrets = vec![phone.key.to_lowercase(), secret];
+    secrets.extend(codes.into_iter().chain(phone.recovery_codes.iter().map(|code| code.replace('-', ""))));
+    for secret in secrets {
+        let kept = places.iter().find(|(_, value)| value.to_lowercase().contains(&secret));
+        // Six digits may be part of random bytes or of a time.
+        assert!(secret.len() == 6 || kept.is_none(), "{kept:?}");
+        let line = log.lines().find(|line| line.to_lowercase().contains(&secret) && secret.len() > 6);
+        assert_eq!(line, None);
+    }
+    assert!(!log.contains("code="), "a form was logged");
+}
+
+#[test]
+fn a_new_key_seals_what_an_old_one_has_and_the_app_goes_on_with_it() {
+    let database = Database::new();
+    let new = "another key for tests alone with 32 bytes or more";
+    let server = Server::on(&database, &[KEY]);
+    let mut ada = server.browser();
+    ada.sign_up("ada").assert_redirect("/");
+    let phone = Phone::set_up(&mut ada);
+    drop(server);
+
+    let (both, folder) = (format!("{new},{}", KEY.1), tempfile::tempdir().unwrap());
+    let settings = [("DATABASE_URL", &*database.url), ("SECRET_KEY", &both)];
+    let mut reseal = Process::start(&mut latchkey(folder.path(), &["reseal"], &settings));
+    assert!(reseal.wait_for_exit(20).success(), "{reseal}");
+
+    let server = Server::on(&database, &[("SECRET_KEY", new)]);
+    ada.also_at(server.port).assert_logged_in("ada");
+    send(&mut enter_password(&server), LOG_IN, &phone.code()).assert_redirect("/");
+}
+
+#[test]
+fn a_new_password_is_no_way_around_the_second_factor() {
+    let server = Server::start(&[KEY]);
+    let mut ada = server.browser();
+    ada.sign_up("ada").assert_redirect("/");
+    let phone = Phone::set_up(&mut ada);
+    let mut browser = server.browser();
+    let answer = browser.post("/recovery", &[("username", "ada"), ("code", &phone.recovery_codes[0])]);
+    let link = answer.assert_status(303).header("location").unwrap().to_string();
+    let new = "quiet harbour lamp";
+    browser.post(&link, &[("password", new), ("confirm_password", new)]).assert_redirect("/login");
+    browser.post("/login", &[("username", "ada"), ("password", new)]).assert_redirect(LOG_IN);
+    browser.assert_logged_out();
+    // The recovery code that led to the new password is spent.
+    send(&mut browser, LOG_IN, &phone.recovery_codes[0]).assert_status(422);
+    send(&mut browser, LOG_IN, &phone.code()).assert_redirect("/");
+    browser.assert_logged_in("ada");
+}
+
+#[test]
+fn a_thief_of_a_session_and_the_password_gets_no_codes_to_turn_it_off_with() {
+    let database = Database::new();
+    let server = Server::on(&database, &[KEY]);
+    let mut ada = server.browser();
+    ada.sign_up("ada").assert_redirect("/");
+    let phone = Phone::set_up(&mut ada);
+    database.execute("update sessions set confirmed_at = confirmed_at - 600");
+    ada.post("/confirm", &[("password", PASSWORD)]).assert_redirect("/");
+    let to_confirm = "/confirm?second=yes&next=%2Faccount";
+    ada.post("/account/recovery-codes", &[]).assert_redirect(to_confirm);
+    ada.get(to_confirm).assert_contains("the password is not enough");
+    send(&mut ada, "/confirm", &phone.code()).assert_redirect("/");
+    ada.post("/account/recovery-codes", &[]).assert_status(200).assert_contains("recovery-code");
+}
+
+/// The code that Debian's oathtool shows at this time.
+#[track_caller]
+fn oathtool(key: &str, time: &str) -> String {
+    let output = Command::new("oathtool").args(["--totp", "-b", "--now", time, key]).output();
+    let output = output.expect("oathtool is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_string()
+}
+
+#[test]
+#[ignore = "needs oathtool; .ci/run runs it"]
+fn another_authenticator_shows_the_codes_that_are_asked_for() {
+    let database = Database::new();
+    let [first, second] = pair(&database);
+    let mut ada = first.browser();
+    ada.sign_up("ada").assert_redirect("/");
+    wait_for_step();
+    let key = key_of(ada.post("/account/two-factor/start", &[]).assert_status(200));
+    for time in ["60 seconds ago", "30 seconds"] {
+        send(&mut ada, "/account/two-factor/confirm", &oathtool(&key, time)).assert_status(422);
+    }
+    send(&mut ada, "/account/two-factor/confirm", &oathtool(&key, "30 seconds ago")).assert_status(200);
+    let (mut browser, code) = (enter_password(&first), oathtool(&key, "now"));
+    send(&mut browser, LOG_IN, &oathtool(&key, "30 seconds ago")).assert_status(422);
+    send(&mut browser.also_at(second.port), LOG_IN, &code).assert_redirect("/");
+    send(&mut enter_password(&second), LOG_IN, &code).assert_status(422);
+}
