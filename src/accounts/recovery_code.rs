@@ -33,7 +33,7 @@ pub async fn delete_all(db: &mut Connection, user_id: &str) -> Result<()> {
 }
 
 /// Uses a code of the user with this name: deletes it, locks the user's row and returns the user's id. For any other name
-/// and any other code it runs the same single statement, and changes nothing.
+/// and any other well-formed code it runs the same single statement, and changes nothing.
 pub async fn use_by_name(db: &mut Connection, username: &Username, code: &str) -> Result<Option<String>> {
     let Some(code_hash) = parse(code).map(|code| hash(&code)) else { return Ok(None) };
     // The user's row comes first here too, so that no two transactions deadlock.

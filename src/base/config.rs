@@ -8,6 +8,7 @@ use super::env::{Backoff, Env, Rate};
 use super::smtp::MailDelivery;
 #[cfg(feature = "postgres")]
 use super::smtp::is_private_host;
+use super::token::Token;
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use lettre::message::Mailbox;
@@ -145,6 +146,11 @@ impl Config {
     /// The site's origin as browsers write it, such as `https://example.com`.
     pub fn origin(&self) -> String {
         self.base_url.origin().ascii_serialization()
+    }
+
+    /// The address of one of the site's pages; `{token}` in its path stands for the token.
+    pub fn link(&self, path: &str, token: &Token) -> String {
+        self.origin() + &path.replace("{token}", &token.text())
     }
 
     fn check(&self, env: &Env) -> Result<()> {
@@ -336,7 +342,7 @@ mod tests {
 
     #[test]
     fn an_empty_environment_is_a_site_in_development() {
-        let config = Config::from_env(&Env::from_iter::<[(&str, &str); 0]>([])).unwrap();
+        let config = Config::from_env(&Env::default()).unwrap();
         assert!(config.development());
         assert_eq!(config.origin(), "http://localhost:8000");
         assert_eq!(config.session_lifetime, Duration::from_secs(30 * 24 * 60 * 60));
@@ -365,6 +371,11 @@ mod tests {
             (sentence(&[("TRUSTED_PROXIES", "the proxy")]), "range"),
             (sentence(&[("DATABASE_URL", "mysql://localhost/app")]), "sqlite://"),
             (sentence(&[("DATABASE_URL", "sqlite://a.db?mode=memory")]), "needs a file"),
+            #[cfg(all(feature = "sqlite", feature = "postgres"))]
+            (
+                sentence(&[("DATABASE_URL", "sqlite://a.db"), ("DATABASE_DIRECT_URL", "postgres://localhost/app")]),
+                "two engines",
+            ),
             (sentence(&[("TRUSTED_PROXIES", "0.0.0.0/0")]), "name the proxies"),
             (sentence(&[("HASH_JOBS", "18446744073709551615")]), "HASH_JOBS"),
             (sentence(&[("HASH_QUEUE", "0")]), "HASH_QUEUE"),

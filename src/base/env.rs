@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// Environment variables by name. An empty one counts as absent.
+#[derive(Default)]
 pub struct Env(HashMap<String, String>);
 
 impl Env {

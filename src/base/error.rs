@@ -12,8 +12,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The request is refused with this status.
     Refused(StatusCode),
-    /// The form has mistakes: 422. A handler shows the form again; a script gets the sentence as JSON. Only for what is found before anything is written, because a
-    /// transaction that returns an error is rolled back.
+    /// The form has mistakes: 422. A handler shows the form again; a script gets the sentence as JSON. Only for what is
+    /// found before anything is written, because a transaction that returns an error is rolled back.
     Invalid(FieldErrors),
     /// The link is unknown, used or expired: 404, with a page of its own.
     StaleLink,

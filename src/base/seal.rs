@@ -7,11 +7,9 @@ use super::error::{Error, Result};
 use super::files::{private_file, private_folder};
 use super::{config::Config, token::random};
 use anyhow::{Context, anyhow, ensure};
-use base64::Engine;
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use hmac::{Hmac, KeyInit, Mac};
+use data_encoding::{BASE64, BASE64URL_NOPAD};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use sha2::Sha256;
+use ring::hmac;
 use std::fs;
 use std::io::ErrorKind::{AlreadyExists, NotFound};
 use std::io::{self, Write};
@@ -40,14 +38,11 @@ const KEY_ID_LENGTH: usize = 4;
 
 impl Key {
     fn new(secret: &str) -> anyhow::Result<Key> {
-        let derive = |purpose: &str| {
-            let mut hash = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes any length");
-            hash.update(purpose.as_bytes());
-            hash.finalize().into_bytes()
-        };
-        let key = UnboundKey::new(&CHACHA20_POLY1305, &derive("seal")).ok().context("a key has 32 bytes")?;
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        let derive = |purpose: &str| hmac::sign(&secret, purpose.as_bytes());
+        let key = UnboundKey::new(&CHACHA20_POLY1305, derive("seal").as_ref()).ok().context("a key has 32 bytes")?;
         let mut id = [0; KEY_ID_LENGTH];
-        id.copy_from_slice(&derive("key id")[..KEY_ID_LENGTH]);
+        id.copy_from_slice(&derive("key id").as_ref()[..KEY_ID_LENGTH]);
         Ok(Key { id, key: LessSafeKey::new(key) })
     }
 }
@@ -127,8 +122,8 @@ fn development_key(file: &Path) -> anyhow::Result<String> {
 /// Puts a new key into the file, unless another process has just done so.
 fn create_key(file: &Path) -> io::Result<()> {
     let no_randomness = |_| io::Error::other("no randomness");
-    let key = BASE64_STANDARD.encode(random::<32>().map_err(no_randomness)?);
-    let suffix = BASE64_URL_SAFE_NO_PAD.encode(random::<16>().map_err(no_randomness)?);
+    let key = BASE64.encode(&random::<32>().map_err(no_randomness)?);
+    let suffix = BASE64URL_NOPAD.encode(&random::<16>().map_err(no_randomness)?);
     // Written under another name first, so that nobody reads half a key.
     let temporary = file.with_extension(suffix);
     private_folder(file.parent().unwrap_or(Path::new(".")))?;
@@ -142,6 +137,7 @@ fn create_key(file: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::base::Env;
+    use crate::test::PRODUCTION;
 
     const OLD: &str = "the key that was there before the other one";
     const NEW: &str = "the key that is to take the place of the old";
@@ -190,8 +186,7 @@ mod tests {
 
     #[test]
     fn a_site_in_production_that_seals_does_not_start_without_a_key() {
-        let production = [("BASE_URL", "https://example.com"), ("TRUSTED_PROXIES", "none"), ("SMTP_URL", "none")];
-        let config = Config::from_env(&production.into_iter().collect()).unwrap();
+        let config = Config::from_env(&PRODUCTION.into_iter().collect()).unwrap();
         let error = Seals::load(&config, true).err().unwrap().to_string();
         assert!(error.contains("SECRET_KEY must be set") && error.contains("openssl rand -base64 32"), "{error}");
         assert!(Seals::load(&config, false).is_ok());

@@ -2,8 +2,7 @@
 
 use super::error::{Error, Result};
 use anyhow::anyhow;
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use data_encoding::BASE64URL_NOPAD;
 use getrandom::SysRng;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
@@ -25,12 +24,12 @@ impl Token {
 
     /// Reads the 43 characters of [`Token::text`]. Anything else is `None`.
     pub fn parse(text: &str) -> Option<Token> {
-        BASE64_URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Token)
+        BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok().map(Token)
     }
 
     /// 43 characters of base64url, for cookies and links.
     pub fn text(&self) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode(self.0)
+        BASE64URL_NOPAD.encode(&self.0)
     }
 
     pub fn hash(&self) -> TokenHash {

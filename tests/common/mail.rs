@@ -1,8 +1,7 @@
 //! A mail as it is transmitted, and what a person reads in it.
 
 use super::address_of;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+use data_encoding::BASE64;
 use std::collections::BTreeSet;
 use std::fmt;
 use url::Url;
@@ -48,7 +47,7 @@ impl Mail {
             .find(|(head, _)| value(head, "content-type").is_some_and(|found| found.starts_with(kind)))
             .unwrap_or_else(|| panic!("no part {kind}:\n{self}"));
         let bytes = match value(&head, "content-transfer-encoding") {
-            Some("base64") => BASE64_STANDARD.decode(body.replace("\r\n", "")).unwrap(),
+            Some("base64") => BASE64.decode(body.replace("\r\n", "").as_bytes()).unwrap(),
             Some("quoted-printable") => quoted_printable(body),
             _ => body.into(),
         };

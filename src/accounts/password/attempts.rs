@@ -49,14 +49,14 @@ impl AttemptBudget {
         AttemptBudget { backoff, address: None, typed: None, own, at: 0 }
     }
 
-    pub fn of_account(
-        account: Key,
-        typed: Option<Key>,
-        (client, per_address): (&Client, Rate),
-        backoff: Backoff,
-    ) -> AttemptBudget {
-        let address = Some((Key::address("password", client.address), per_address));
-        AttemptBudget { backoff, address, typed: typed.map(Counter::new), own: Counter::new(account), at: 0 }
+    pub fn of_account(account: Key, typed: Option<Key>, address: (Key, Rate), backoff: Backoff) -> AttemptBudget {
+        AttemptBudget {
+            backoff,
+            address: Some(address),
+            typed: typed.map(Counter::new),
+            own: Counter::new(account),
+            at: 0,
+        }
     }
 
     /// Counts the attempt.

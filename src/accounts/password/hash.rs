@@ -3,8 +3,7 @@
 use crate::base::Result;
 use anyhow::anyhow;
 use argon2::Argon2;
-use base64::Engine;
-use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
+use data_encoding::{BASE64, BASE64_NOPAD};
 use pbkdf2::phc::PasswordHash;
 use pbkdf2::{Algorithm, Params, PasswordHasher, PasswordVerifier, Pbkdf2};
 use unicode_normalization::UnicodeNormalization;
@@ -44,8 +43,8 @@ fn verify_phc(password: &str, hash: &str) -> bool {
 fn from_django(hash: &str) -> Option<String> {
     let mut parts = hash.strip_prefix("pbkdf2_sha256$")?.split('$');
     let (rounds, salt, output) = (parts.next()?, parts.next()?, parts.next()?);
-    let salt = BASE64_STANDARD_NO_PAD.encode(salt);
-    let output = BASE64_STANDARD_NO_PAD.encode(BASE64_STANDARD.decode(output).ok()?);
+    let salt = BASE64_NOPAD.encode(salt.as_bytes());
+    let output = BASE64_NOPAD.encode(&BASE64.decode(output.as_bytes()).ok()?);
     Some(format!("$pbkdf2-sha256$i={rounds},l=32${salt}${output}"))
 }
 

@@ -14,10 +14,9 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use unicode_normalization::UnicodeNormalization;
 
-#[derive(Clone)]
 pub struct HashLimiter {
     jobs: Arc<Semaphore>,
-    queue: Arc<Semaphore>,
+    queue: Semaphore,
     wait: Duration,
     pub iterations: u32,
 }
@@ -26,7 +25,7 @@ impl HashLimiter {
     pub fn new(config: &Config) -> HashLimiter {
         HashLimiter {
             jobs: Arc::new(Semaphore::new(config.hash_jobs)),
-            queue: Arc::new(Semaphore::new(config.hash_queue)),
+            queue: Semaphore::new(config.hash_queue),
             wait: config.hash_wait,
             iterations: config.password_iterations.max(Params::MIN_ROUNDS),
         }
@@ -119,6 +118,11 @@ mod tests {
         let answers = join_all((0..10).map(|_| limiter.run(slow))).await;
         assert_eq!(answers.iter().filter(|answer| unavailable(answer)).count(), 9);
         assert!(started.elapsed() < Duration::from_secs(3));
+        // One is at work, three wait as long as it takes, and there is no room for the other six.
+        let patient = self::limiter(&[("HASH_JOBS", "1"), ("HASH_QUEUE", "3"), ("HASH_WAIT", "60s")]);
+        let short = || std::thread::sleep(Duration::from_millis(50));
+        let answers = join_all((0..10).map(|_| patient.run(short))).await;
+        assert_eq!(answers.iter().filter(|answer| unavailable(answer)).count(), 6);
     }
 
     #[tokio::test]
@@ -131,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hash_matches_its_password_alone_and_says_how_it_was_made() {
-        let config = Config::from_env(&Env::from_iter::<[(&str, &str); 0]>([])).unwrap();
+        let config = Config::from_env(&Env::default()).unwrap();
         let password = || NewPassword::parse("violet lantern", &config).unwrap();
         let limiter = HashLimiter::new(&config);
         let (one, two) =

@@ -107,23 +107,19 @@ impl Passwords {
         let mut budget = self.budget(source, user_id, keys).await?;
         self.db.write_relaxed(async |db| budget.spend(db, user_id).await).await?;
 
-        let accepted = account.as_ref().filter(|_| budget.accepts(self.disable_after));
-        let hash = match self.match_or_upgrade(accepted, account.as_ref(), password).await {
+        let accepts = budget.accepts(self.disable_after);
+        let hash = match self.match_or_upgrade(account.as_ref(), accepts, password).await {
             Ok(hash) => hash,
             Err(error) => {
                 self.db.write_relaxed(async |db| budget.refund(db).await).await?;
                 return Err(error);
             }
         };
-        match (account, hash) {
-            (Some(Account { user, .. }), Some(hash)) => Ok(Some(VerifiedPassword { user, hash, budget })),
-            (account, _) => {
-                let user_id = account.as_ref().map(|account| &*account.user.id);
-                let record = async |db: &mut Connection| budget.record_failure(db, user_id, source.client).await;
-                self.db.write(record).await?;
-                Ok(None)
-            }
+        if let (Some(account), Some(hash)) = (&account, hash) {
+            return Ok(Some(VerifiedPassword { user: account.user.clone(), hash, budget }));
         }
+        self.db.write(async |db| budget.record_failure(db, user_id, source.client).await).await?;
+        Ok(None)
     }
 
     async fn budget(
@@ -141,16 +137,19 @@ impl Passwords {
         };
         Ok(match device {
             Some(id) => AttemptBudget::of_device(&id, self.backoff),
-            None => AttemptBudget::of_account(account, typed, (source.client, self.per_address), self.backoff),
+            None => {
+                let address = Key::address("password", source.client.address);
+                AttemptBudget::of_account(account, typed, (address, self.per_address), self.backoff)
+            }
         })
     }
 
-    /// The hash that the account has now, if it is of this password. An outdated one is replaced. Where no password is
-    /// accepted the work is the same, and the answer `None`.
+    /// The hash that the account has now, if it is of this password. An outdated one is replaced. If the password is not
+    /// accepted (`accepts: false`), the work is the same and the answer `None`.
     async fn match_or_upgrade(
         &self,
-        accepted: Option<&Account>,
         account: Option<&Account>,
+        accepts: bool,
         password: &str,
     ) -> Result<Option<String>> {
         if password.len() > MAX_BYTES {
@@ -158,8 +157,8 @@ impl Passwords {
         }
         let mut hash = account.map_or_else(|| unmatchable(self.limiter.iterations), |account| account.hash.clone());
         loop {
-            let new = self.limiter.verify(password, &hash, accepted.is_some()).await?;
-            let (Some(new), Some(Account { user, .. })) = (new, accepted) else { return Ok(None) };
+            let new = self.limiter.verify(password, &hash, accepts).await?;
+            let (Some(new), Some(Account { user, .. }), true) = (new, account, accepts) else { return Ok(None) };
             if new == hash || self.db.write(async |db| table::replace(db, &user.id, &hash, &new).await).await? {
                 return Ok(Some(new));
             }
@@ -193,7 +192,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_costs_nobody_an_attempt() {
-        let settings = [("HASH_JOBS", "1"), ("HASH_QUEUE", "1"), ("HASH_WAIT", "10s")];
+        let settings =
+            [("HASH_JOBS", "1"), ("HASH_QUEUE", "1"), ("HASH_WAIT", "10s"), ("PASSWORD_ATTEMPTS_PER_ADDRESS", "1/1h")];
         let app = TestApp::with_env(&settings, Routes::new()).await;
         app.person("ada").await;
         let login = app.login().await;

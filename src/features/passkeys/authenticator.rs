@@ -2,8 +2,7 @@
 
 use super::relying_party::NOT_GOOD;
 use crate::test::{Answer, Visitor};
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use data_encoding::BASE64URL_NOPAD;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};
@@ -69,7 +68,7 @@ impl Authenticator {
         })
     }
 
-    /// The authenticator data of a new passkey: its id and its public key, as COSE has it, with those of every signature.
+    /// The authenticator data of a new passkey: its id and its public key, as COSE has it, after what every signature has too.
     fn made(&self) -> Vec<u8> {
         let (x, y) = self.key.public_key().as_ref()[1..].split_at(32);
         let key = [b"\xa5\x01\x02\x03\x26\x20\x01\x21\x58\x20", x, b"\x22\x58\x20", y].concat();
@@ -115,11 +114,11 @@ impl Authenticator {
 }
 
 fn encode(bytes: &[u8]) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+    BASE64URL_NOPAD.encode(bytes)
 }
 
 fn decode(text: &Value) -> Vec<u8> {
-    BASE64_URL_SAFE_NO_PAD.decode(text.as_str().unwrap()).unwrap()
+    BASE64URL_NOPAD.decode(text.as_str().unwrap().as_bytes()).unwrap()
 }
 
 /// Asks for a challenge, and returns what the browser is to do.
@@ -156,7 +155,7 @@ impl Authenticator {
     }
 }
 
-/// Returns in which one byte of one part is another, for every byte of these parts of the `response`.
+/// Copies of the answer, in each of which one byte is changed: one for every byte of these parts of the `response`.
 pub fn damaged(answer: &Value, parts: &[&str]) -> Vec<Value> {
     let mut damaged = Vec::new();
     for &part in parts {

@@ -6,16 +6,14 @@
 use super::relying_party::{TIMEOUT, not_good, relying_party};
 use crate::accounts::stored_token::{self, NewToken};
 use crate::accounts::{Session, User};
-use crate::base::{Config, Rate, Result, Token};
+use crate::base::{Rate, Result, Token};
 use crate::db::rate_limit::{self, Key};
 use crate::web::{App, Json, Login, cookie};
-use ::cookie::time;
 use anyhow::Context;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use data_encoding::BASE64URL_NOPAD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -101,7 +99,7 @@ async fn store(
     challenge: &[u8],
     state: &impl Serialize,
 ) -> Result<CookieJar> {
-    let browser = browser(&app.config, &login.headers).map_or_else(Token::random, Ok)?;
+    let browser = cookie::token(&app.config, &login.headers, COOKIE).map_or_else(Token::random, Ok)?;
     let state = serde_json::to_string(state).map_err(anyhow::Error::from)?;
     let new = NewToken {
         purpose: purpose.name(),
@@ -115,9 +113,7 @@ async fn store(
         stored_token::insert(db, &Sha256::digest(challenge), new).await
     });
     stored.await?;
-    let cookie = cookie::build(&app.config, COOKIE, browser.text());
-    let max_age = time::Duration::seconds(TIMEOUT.as_secs() as i64);
-    Ok(CookieJar::new().add(cookie.max_age(max_age).build()))
+    Ok(CookieJar::new().add(cookie::build(&app.config, COOKIE, browser.text(), Some(TIMEOUT))))
 }
 
 /// What the answer with this client data is verified by. It is deleted, so no other answer gets it.
@@ -130,16 +126,12 @@ pub async fn take<T: DeserializeOwned>(
     purpose: Purpose<'_>,
     client_data: &[u8],
 ) -> Result<T> {
-    let browser = browser(&app.config, headers).ok_or_else(not_good)?;
+    let browser = cookie::token(&app.config, headers, COOKIE).ok_or_else(not_good)?;
     let hash = Sha256::digest(challenge(client_data).ok_or_else(not_good)?);
     let binding = purpose.binding(&browser);
     let taken = app.db.write(async |db| stored_token::take(db, &hash, purpose.name(), &binding).await);
     let state = taken.await?.ok_or_else(not_good)?;
     Ok(serde_json::from_str(&state).map_err(anyhow::Error::from)?)
-}
-
-fn browser(config: &Config, headers: &HeaderMap) -> Option<Token> {
-    Token::parse(&cookie::value(config, headers, COOKIE)?)
 }
 
 /// The challenge that an authenticator says it answers. `None` when the page that asked was embedded in another site's.
@@ -156,5 +148,5 @@ fn challenge(client_data: &[u8]) -> Option<Vec<u8>> {
     if data.cross_origin || data.top_origin.is_some() {
         return None;
     }
-    BASE64_URL_SAFE_NO_PAD.decode(data.challenge).ok()
+    BASE64URL_NOPAD.decode(data.challenge.as_bytes()).ok()
 }

@@ -3,8 +3,7 @@
 use super::ceremony::{self, Purpose};
 use super::credential::{self, VerifiedPasskey};
 use super::{log_in::Answer, relying_party::not_good};
-use crate::accounts::session::lifecycle::CONFIRMED;
-use crate::accounts::{AuthLevel, Session, event};
+use crate::accounts::{AuthLevel, Session};
 use crate::base::Result;
 use crate::web::{App, Empty, Json, Login, redirect};
 use axum::extract::State;
@@ -25,8 +24,7 @@ pub async fn finish(
     let verified = verify(&app, &login.headers, &session, &answer.credential).await?;
     let confirmed = app.db.write(async |db| {
         verified.recheck(db).await?;
-        event::record(db, &*session.user.id, CONFIRMED.by(&login.client)).await?;
-        login.renew(db, AuthLevel::TwoFactors).await
+        login.confirm(db, &session, AuthLevel::TwoFactors).await
     });
     Ok(redirect(&answer.next).cookie(confirmed.await?).into_json())
 }

@@ -1,9 +1,9 @@
 //! Passkeys as a factor, which suffices to log in.
 
-use super::relying_party::{NAME, NOT_GOOD, not_good};
+use super::relying_party::{NAME, not_good};
 use super::{confirm, credential, log_in, manage};
 use crate::accounts::AuthLevel;
-use crate::base::{Error, Result};
+use crate::base::Result;
 use crate::db::Connection;
 use crate::web::app::FactorAttempt;
 use crate::web::{App, Factor, FactorCounts};
@@ -15,25 +15,20 @@ pub const FACTOR: Factor = Factor {
     count: credential::COUNT,
     suffices: true,
     verify,
-    refusal: NOT_GOOD,
     next,
     set_up_path: manage::PATH,
     added: manage::PASSKEY_ADDED,
     undo: credential::UNDO,
 };
 
-fn verify<'a>(app: &'a App, attempt: FactorAttempt<'a>) -> BoxFuture<'a, Result<bool>> {
+fn verify<'a>(app: &'a App, attempt: FactorAttempt<'a>) -> BoxFuture<'a, Result<()>> {
     let FactorAttempt { session, headers, value, .. } = attempt;
-    let verify = async move {
+    async move {
         let answer = serde_json::from_str(value).map_err(|_| not_good())?;
         let verified = confirm::verify(app, headers, session, &answer).await?;
         app.db.write(async |db| verified.recheck(db).await).await
-    };
-    let is_right = |verified| match verified {
-        Err(Error::Invalid(_)) => Ok(false),
-        verified => verified.map(|()| true),
-    };
-    verify.map(is_right).boxed()
+    }
+    .boxed()
 }
 
 /// Where everyone must have two factors, a user who has authenticated by one is asked for a passkey, unless there is

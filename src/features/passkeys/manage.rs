@@ -5,7 +5,7 @@ use super::credential::{self, ListedPasskey};
 use crate::accounts::{AuthLevel, Event, Session, event};
 use crate::base::{Error, FieldErrors, Result};
 use crate::db::Connection;
-use crate::web::factors::{lock_confirmed, require_confirmed};
+use crate::web::factors::{lacks_required_factor, lock_confirmed, require_confirmed};
 use crate::web::{App, Empty, FactorCounts, Flash, Form, Json, Login, Page, Redirect, Template, files, redirect};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -43,8 +43,7 @@ impl Template for PasskeysPage {
 impl PasskeysPage {
     async fn new(app: &App, session: &Session, errors: FieldErrors) -> Result<PasskeysPage> {
         let passkeys = app.db.read(async |db| credential::of_user(db, &session.user.id).await).await?;
-        let required = app.config.require_two_factor.applies_to_everyone() && session.level == AuthLevel::OneFactor;
-        Ok(PasskeysPage { passkeys, required, errors })
+        Ok(PasskeysPage { passkeys, required: lacks_required_factor(&app.config, session), errors })
     }
 }
 
@@ -74,7 +73,7 @@ pub async fn finish(
         let name = credential::add(db, &session.user.id, &passkey, &login.client).await?;
         let event = PASSKEY_ADDED.by(&login.client).at(session.level).about(&name);
         event::record(db, &*session.user.id, event).await?;
-        // It has just verified its user, like at a log-in with it.
+        // It has just verified its user, as at a log-in with it.
         login.renew(db, AuthLevel::TwoFactors).await
     });
     Ok(redirect(PATH).cookie(added.await?).flash(ADDED).into_json())

@@ -5,7 +5,7 @@ use super::{credential, relying_party::not_good};
 use crate::accounts::{AuthLevel, Choices, Email, User, Username, address, user};
 use crate::base::{Config, Error, Result};
 use crate::db::new_id;
-use crate::db::rate_limit::{self, Key};
+use crate::web::app::SIGN_UP;
 use crate::web::{App, Flash, Json, LocalPath, Login};
 use axum::extract::State;
 use axum::response::Response;
@@ -44,8 +44,7 @@ struct PendingSignUp {
 
 pub async fn start(State(app): State<App>, login: Login, Json(form): Json<SignUpForm>) -> Result<Response> {
     let (username, _) = form.validate(&app.config)?;
-    let (address, rate) = (Key::address("signup", login.client.address), app.config.signups_per_address);
-    app.db.write_relaxed(async |db| rate_limit::take(db, &address, rate).await).await?;
+    app.count_by_address(SIGN_UP, &login.client, app.config.signups_per_address).await?;
     if app.db.read(async |db| user::find(db, &username).await).await?.is_some() {
         return Err(Error::invalid("username", username.taken()));
     }

@@ -9,6 +9,7 @@
 mod inspect;
 pub mod site;
 
+use data_encoding::BASE64;
 use serde_json::{Value, json};
 use std::fmt::{Display, Formatter};
 use std::io::{BufRead, BufReader};
@@ -26,6 +27,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub const BACKSPACE: &str = "\u{e003}";
 pub const TAB: &str = "\u{e004}";
 pub const ENTER: &str = "\u{e007}";
+
+/// As these browsers write it in `User-Agent`.
+pub const PHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Safari/604.1";
+pub const WINDOWS: &str = "Mozilla/5.0 (Windows NT 10.0; rv:145.0) Gecko/20100101 Firefox/145.0";
 
 /// No window, no network of its own, and every page as wide as its screen.
 const ARGUMENTS: [&str; 10] = [
@@ -219,13 +224,14 @@ impl Browser {
 
     #[track_caller]
     pub fn sees(&self, words: &str) {
-        let seen = self.wait_for(|| self.shows(words).then_some(()));
+        let seen = self.wait_for(|| (self.shows(words) == Ok(true)).then_some(()));
         assert!(seen.is_some(), "expected {words:?}\n{self}");
     }
 
     #[track_caller]
     pub fn does_not_see(&self, words: &str) {
-        assert!(!self.shows(words), "did not expect {words:?}\n{self}");
+        let seen = self.shows(words).unwrap_or_else(|error| panic!("{error}\n{self}"));
+        assert!(!seen, "did not expect {words:?}\n{self}");
     }
 
     #[track_caller]
@@ -234,10 +240,10 @@ impl Browser {
         assert!(there.is_some(), "expected to be at {path}\n{self}");
     }
 
-    fn shows(&self, words: &str) -> bool {
-        let body = self.post("/element", json!({"using": "css selector", "value": "body"}));
-        let text = body.and_then(|body| self.query(&(path_of(&body) + "/text")));
-        text.is_ok_and(|text| text.as_str().is_some_and(|text| text.contains(words)))
+    fn shows(&self, words: &str) -> Result<bool, String> {
+        let body = self.post("/element", json!({"using": "css selector", "value": "body"}))?;
+        let text = self.query(&(path_of(&body) + "/text"))?;
+        Ok(text.as_str().unwrap().contains(words))
     }
 
     pub fn wait_for<T>(&self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
@@ -348,9 +354,8 @@ impl Browser {
 
     /// Saves a picture of the whole page, as PNG.
     pub fn screenshot(&self, file: &Path) {
-        use base64::{Engine, prelude::BASE64_STANDARD};
         let shot = self.devtools("Page.captureScreenshot", json!({"captureBeyondViewport": true}));
-        let png = BASE64_STANDARD.decode(shot["data"].as_str().unwrap()).unwrap();
+        let png = BASE64.decode(shot["data"].as_str().unwrap().as_bytes()).unwrap();
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, png).unwrap();
     }

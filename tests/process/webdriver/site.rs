@@ -1,7 +1,7 @@
 //! The site that a browser visits, and pages of other sites.
 
 use super::Browser;
-use crate::common::{Database, PASSWORD, Server, routes};
+use crate::common::{Database, PASSWORD, Route, Server};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
@@ -19,6 +19,11 @@ impl Site {
     pub fn open_with(settings: &[(&str, &str)]) -> Site {
         let database = Database::new();
         Site { server: Server::on(&database, settings), database }
+    }
+
+    pub fn in_production(settings: &[(&str, &str)]) -> Site {
+        let database = Database::new();
+        Site { server: Server::in_production(&database, settings), database }
     }
 
     pub fn url(&self) -> String {
@@ -59,9 +64,9 @@ impl Site {
     }
 }
 
-/// Whether this copy of the app has a route: any feature may have been removed.
-pub fn has_route(method: &str, path: &str) -> bool {
-    routes().iter().any(|route| route.method == method && route.path == path)
+/// Whether one of these is the route to this path: any feature may have been removed.
+pub fn has_route(routes: &[Route], method: &str, path: &str) -> bool {
+    routes.iter().any(|route| route.method == method && route.path == path)
 }
 
 /// Fills in the form at /login, where the browser is.
