@@ -14,7 +14,7 @@ mod server;
 mod test;
 mod web;
 
-/// Returns are allocated on one thread and freed on another, for which the system's allocator is half as fast.
+/// Answers are allocated on one thread and freed on another, for which the system's allocator is half as fast.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -5,9 +5,10 @@
 
 use crate::base::{Result, Token};
 use crate::db::{Connection, new_id, now};
+use std::time::Duration;
 
-/// How long a device is remembered after its last log-in, in seconds.
-pub const LIFETIME: i64 = 365 * 24 * 60 * 60;
+/// How long a device is remembered after its last log-in.
+pub const LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The id of the device with this token, if this user has logged in with it.
 pub async fn find(db: &mut Connection, token: &Token, user_id: &str) -> Result<Option<String>> {
@@ -62,6 +63,6 @@ pub async fn delete_without_session(db: &mut Connection, user_id: &str) -> Resul
     Ok(())
 }
 
-/// Deletes devices whose cookie has expired; `$1` is the time.
-pub const PURGE: &str = "delete from devices where seen_at <= $1 - 365 * 86400 and id in \
-     (select id from devices where seen_at <= $1 - 365 * 86400 limit 1000)";
+/// Deletes devices that were used last at `$1` or before.
+pub const PURGE: &str =
+    "delete from devices where seen_at <= $1 and id in (select id from devices where seen_at <= $1 limit 1000)";

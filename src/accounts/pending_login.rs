@@ -13,6 +13,7 @@ const PURPOSE: &str = "login";
 
 /// A log-in that waits for its second factor. As an argument of a handler whose route is `Access::PendingLogin`: the one
 /// that this browser has begun.
+#[derive(Clone)]
 pub struct PendingLogin {
     token_hash: Vec<u8>,
     pub user: User,

@@ -20,30 +20,38 @@ pub async fn run(env: &Env) -> Result<()> {
 
 /// Seals the values of this column again that are sealed with older keys, and returns how many they were.
 async fn reseal(seals: &Seals, db: &Database, column: &Sealed) -> Result<u64> {
-    let (mut resealed, mut after) = (0, String::new());
-    loop {
-        let rows = next_rows(db, column, &after).await?;
-        let Some((last, _)) = rows.last() else { return Ok(resealed) };
-        after.clone_from(last);
-        for (user_id, old) in rows.iter().filter(|(_, sealed)| !seals.is_current(sealed)) {
-            let new = seals.seal(column.table, user_id, &seals.open(column.table, user_id, old)?)?;
-            let replace = async |db: &mut Connection| {
-                let query = sqlx::query(column.update).bind(new.clone()).bind(user_id).bind(old.clone());
-                Ok(query.execute(db).await?.rows_affected())
-            };
-            resealed += db.write(replace).await?;
-        }
-    }
+    let reseal_one = async |user_id: &str, old: &[u8]| {
+        let new = seals.seal(column.table, user_id, &seals.open(column.table, user_id, old)?)?;
+        let replace = async |db: &mut Connection| {
+            let query = sqlx::query(column.update).bind(new).bind(user_id).bind(old);
+            Ok(query.execute(db).await?.rows_affected())
+        };
+        Ok(db.write(replace).await?)
+    };
+    for_outdated(seals, db, column, reseal_one).await
 }
 
 /// How many values of this column are sealed with older keys.
-pub async fn count_outdated(seals: &Seals, db: &Database, column: &Sealed) -> Result<usize> {
-    let (mut outdated, mut after) = (0, String::new());
+pub async fn count_outdated(seals: &Seals, db: &Database, column: &Sealed) -> Result<u64> {
+    for_outdated(seals, db, column, async |_, _| Ok(1)).await
+}
+
+/// Calls `act` with each value of this column that is sealed with an older key, and its user's id. Returns the sum of
+/// what `act` returns.
+async fn for_outdated(
+    seals: &Seals,
+    db: &Database,
+    column: &Sealed,
+    act: impl AsyncFn(&str, &[u8]) -> Result<u64>,
+) -> Result<u64> {
+    let (mut sum, mut after) = (0, String::new());
     loop {
         let rows = next_rows(db, column, &after).await?;
-        let Some((last, _)) = rows.last() else { return Ok(outdated) };
+        let Some((last, _)) = rows.last() else { return Ok(sum) };
+        for (user_id, sealed) in rows.iter().filter(|(_, sealed)| !seals.is_current(sealed)) {
+            sum += act(user_id, sealed).await?;
+        }
         after.clone_from(last);
-        outdated += rows.iter().filter(|(_, sealed)| !seals.is_current(sealed)).count();
     }
 }
 

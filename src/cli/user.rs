@@ -73,7 +73,7 @@ async fn reset_link(env: &Env, config: &Config, name: &str) -> Result<()> {
     });
     let token = token.await?.with_context(|| format!("No user who can log in is called {username}."))?;
     db.close().await;
-    say(config.origin() + &path.replace("{token}", &token.text()))
+    say(config.link(path, &token))
 }
 
 fn ask_password() -> Result<String> {

@@ -1,10 +1,15 @@
 //! The clock, and ids that grow with it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Seconds since 1970.
 pub fn now() -> i64 {
     since_1970().as_secs() as i64
+}
+
+/// The time so long ago, in seconds since 1970.
+pub fn ago(time: Duration) -> i64 {
+    now() - time.as_secs() as i64
 }
 
 /// Milliseconds since 1970.
@@ -12,7 +17,7 @@ pub fn now_in_milliseconds() -> i64 {
     since_1970().as_millis() as i64
 }
 
-fn since_1970() -> std::time::Duration {
+fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 

@@ -15,6 +15,7 @@ use sqlx::{Either, Execute, Executor, SqlStr};
 use std::cell::Cell;
 use std::ops::AsyncFnOnce;
 use std::sync::Arc;
+#[cfg(test)]
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::sync::{Notify, Semaphore};
 
@@ -28,6 +29,7 @@ pub struct Database {
     /// Only one relaxed write waits for `writer`, so that a crowd of them does not delay the others.
     relaxed: Arc<Semaphore>,
     committed: Arc<Notify>,
+    #[cfg(test)]
     statements: Arc<AtomicU64>,
 }
 
@@ -48,6 +50,7 @@ impl Database {
             writer: is_sqlite(&config.database_url).then(|| Arc::new(Semaphore::new(1))),
             relaxed: Arc::new(Semaphore::new(1)),
             committed: Arc::default(),
+            #[cfg(test)]
             statements: Arc::default(),
         })
     }
@@ -118,7 +121,12 @@ impl Database {
     /// When none is free in time.
     pub async fn connection(&self) -> Result<Connection> {
         let inner = Some(self.pool.acquire().await?);
-        Ok(Connection { inner, notifies: false, statements: self.statements.clone() })
+        Ok(Connection {
+            inner,
+            notifies: false,
+            #[cfg(test)]
+            statements: self.statements.clone(),
+        })
     }
 
     /// Waits until this process commits a transaction that called [`Connection::notify_on_commit`].
@@ -127,6 +135,7 @@ impl Database {
     }
 
     /// How many statements this process has run on this database.
+    #[cfg(test)]
     pub fn statements(&self) -> u64 {
         self.statements.load(Relaxed)
     }
@@ -170,6 +179,7 @@ pub fn count_statement() {
 pub struct Connection {
     inner: Option<PoolConnection<Db>>,
     notifies: bool,
+    #[cfg(test)]
     statements: Arc<AtomicU64>,
 }
 
@@ -189,6 +199,7 @@ impl Connection {
     }
 
     fn counted(&mut self) -> &mut DbConnection {
+        #[cfg(test)]
         self.statements.fetch_add(1, Relaxed);
         count_statement();
         self.inner()

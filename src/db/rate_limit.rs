@@ -6,7 +6,7 @@
 
 use super::{clock::now_in_milliseconds, database::Connection};
 use crate::base::{Backoff, Error, Rate, Result, random};
-use hmac::{Hmac, KeyInit, Mac};
+use ring::hmac;
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -23,9 +23,8 @@ impl Key {
     /// For text that can be anything, even a password typed into the wrong field: nobody can tell what it was without
     /// `secret`.
     pub fn keyed(secret: &[u8], kind: &str, of: &str) -> Key {
-        let mut hash = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes any length");
-        hash.update(format!("{kind}:{of}").as_bytes());
-        Key(hash.finalize().into_bytes().into())
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), format!("{kind}:{of}").as_bytes());
+        Key(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
 
     pub fn account(user_id: &str) -> Key {

@@ -148,8 +148,7 @@ async fn verify_current(
     user: &User,
     form: &PasswordForm,
 ) -> Result<Option<VerifiedPassword>> {
-    let factors = app.db.read(async |db| FactorCounts::of_user(app, db, &user.id).await).await?;
-    if !factors.has_password() {
+    if app.db.read(async |db| password::table::hash_of(db, &user.id).await).await?.is_none() {
         return Ok(None);
     }
     if form.password == form.current_password {
@@ -202,11 +201,6 @@ mod tests {
         visitor.post(PATH, &fields).await
     }
 
-    async fn is_password_of_ada(app: &TestApp, password: &str) -> bool {
-        let login = app.login().await;
-        app.app.passwords.verify(login.source(), "ada", password).await.unwrap().is_some()
-    }
-
     #[test]
     fn its_page_renders() {
         let errors = || {
@@ -238,7 +232,7 @@ mod tests {
             gone.assert_is("nobody").await;
         }
         bob.assert_is("bob").await;
-        assert!(is_password_of_ada(&app, NEW).await && !is_password_of_ada(&app, PASSWORD).await);
+        assert!(app.is_password_of("ada", NEW).await && !app.is_password_of("ada", PASSWORD).await);
         assert_eq!(app.count("select count(*) from events where kind = 'password_changed'").await, 1);
         assert_eq!(app.count("select count(*) from devices").await, 2);
     }
@@ -268,7 +262,7 @@ mod tests {
         }
         ada.assert_is("ada").await;
         elsewhere.assert_is("ada").await;
-        assert!(is_password_of_ada(&app, PASSWORD).await);
+        assert!(app.is_password_of("ada", PASSWORD).await);
     }
 
     #[tokio::test]
@@ -278,7 +272,7 @@ mod tests {
         app.execute("update sessions set confirmed_at = confirmed_at - 600").await;
         submit(&ada, PASSWORD, NEW, NEW).await.assert_redirect("/confirm?next=%2Faccount");
         submit(&app.visitor(), PASSWORD, NEW, NEW).await.assert_redirect("/login?next=%2F");
-        assert!(is_password_of_ada(&app, PASSWORD).await);
+        assert!(app.is_password_of("ada", PASSWORD).await);
     }
 
     #[tokio::test]
@@ -300,7 +294,7 @@ mod tests {
             submit(&ada, "not the password", NEW, NEW).await.assert_status(422);
         }
         submit(&ada, PASSWORD, NEW, NEW).await.assert_status(429).assert_header("retry-after", "30");
-        assert!(is_password_of_ada(&app, PASSWORD).await);
+        assert!(app.is_password_of("ada", PASSWORD).await);
     }
 
     /// An app in which recovery codes, which core has, count as another login method.
@@ -327,11 +321,11 @@ mod tests {
         page.assert_contains("has no password any more").assert_contains("Set a password");
         page.assert_lacks("Current password").assert_lacks(REMOVE);
         elsewhere.assert_is("nobody").await;
-        assert!(!is_password_of_ada(&app, PASSWORD).await);
+        assert!(!app.is_password_of("ada", PASSWORD).await);
         assert_eq!(app.count("select count(*) from events where kind = 'password_removed'").await, 1);
         // The password that was removed can be set again.
         submit(&ada, "", PASSWORD, PASSWORD).await.assert_redirect(PATH);
-        assert!(is_password_of_ada(&app, PASSWORD).await);
+        assert!(app.is_password_of("ada", PASSWORD).await);
     }
 
     #[tokio::test]
@@ -341,7 +335,7 @@ mod tests {
         let elsewhere = app.browser_of("ada").await;
         let answer = ada.post(REMOVE, &[]).await;
         answer.assert_status(409).assert_contains("the only way into your account").assert_no_header("set-cookie");
-        assert!(is_password_of_ada(&app, PASSWORD).await);
+        assert!(app.is_password_of("ada", PASSWORD).await);
         elsewhere.assert_is("ada").await;
     }
 
@@ -351,11 +345,11 @@ mod tests {
         let ada = app.person("ada").await;
         add_login_method(&app).await;
         app.ended_meanwhile("ada", ada.post(REMOVE, &[])).await.assert_status(404);
-        assert!(is_password_of_ada(&app, PASSWORD).await);
+        assert!(app.is_password_of("ada", PASSWORD).await);
         app.remove_password("ada").await;
         let thief = app.browser_of("ada").await;
         app.ended_meanwhile("ada", submit(&thief, "", NEW, NEW)).await.assert_status(404);
-        assert!(!is_password_of_ada(&app, NEW).await);
+        assert!(!app.is_password_of("ada", NEW).await);
     }
 
     #[tokio::test]
@@ -364,7 +358,7 @@ mod tests {
         app.person("ada").await;
         app.remove_password("ada").await;
         for password in ["", PASSWORD, "not the password"] {
-            assert!(!is_password_of_ada(&app, password).await);
+            assert!(!app.is_password_of("ada", password).await);
         }
     }
 }

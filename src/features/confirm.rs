@@ -1,8 +1,7 @@
 //! Authenticate again: pages that need a recent log-in lead here, and this page leads back to them.
 
 use super::feature::Feature;
-use crate::accounts::session::lifecycle::CONFIRMED;
-use crate::accounts::{Session, User, event};
+use crate::accounts::{Session, User};
 use crate::base::{Env, FieldErrors, Result};
 use crate::web::{
     Access, App, Credentials, FactorCounts, Form, LocalPath, Login, NextQuery, Page, Query, Redirect, Routes, Template,
@@ -77,8 +76,7 @@ async fn confirm(app: &App, session: &Session, login: &Login, form: &ConfirmForm
     let reauthenticated = login.reauthenticate(session, &form.credentials).await?;
     let confirmed = app.db.write(async |db| {
         reauthenticated.recheck(db).await?;
-        event::record(db, &*session.user.id, CONFIRMED.by(&login.client)).await?;
-        login.renew(db, reauthenticated.level()).await
+        login.confirm(db, session, reauthenticated.level()).await
     });
     Ok(redirect(&form.next).cookie(confirmed.await?))
 }

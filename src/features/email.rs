@@ -6,8 +6,8 @@ use crate::accounts::link::{self, CONFIRM_MAIL, Purpose};
 use crate::accounts::{AuthLevel, Client, Session, User};
 use crate::base::{Env, FieldErrors, Result};
 use crate::db::Connection;
-use crate::db::rate_limit::{self, Key};
 use crate::mail::{Mail, MailContent};
+use crate::web::app::REQUESTED_MAIL;
 use crate::web::format::duration;
 use crate::web::{
     Access, App, Empty, Flash, Form, MailTemplate, Page, Redirect, Routes, Template, factors, files, redirect,
@@ -104,8 +104,7 @@ async fn addresses(app: &App, user: &User) -> Result<Addresses> {
 
 /// Whether another user has the address is said in the mail only, so that nobody can find it out here.
 async fn set_pending(app: &App, session: &Session, client: &Client, email: &Email) -> Result<Redirect> {
-    let (key, rate) = (Key::address("mail", client.address), app.config.mails_per_address);
-    app.db.write_relaxed(async |db| rate_limit::take(db, &key, rate).await).await?;
+    app.count_by_address(REQUESTED_MAIL, client, app.config.mails_per_address).await?;
     let set = app.db.write(async |db| {
         factors::lock_confirmed(app, db, session).await?;
         address::set_pending(db, &session.user.id, email, session.level).await
@@ -166,6 +165,8 @@ struct LinkForm {
 }
 
 /// The query of the link for mail programs: a POST there confirms nothing, whatever they send along.
+const UNSUBSCRIBE: &str = "unsubscribe";
+
 async fn confirm_or_reject(
     State(app): State<App>,
     client: Client,
@@ -174,7 +175,7 @@ async fn confirm_or_reject(
     Form(form): Form<LinkForm>,
 ) -> Result<Redirect> {
     // Mail gateways rewrite links, so the query is only searched.
-    let by_program = query.is_some_and(|query| query.contains("unsubscribe"));
+    let by_program = query.is_some_and(|query| query.contains(UNSUBSCRIBE));
     let is_rejected = by_program || form.reject.or(form.unsubscribe).is_some();
     let answered = app.db.write(async |db| {
         let link = link::consume(db, Purpose::Confirm, &token).await?;
@@ -218,10 +219,10 @@ fn write_mail<'a>(
             Some(_) => None,
             None => {
                 let token = link::issue(db, Purpose::Confirm, &user_id, &email, &mail.id, lifetime).await?;
-                Some(app.config.origin() + &LINK.replace("{token}", &token.text()))
+                Some(app.config.link(LINK, &token))
             }
         };
-        let unsubscribe = link.as_ref().map(|link| format!("{link}?unsubscribe=yes"));
+        let unsubscribe = link.as_ref().map(|link| format!("{link}?{UNSUBSCRIBE}=yes"));
         let mail = ConfirmMail { username, email, link, lifetime: duration(lifetime) };
         Ok(Some(MailContent { unsubscribe, ..app.templates.mail(&mail)? }))
     })

@@ -373,7 +373,7 @@ mod tests {
         let ada = app.person("ada").await;
         let thief = ada.copy();
         let answer = ada.post("/logout", &[]).await;
-        answer.assert_redirect("/").assert_header("clear-site-data", "\"storage\"");
+        answer.assert_redirect("/").assert_headers("clear-site-data", &["\"storage\"", "\"cache\""]);
         ada.assert_is("nobody").await;
         thief.assert_is("nobody").await;
         ada.post("/logout", &[]).await.assert_redirect("/");

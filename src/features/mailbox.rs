@@ -108,7 +108,7 @@ mod tests {
     use crate::accounts::User;
     use crate::db::Connection;
     use crate::mail::{Mail, MailContent};
-    use crate::test::{TestApp, check};
+    use crate::test::{PRODUCTION, TestApp, check};
     use futures_util::future::BoxFuture;
 
     #[test]
@@ -152,12 +152,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_mail_that_is_on_its_way_is_waited_for() {
+        let app = TestApp::new().await;
+        let queue = async |db: &mut Connection| outbox::queue(db, "test", None, "ada@example.com", "").await;
+        app.app.db.write(queue).await.unwrap();
+        let sent = async {
+            sleep(Duration::from_millis(100)).await;
+            app.mails().await.len()
+        };
+        let visitor = app.visitor();
+        let (page, sent) = tokio::join!(visitor.get(PATH), sent);
+        assert_eq!(sent, 1);
+        page.assert_contains("ada@example.com").assert_lacks("No mail yet");
+    }
+
+    #[test]
+    fn the_newest_hundred_mails_are_kept_newest_first() {
+        let mailbox = Mailbox::default();
+        for number in 0..=CAPACITY {
+            let (subject, text) = (number.to_string(), String::new());
+            let content = MailContent { subject, text, html: String::new(), unsubscribe: None };
+            mailbox.add(Outgoing { id: String::new(), email: "ada@example.com".into(), content });
+        }
+        let kept: Vec<String> = mailbox.mails().into_iter().map(|mail| mail.subject).collect();
+        let newest: Vec<String> = (1..=CAPACITY).rev().map(|number| number.to_string()).collect();
+        assert_eq!(kept, newest);
+    }
+
+    #[tokio::test]
     async fn neither_in_production_nor_beside_a_mail_server_is_there_one() {
-        let production =
-            [("BASE_URL", "https://example.com"), ("TRUSTED_PROXIES", "none"), ("PASSWORD_ITERATIONS", "600000")];
         for smtp in ["none", "smtps://mail.example.com"] {
             let smtp = [("SMTP_URL", smtp)];
-            for settings in [[&production[..], &smtp].concat(), smtp.to_vec()] {
+            for settings in [[&PRODUCTION[..], &smtp].concat(), smtp.to_vec()] {
                 let app = TestApp::with_env(&settings, Routes::new()).await;
                 app.visitor().get("/dev/mailbox").await.assert_status(404).assert_lacks("ailbox");
             }

@@ -130,6 +130,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_disabled_user_is_not_listed_and_has_no_page() {
+        let app = TestApp::new().await;
+        let (ada, _bob) = (app.person("ada").await, app.person("bob").await);
+        ada.get("/users").await.assert_contains("/user/bob");
+        app.execute("update users set disabled_at = 1 where username = 'bob'").await;
+        ada.get("/users").await.assert_status(200).assert_contains("/user/ada").assert_lacks("bob");
+        ada.get("/user/bob").await.assert_status(404).assert_lacks("bob");
+    }
+
+    #[tokio::test]
     async fn visitors_see_no_members() {
         let app = TestApp::new().await;
         app.person("ada").await;

@@ -116,7 +116,7 @@ fn write_mail<'a>(
         let lifetime = app.config.undo_lifetime;
         let link = if cause == Cause::Owner && !is_undone && event.level == AuthLevel::OneFactor {
             let token = link::issue(db, Purpose::Undo, &user_id, &email, &event.id, lifetime).await?;
-            Some(app.config.origin() + &LINK.replace("{token}", &token.text()))
+            Some(app.config.link(LINK, &token))
         } else {
             None
         };
@@ -188,7 +188,7 @@ mod tests {
     use crate::accounts::password::attempts::THROTTLED;
     use crate::accounts::user::{self, USERNAME_CHANGED};
     use crate::accounts::{Choices, EVENTS, Email};
-    use crate::base::Token;
+    use crate::base::{Error, Token};
     use crate::db::now;
     use crate::features;
     use crate::test::{PASSWORD, SECOND_FACTOR, TestApp, check, check_mails};
@@ -253,11 +253,6 @@ mod tests {
         own.confirmed
     }
 
-    async fn has_password(app: &TestApp, name: &str, password: &str) -> bool {
-        let login = app.login().await;
-        app.app.passwords.verify(login.source(), name, password).await.unwrap().is_some()
-    }
-
     /// The addresses to which mails are on their way that lead to a new password.
     async fn resets(app: &TestApp) -> Vec<String> {
         let read = async |db: &mut Connection| {
@@ -278,7 +273,7 @@ mod tests {
             address: address.map(String::from),
             device: address.map(|_| FIREFOX.into()),
         };
-        let features = features::all(&Env::from_iter::<[(&str, &str); 0]>([])).unwrap();
+        let features = features::all(&Env::default()).unwrap();
         let known: Vec<Event> = features.iter().flat_map(|feature| feature.events).chain(EVENTS).copied().collect();
         let details = |kind: &str, about, address| EventDetails::new(recorded(kind, about, address), &known);
         let page = |event| UndoPage { username: "ada".into(), email: ADA.into(), event };
@@ -487,7 +482,7 @@ mod tests {
                 Ok(sqlx::query(sql).bind(name.as_bytes().to_vec()).bind(id).execute(db).await?)
             };
             app.app.db.write(insert).await.unwrap();
-            assert!(!has_password(&app, name, "not the password").await);
+            assert!(!app.is_password_of(name, "not the password").await);
         }
         let counted = "select count(distinct user_id) from limits";
         assert_eq!(app.count(counted).await, 2);
@@ -517,7 +512,7 @@ mod tests {
         for left in ["select count(*) from recovery_codes", counted] {
             assert_eq!(app.count(left).await, 1);
         }
-        assert!(has_password(&app, "bob", PASSWORD).await && !has_password(&app, "ada", PASSWORD).await);
+        assert!(app.is_password_of("bob", PASSWORD).await && !app.is_password_of("ada", PASSWORD).await);
         app.visitor().get(&theirs).await.assert_status(200);
     }
 
@@ -773,7 +768,7 @@ mod tests {
         });
         let (pressed, confirmed) = tokio::join!(press(&app, &owners), join_all(confirmed));
         assert_eq!(pressed, 303);
-        let expected = |result: &Result<()>| matches!(result, Ok(()) | Err(crate::base::Error::StaleLink));
+        let expected = |result: &Result<()>| matches!(result, Ok(()) | Err(Error::StaleLink));
         assert!(confirmed.iter().all(expected), "{confirmed:?}");
         assert_eq!(app.count("select count(*) from addresses where confirmed_at is not null").await, 1);
         assert_eq!(app.count("select count(*) from addresses").await, 1);

@@ -3,11 +3,10 @@
 
 use super::feature::Feature;
 use crate::accounts::Email;
-use crate::base::{Env, Result};
+use crate::base::Env;
 use crate::db::now;
+use crate::web::format::rfc3339;
 use crate::web::{Access, App, Routes};
-use ::cookie::time::OffsetDateTime;
-use ::cookie::time::format_description::well_known::Rfc3339;
 use anyhow::Context;
 use axum::extract::State;
 use url::Url;
@@ -44,17 +43,18 @@ fn contact(text: &str) -> Option<String> {
 /// For how long the file can be relied on.
 const DAYS: i64 = 180;
 
-fn show(app: &App, contact: &str) -> Result<String> {
-    let expires = OffsetDateTime::from_unix_timestamp(now() + DAYS * 24 * 60 * 60);
-    let expires = expires.ok().and_then(|time| time.format(&Rfc3339).ok()).context("the clock is wrong")?;
+fn show(app: &App, contact: &str) -> String {
+    let expires = rfc3339(now() + DAYS * 24 * 60 * 60);
     let canonical = app.config.origin() + PATH;
-    Ok(format!("Contact: {contact}\nExpires: {expires}\nCanonical: {canonical}\nPreferred-Languages: en\n"))
+    format!("Contact: {contact}\nExpires: {expires}\nCanonical: {canonical}\nPreferred-Languages: en\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::test::TestApp;
+    use ::cookie::time::OffsetDateTime;
+    use ::cookie::time::format_description::well_known::Rfc3339;
 
     #[tokio::test]
     async fn it_names_the_contact_and_expires_in_half_a_year() {

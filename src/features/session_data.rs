@@ -17,14 +17,13 @@
 #![allow(dead_code)]
 
 use super::feature::Feature;
-use crate::base::{Config, Env, Error, Result, Token, TokenHash};
+use crate::base::{Env, Error, Result, Token, TokenHash};
 use crate::db::{Connection, DbRow, new_id, now};
 use crate::web::app::SessionStart;
 use crate::web::{App, AuthState, Redirect, cookie};
-use ::cookie::time::Duration;
 use axum::extract::FromRequestParts;
+use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
 use axum_extra::extract::CookieJar;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
@@ -33,6 +32,7 @@ use serde_json::{Map, Value};
 use sqlx::{FromRow, Row};
 use std::convert::Infallible;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     Ok(Feature { purge: &[PURGE], on_session_start: Some(transfer), ..Feature::named("session_data") })
@@ -42,7 +42,7 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
 const MAX_BYTES: usize = 64 * 1024;
 
 /// How long a visitor's values are kept after the last change, in seconds.
-const KEPT: i64 = 30 * 24 * 60 * 60;
+const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 const PURGE: &str = "delete from session_data where expires_at <= $1 and id in \
      (select id from session_data where session_id is null and expires_at <= $1 limit 1000)";
@@ -72,13 +72,9 @@ impl FromRequestParts<App> for SessionData {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<SessionData, Infallible> {
-        let visitor = visitor_token(&app.config, &parts.headers);
+        let visitor = cookie::token(&app.config, &parts.headers, COOKIE);
         Ok(SessionData { app: app.clone(), auth: AuthState::of(parts), visitor })
     }
-}
-
-fn visitor_token(config: &Config, headers: &HeaderMap) -> Option<Token> {
-    Token::parse(&cookie::value(config, headers, COOKIE)?)
 }
 
 /// Whose values they are.
@@ -162,8 +158,7 @@ impl SessionData {
             (None, _) => {
                 let token = Token::random()?;
                 insert(db, Owner::Visitor(token.hash()), data).await?;
-                let cookie = cookie::build(&self.app.config, COOKIE, token.text());
-                return Ok(cookies.add(cookie.max_age(Duration::seconds(KEPT)).build()));
+                return Ok(cookies.add(cookie::build(&self.app.config, COOKIE, token.text(), Some(KEPT))));
             }
         }
         Ok(cookies)
@@ -199,7 +194,7 @@ fn transfer<'a>(
                 return Ok(redirect);
             }
         }
-        let Some(visitor) = visitor_token(start.config, start.headers) else { return Ok(redirect) };
+        let Some(visitor) = cookie::token(start.config, start.headers, COOKIE) else { return Ok(redirect) };
         let sql = "update session_data set session_id = $1, token_hash = null \
                    where token_hash = $2 and expires_at > $3";
         let query = sqlx::query(sql).bind(start.session_id).bind(visitor.hash().to_vec()).bind(now());
@@ -259,13 +254,13 @@ async fn insert(db: &mut Connection, owner: Owner, data: &str) -> Result<()> {
     };
     let sql = "insert into session_data (id, session_id, token_hash, data, expires_at) values ($1, $2, $3, $4, $5)";
     let query = sqlx::query(sql).bind(new_id()).bind(session_id).bind(token_hash).bind(data);
-    query.bind(now() + KEPT).execute(db).await?;
+    query.bind(now() + KEPT.as_secs() as i64).execute(db).await?;
     Ok(())
 }
 
 async fn update(db: &mut Connection, id: &str, data: &str) -> Result<()> {
     let sql = "update session_data set data = $1, expires_at = $2 where id = $3";
-    sqlx::query(sql).bind(data).bind(now() + KEPT).bind(id).execute(db).await?;
+    sqlx::query(sql).bind(data).bind(now() + KEPT.as_secs() as i64).bind(id).execute(db).await?;
     Ok(())
 }
 

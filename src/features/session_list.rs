@@ -4,14 +4,13 @@ use super::feature::Feature;
 use crate::accounts::session::lifecycle;
 use crate::accounts::{Client, Event, Session, client::device_name, event};
 use crate::base::{Config, Env, Result};
-use crate::db::{Connection, DbRow, now};
+use crate::db::{Connection, DbRow, ago};
 use crate::web::format::date_time;
 use crate::web::{Access, App, Empty, Flash, Form, Page, Redirect, Routes, Template, files, redirect};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Serialize;
 use sqlx::{FromRow, Row};
-use std::time::Duration;
 
 const PATH: &str = "/account/sessions";
 
@@ -99,9 +98,8 @@ async fn revoke_others(State(app): State<App>, own: Session, client: Client, _: 
 async fn of_user(db: &mut Connection, config: &Config, user_id: &str) -> Result<Vec<ListedSession>> {
     let sql = "select id, device, address, created_at, seen_at from sessions \
                where user_id = $1 and created_at > $2 and seen_at > $3 order by seen_at desc, id desc";
-    let since = |limit: Duration| now() - limit.as_secs() as i64;
-    let query = sqlx::query_as(sql).bind(user_id).bind(since(config.session_lifetime));
-    Ok(query.bind(since(config.session_idle)).fetch_all(db).await?)
+    let query = sqlx::query_as(sql).bind(user_id).bind(ago(config.session_lifetime));
+    Ok(query.bind(ago(config.session_idle)).fetch_all(db).await?)
 }
 
 #[cfg(test)]
@@ -142,6 +140,31 @@ mod tests {
         assert_eq!(page.text().matches("This browser").count(), 1);
         page.assert_lacks(&ada.cookie("session_token").unwrap());
         app.visitor().get(PATH).await.assert_redirect("/login?next=%2Faccount%2Fsessions");
+    }
+
+    #[tokio::test]
+    async fn a_session_that_has_expired_by_inactivity_or_by_age_is_not_listed() {
+        for (wait, a_minute_more) in [
+            (
+                "update sessions set seen_at = seen_at - 7 * 86400 + 60 where device = 'elsewhere'",
+                "update sessions set seen_at = seen_at - 60 where device = 'elsewhere'",
+            ),
+            (
+                "update sessions set created_at = created_at - 30 * 86400 + 60 where device = 'elsewhere'",
+                "update sessions set created_at = created_at - 60 where device = 'elsewhere'",
+            ),
+        ] {
+            let app = TestApp::new().await;
+            app.person("ada").await;
+            app.execute("update sessions set device = 'elsewhere'").await;
+            let ada = app.browser_of("ada").await;
+            for (later, sessions) in [(wait, 2), (a_minute_more, 1)] {
+                app.execute(later).await;
+                let page = ada.get(PATH).await;
+                assert_eq!(page.text().matches("<li>").count(), sessions, "{page}");
+                page.assert_contains("This browser");
+            }
+        }
     }
 
     #[tokio::test]

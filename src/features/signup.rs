@@ -4,6 +4,7 @@ use super::feature::Feature;
 use crate::accounts::{AuthLevel, Choices, Email, NewPassword, Username, address, password, personal_words, user};
 use crate::base::{Config, Env, Error, FieldErrors, Result};
 use crate::db::rate_limit::{self, Key};
+use crate::web::app::SIGN_UP;
 use crate::web::{
     Access, App, Flash, Form, LocalPath, Login, NextQuery, Page, Query, Redirect, Routes, Template, files,
 };
@@ -87,7 +88,7 @@ async fn create(State(app): State<App>, login: Login, page: Page, Form(form): Fo
 
 async fn sign_up(app: &App, login: &Login, form: &SignupForm) -> Result<Redirect> {
     let NewAccount { username, email, password } = form.validate(&app.config)?;
-    let (address, rate) = (Key::address("signup", login.client.address), app.config.signups_per_address);
+    let (address, rate) = (Key::address(SIGN_UP, login.client.address), app.config.signups_per_address);
     app.db.write_relaxed(async |db| rate_limit::take(db, &address, rate).await).await?;
     let personal = personal_words(&app.config, username.as_str(), email.as_ref().map(Email::as_str));
     let hash = match app.passwords.hash(password, personal).await {
@@ -124,11 +125,6 @@ mod tests {
     async fn sign_up(visitor: &Visitor, name: &str, password: &str) -> Answer {
         let fields = [("username", name), ("password", password), ("confirm_password", password)];
         visitor.post("/signup", &fields).await
-    }
-
-    async fn is_password_of_ada(app: &TestApp, password: &str) -> bool {
-        let login = app.login().await;
-        app.app.passwords.verify(login.source(), "ada", password).await.unwrap().is_some()
     }
 
     #[test]
@@ -295,7 +291,7 @@ mod tests {
         for (typed, right) in
             [("caf\u{e9} noir", true), ("cafe\u{301} noir", true), ("cafe noir", false), ("CAF\u{c9} noir", false)]
         {
-            assert_eq!(is_password_of_ada(&app, typed).await, right, "{typed}");
+            assert_eq!(app.is_password_of("ada", typed).await, right, "{typed}");
         }
     }
 
@@ -305,7 +301,7 @@ mod tests {
         let most = |last: &str| format!("violet lantern {}{last}", "🗝".repeat(251));
         let (long, other) = (most("🗝"), most("🔑"));
         sign_up(&app.visitor(), "ada", &long).await.assert_status(303);
-        assert!(is_password_of_ada(&app, &long).await && !is_password_of_ada(&app, &other).await);
+        assert!(app.is_password_of("ada", &long).await && !app.is_password_of("ada", &other).await);
     }
 
     #[tokio::test]
@@ -335,6 +331,7 @@ mod tests {
         let app = TestApp::new().await;
         let fields = [
             ("username", "ada"),
+            ("email", "ada@example.com"),
             ("password", GOOD),
             ("confirm_password", GOOD),
             ("id", "1"),
@@ -343,6 +340,8 @@ mod tests {
         ];
         app.visitor().post("/signup", &fields).await.assert_redirect("/");
         assert_eq!(app.count("select count(*) from users where disabled_at is null and id <> '1'").await, 1);
+        let sql = "select count(*) from addresses where email = 'ada@example.com' and confirmed_at is null";
+        assert_eq!(app.count(sql).await, 1);
     }
 
     #[tokio::test]

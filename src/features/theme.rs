@@ -4,10 +4,10 @@ use super::feature::Feature;
 use crate::base::{Env, Error, Result};
 use crate::web::security::own_referer;
 use crate::web::{Access, App, Form, LocalPath, Redirect, Routes, Theme, cookie, redirect};
-use ::cookie::time::Duration;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
+use std::time::Duration;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     Ok(Feature { routes: Routes::new().post("/theme", Access::Public, create), ..Feature::named("theme") })
@@ -20,11 +20,11 @@ struct ThemeForm {
     next: Option<LocalPath>,
 }
 
-const LIFETIME: Duration = Duration::days(365);
+const LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 async fn create(State(app): State<App>, headers: HeaderMap, Form(form): Form<ThemeForm>) -> Result<Redirect> {
     let theme = Theme::parse(&form.theme).ok_or(Error::Refused(StatusCode::UNPROCESSABLE_ENTITY))?;
-    let cookie = cookie::build(&app.config, "theme", theme.name().to_string()).max_age(LIFETIME).build();
+    let cookie = cookie::build(&app.config, "theme", theme.name().to_string(), Some(LIFETIME));
     let next = form.next.unwrap_or_else(|| LocalPath::from(own_referer(&app.config, &headers)));
     Ok(redirect(&next).cookie(cookie))
 }

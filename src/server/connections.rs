@@ -34,7 +34,7 @@ pub async fn bind(config: &mut Config) -> Result<TcpListener> {
     Ok(listener)
 }
 
-/// Returns requests until `stop`, then finishes those under way, for at most `DRAIN_TIMEOUT`.
+/// Answers requests until `stop`, then finishes those under way, for at most `DRAIN_TIMEOUT`.
 ///
 /// # Errors
 /// When requests were still under way after that time.

@@ -3,10 +3,9 @@
 
 use crate::accounts::{device, event, session::lifecycle, stored_token};
 use crate::base::Result;
-use crate::db::{Connection, now, rate_limit};
+use crate::db::{Connection, ago, now, rate_limit};
 use crate::mail::outbox;
 use crate::web::App;
-use std::time::Duration;
 use tokio::time::sleep;
 
 /// Purges every `PURGE_EVERY`, as long as the runtime lives.
@@ -22,13 +21,12 @@ pub async fn run(app: App) {
 
 /// Deletes what has expired, and returns how many rows that was.
 pub async fn purge(app: &App) -> Result<u64> {
-    let ago = |time: Duration| now() - time.as_secs() as i64;
     let core = [
         (lifecycle::PURGE_OLD, ago(app.config.session_lifetime)),
         (lifecycle::PURGE_IDLE, ago(app.config.session_idle)),
         (event::PURGE, ago(app.config.events_kept)),
         (rate_limit::PURGE, now()),
-        (device::PURGE, now()),
+        (device::PURGE, ago(device::LIFETIME)),
         (stored_token::PURGE, now()),
         (outbox::PURGE, now()),
     ];
@@ -63,8 +61,20 @@ mod tests {
         app.execute("update sessions set seen_at = 1 where id = (select max(id) from sessions)").await;
         app.execute("update events set created_at = 1 where kind = 'signed_up'").await;
         app.execute("update devices set seen_at = 1 where id = (select max(id) from devices)").await;
-        assert_eq!(purge(&app.app).await.unwrap(), 4);
+        for row in [
+            "insert into mails (id, kind, email, about, created_at, due_at, attempts, failed_at) \
+             values ('given up', 'test', 'ada@example.com', '', 1, 1, 9, 1)",
+            "insert into mails (id, kind, email, about, created_at, due_at, attempts) \
+             values ('waiting', 'test', 'ada@example.com', '', 1, 9999999999, 9)",
+            "insert into tokens (token_hash, purpose, expires_at) values ('expired', 'test', 1)",
+            "insert into tokens (token_hash, purpose, expires_at) values ('valid', 'test', 9999999999)",
+        ] {
+            app.execute(row).await;
+        }
+        assert_eq!(purge(&app.app).await.unwrap(), 6);
         ada.assert_is("ada").await;
+        assert_eq!(app.count("select count(*) from mails where id = 'waiting'").await, 1);
+        assert_eq!(app.count("select count(*) from tokens").await, 1);
         assert_eq!(purge(&app.app).await.unwrap(), 0);
     }
 

@@ -40,6 +40,15 @@ use tokio::time::sleep;
 /// The password of every [`TestApp::person`].
 pub const PASSWORD: &str = "correct horse battery";
 
+/// The least that a site in production must set.
+pub const PRODUCTION: [(&str, &str); 4] = [
+    ("BASE_URL", "https://example.com"),
+    ("TRUSTED_PROXIES", "none"),
+    ("SMTP_URL", "none"),
+    // The default, in place of the 1 of other tests.
+    ("PASSWORD_ITERATIONS", "600000"),
+];
+
 pub struct TestApp {
     pub app: App,
     site: Site,
@@ -204,6 +213,12 @@ impl TestApp {
         self.app.db.write(execute).await.unwrap();
     }
 
+    /// Whether somebody's password is this one, as a browser that has never been here finds out.
+    pub async fn is_password_of(&self, name: &str, password: &str) -> bool {
+        let login = self.login().await;
+        self.app.passwords.verify(login.source(), name, password).await.unwrap().is_some()
+    }
+
     /// Removes somebody's password.
     pub async fn remove_password(&self, name: &str) {
         let id = self.user(name).await;
@@ -255,15 +270,15 @@ pub const SECOND_FACTOR: Factor = Factor {
     count: "select count(*) from recovery_codes where user_id = $1",
     suffices: false,
     verify: verify_word,
-    refusal: "Not the word.",
     next: ask_for_second,
     set_up_path: "/set-up",
     added: Event::named("word_added", "Word added"),
     undo: "delete from recovery_codes where user_id = $1 and $2 >= 0",
 };
 
-fn verify_word<'a>(_: &'a App, attempt: FactorAttempt<'a>) -> BoxFuture<'a, Result<bool>> {
-    ready(Ok(attempt.value == format!("{}'s word", attempt.session.user.username))).boxed()
+fn verify_word<'a>(_: &'a App, attempt: FactorAttempt<'a>) -> BoxFuture<'a, Result<()>> {
+    let is_right = attempt.value == format!("{}'s word", attempt.session.user.username);
+    ready(if is_right { Ok(()) } else { Err(Error::invalid("word", "Not the word.")) }).boxed()
 }
 
 fn ask_for_second<'a>(

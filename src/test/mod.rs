@@ -9,7 +9,7 @@ mod database;
 mod templates;
 mod visitor;
 
-pub use app::{PASSWORD, SECOND_FACTOR, TestApp};
+pub use app::{PASSWORD, PRODUCTION, SECOND_FACTOR, TestApp};
 pub use database::TestDatabase;
 pub use templates::{assert_well_formed, check, check_mails};
 pub use visitor::{Answer, Visitor};

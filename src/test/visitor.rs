@@ -160,6 +160,14 @@ impl Answer {
         self
     }
 
+    /// A header that is sent once for each of these values, in this order.
+    #[track_caller]
+    pub fn assert_headers(&self, name: &str, values: &[&str]) -> &Answer {
+        let found: Vec<_> = self.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
+        assert_eq!(found, values, "{self}");
+        self
+    }
+
     #[track_caller]
     pub fn assert_no_header(&self, name: &str) -> &Answer {
         assert!(!self.headers.contains_key(name), "{name} is there: {self}");

@@ -2,7 +2,8 @@
 
 use super::{flash::Flash, redirect::Redirect, templates::Templates};
 use crate::accounts::{AuthLevel, Client, Event, Passwords, Session, Sessions, User};
-use crate::base::{Config, Result, Sealed, Seals, Token};
+use crate::base::{Config, Rate, Result, Sealed, Seals, Token};
+use crate::db::rate_limit::{self, Key};
 use crate::db::{Connection, Database};
 use crate::mail::{Mail, MailContent};
 use axum::http::HeaderMap;
@@ -24,6 +25,10 @@ pub struct Parts {
     pub seals: Seals,
     pub features: FeatureParts,
 }
+
+/// Kinds of acts for [`App::count_by_address`] that several features share, and with them one count.
+pub const REQUESTED_MAIL: &str = "mail";
+pub const SIGN_UP: &str = "signup";
 
 /// Everything that the features have registered, merged into one list of each kind.
 #[derive(Default)]
@@ -61,6 +66,15 @@ impl App {
         settings.find_map(|settings| settings.downcast_ref()).expect("feature(env) has added its settings")
     }
 
+    /// Counts one act of this kind from the client's network address.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`](crate::base::Error::TooMany) when the rate allows no more.
+    pub async fn count_by_address(&self, kind: &str, client: &Client, rate: Rate) -> Result<()> {
+        let key = Key::address(kind, client.address);
+        self.db.write_relaxed(async |db| rate_limit::take(db, &key, rate).await).await
+    }
+
     /// Where people log in; without such a page, the start of the site.
     pub fn login_path(&self) -> &'static str {
         self.features.login_path.unwrap_or("/")
@@ -89,8 +103,6 @@ pub struct Factor {
     /// Whether it is enough to log in.
     pub suffices: bool,
     pub verify: VerifyFactor,
-    /// The sentence beside the field when it is wrong.
-    pub refusal: &'static str,
     pub next: NextFactor,
     /// The page below which it is set up.
     pub set_up_path: &'static str,
@@ -100,8 +112,8 @@ pub struct Factor {
     pub undo: &'static str,
 }
 
-/// Verifies what a logged-in user has sent. A value that works once is used up.
-pub type VerifyFactor = for<'a> fn(&'a App, FactorAttempt<'a>) -> BoxFuture<'a, Result<bool>>;
+/// Verifies what a logged-in user has sent, or fails with a sentence for the field. A value that works once is used up.
+pub type VerifyFactor = for<'a> fn(&'a App, FactorAttempt<'a>) -> BoxFuture<'a, Result<()>>;
 
 pub struct FactorAttempt<'a> {
     pub session: &'a Session,

@@ -1,13 +1,14 @@
 //! Who is asking: [`AuthState`], and the extractors made of it.
 //!
-//! [`attach`] reads the cookie and asks the database nothing. The first to ask for the user causes the
+//! [`AuthState::new`] reads the cookie and asks the database nothing. The first to ask for the user causes the
 //! look-up; everybody after that, in whichever layer or handler, shares its answer.
 
 use super::{app::App, client::client, cookie};
 use crate::accounts::{Client, Session, User};
 use crate::base::{Error, Result, Token};
-use axum::extract::{FromRequestParts, OptionalFromRequestParts, Request};
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap};
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -27,17 +28,14 @@ struct Lookup {
     session: OnceCell<Option<Session>>,
 }
 
-/// Puts an [`AuthState`] on the request.
-pub fn attach(app: &App, request: &mut Request) {
-    let token = cookie::value(&app.config, request.headers(), SESSION_COOKIE);
-    let lookup = token.and_then(|text| Token::parse(&text)).map(|token| {
-        let client = client(&app.config, request.extensions(), request.headers());
-        Arc::new(Lookup { app: app.clone(), token, client, session: OnceCell::new() })
-    });
-    request.extensions_mut().insert(AuthState(lookup));
-}
-
 impl AuthState {
+    pub fn new(app: &App, extensions: &Extensions, headers: &HeaderMap) -> AuthState {
+        AuthState(cookie::token(&app.config, headers, SESSION_COOKIE).map(|token| {
+            let client = client(&app.config, extensions, headers);
+            Arc::new(Lookup { app: app.clone(), token, client, session: OnceCell::new() })
+        }))
+    }
+
     pub fn of(parts: &Parts) -> AuthState {
         parts.extensions.get().cloned().unwrap_or(AuthState(None))
     }

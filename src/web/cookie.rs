@@ -1,11 +1,11 @@
 //! Builds and reads cookies: all of ours have the same name prefix and attributes. An answer sets one with
 //! `redirect(path).cookie(…)`; `login.rs` sets those of sessions, `flash.rs` those of flashes.
 
-use crate::base::Config;
+use crate::base::{Config, Token};
 use axum::http::HeaderMap;
 use axum::http::header::COOKIE;
-use cookie::time::Duration;
-use cookie::{Cookie, CookieBuilder, SameSite};
+use cookie::{Cookie, SameSite, time};
+use std::time::Duration;
 
 /// The name in headers: on https with the prefix that keeps other hosts from setting the cookie
 /// (draft-ietf-httpbis-rfc6265bis, section 4.1.3.2).
@@ -29,24 +29,29 @@ pub fn value(config: &Config, headers: &HeaderMap, name: &str) -> Option<String>
     })
 }
 
+/// The value of the cookie of this name, if it is a token.
+pub fn token(config: &Config, headers: &HeaderMap, name: &str) -> Option<Token> {
+    Token::parse(&value(config, headers, name)?)
+}
+
 /// A cookie with the attributes that all of ours have. Without `max_age` it ends with the browser.
-pub fn build(config: &Config, name: &str, value: String) -> CookieBuilder<'static> {
-    Cookie::build((full_name(config, name), value))
-        .path("/")
-        .http_only(true)
-        .secure(config.https())
-        .same_site(SameSite::Lax)
+pub fn build(config: &Config, name: &str, value: String, max_age: Option<Duration>) -> Cookie<'static> {
+    let cookie = Cookie::build((full_name(config, name), value)).path("/").http_only(true);
+    let mut cookie = cookie.secure(config.https()).same_site(SameSite::Lax).build();
+    cookie.set_max_age(max_age.map(|age| time::Duration::seconds(age.as_secs() as i64)));
+    cookie
 }
 
 /// Makes the browser delete the cookie of this name.
 pub fn delete(config: &Config, name: &str) -> Cookie<'static> {
-    build(config, name, String::new()).max_age(Duration::ZERO).build()
+    build(config, name, String::new(), Some(Duration::ZERO))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test::TestApp;
+    use crate::base::Env;
+    use crate::test::{PRODUCTION, TestApp};
     use axum::http::{HeaderValue, Method};
 
     #[tokio::test]
@@ -65,13 +70,7 @@ mod tests {
 
     #[test]
     fn a_cookie_with_a_space_of_any_kind_before_its_name_is_another_cookie() {
-        let production = [
-            ("BASE_URL", "https://example.com"),
-            ("TRUSTED_PROXIES", "none"),
-            ("SMTP_URL", "none"),
-            ("PASSWORD_ITERATIONS", "600000"),
-        ];
-        let config = Config::from_env(&production.into_iter().collect()).unwrap();
+        let config = Config::from_env(&PRODUCTION.into_iter().collect()).unwrap();
         for space in ["\u{2000}", "\u{a0}", "\u{85}", "\u{3000}", "\u{200b}"] {
             let cookies = format!("{space}__Host-session_token=planted; \t__Host-session_token=own");
             let cookies = HeaderValue::from_bytes(cookies.as_bytes()).unwrap();
@@ -82,8 +81,8 @@ mod tests {
 
     #[test]
     fn a_cookie_is_one_for_this_host_and_not_for_scripts() {
-        let development = Config::from_env(&[("", ""); 0].into_iter().collect()).unwrap();
-        let cookie = build(&development, "theme", "dark".into()).build().to_string();
+        let development = Config::from_env(&Env::default()).unwrap();
+        let cookie = build(&development, "theme", "dark".into(), None).to_string();
         assert_eq!(cookie, "theme=dark; HttpOnly; SameSite=Lax; Path=/");
         let cookie = delete(&development, "theme").to_string();
         assert_eq!(cookie, "theme=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0");

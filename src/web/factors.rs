@@ -109,9 +109,14 @@ pub fn check_policy(config: &Config, factors: &[Factor]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether the user still has to set a second factor up.
+pub fn lacks_required_factor(config: &Config, session: &Session) -> bool {
+    config.require_two_factor.applies_to_everyone() && session.level == AuthLevel::OneFactor
+}
+
 /// Where a user has to go who must set a second factor up before doing anything else.
 pub fn set_up_path(app: &App, session: &Session, path: &str) -> Option<&'static str> {
-    if !app.config.require_two_factor.applies_to_everyone() || session.level == AuthLevel::TwoFactors {
+    if !lacks_required_factor(&app.config, session) {
         return None;
     }
     let is_below = |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));

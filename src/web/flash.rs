@@ -2,12 +2,12 @@
 
 use super::cookie;
 use crate::base::Config;
-use ::cookie::time::Duration;
 use anyhow::{Result, ensure};
 use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponseParts, Response, ResponseParts};
 use std::convert::Infallible;
+use std::time::Duration;
 
 /// A feature lists its own in `Feature::flashes`. The cookie has only the name, so nobody can make a page say something
 /// else.
@@ -42,7 +42,7 @@ pub fn find(config: &Config, headers: &HeaderMap, known: &[Flash]) -> Option<&'s
 pub fn set_cookie(config: &Config, known: &[Flash], response: &mut Response) -> Result<()> {
     let Some(Flash { name, .. }) = response.extensions_mut().remove() else { return Ok(()) };
     ensure!(known.iter().any(|flash| flash.name == name), "no feature lists the flash {name}");
-    let cookie = cookie::build(config, COOKIE, name.to_string()).max_age(Duration::MINUTE).build();
+    let cookie = cookie::build(config, COOKIE, name.to_string(), Some(Duration::from_secs(60)));
     response.headers_mut().append(SET_COOKIE, HeaderValue::from_str(&cookie.to_string())?);
     Ok(())
 }

@@ -1,9 +1,8 @@
 //! What requests bring: [`Form`] from a browser, [`Json`] from a script, [`Query`] from the address.
 //!
-//! Both encodings of browsers are understood alike. Nothing is guessed: text that is not UTF-8, a field sent twice and a
-//! file are refused, because parsers that disagree about them let attackers get values past checks. An unknown field is
-//! ignored. Blank and missing fields are treated
-//! alike: both become the default, such as `""` or `None`.
+//! Both encodings of browsers are understood. Nothing is guessed: text that is not UTF-8, a field sent twice and a file
+//! are refused, because parsers that disagree about them let attackers get values past checks. An unknown field is
+//! ignored. Blank and missing fields are treated alike: both become the default, such as `""` or `None`.
 
 use super::format::url_encode;
 use crate::base::{Error, Result};
@@ -70,7 +69,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Form<T> {
     }
 }
 
-/// A form without fields, or a request without parameters. Extracting it refuses a body that is not a form.
+/// A form or JSON without fields. Extracting it refuses a body of another kind.
 #[derive(Deserialize)]
 pub struct Empty {}
 

@@ -1,19 +1,29 @@
 //! Times in words, and text in URLs.
 
 use cookie::time::OffsetDateTime;
+use cookie::time::format_description::well_known::Rfc3339;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::time::Duration;
 
 /// A time such as 21 November 2026, 18:05 UTC, from seconds since 1970.
 pub fn date_time(seconds: i64) -> String {
-    let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let time = utc(seconds);
     format!("{}, {:02}:{:02} UTC", date(seconds), time.hour(), time.minute())
 }
 
 /// A day such as 21 November 2026, from seconds since 1970.
 pub fn date(seconds: i64) -> String {
-    let date = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let date = utc(seconds);
     format!("{} {} {}", date.day(), date.month(), date.year())
+}
+
+/// A time such as 2026-11-21T18:05:00Z (RFC 3339), from seconds since 1970.
+pub fn rfc3339(seconds: i64) -> String {
+    utc(seconds).format(&Rfc3339).unwrap_or_default()
+}
+
+fn utc(seconds: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 /// A duration such as 15 minutes or 24 hours.

@@ -5,15 +5,14 @@ use super::auth::{AuthState, SESSION_COOKIE};
 use super::factors::{self, PASSWORD};
 use super::redirect::{Redirect, redirect};
 use super::{client::client, cookie};
-use crate::accounts::session::lifecycle::{self, NewSession};
+use crate::accounts::session::lifecycle::{self, CONFIRMED, NewSession};
 use crate::accounts::{
-    AuthLevel, Choices, Client, PendingLogin, Session, device, link, password::VerifiedPassword,
+    AuthLevel, Choices, Client, PendingLogin, Session, device, event, link, password::VerifiedPassword,
     password::verify::Source, pending_login, user,
 };
 use crate::base::{Config, Error, Result, Token};
 use crate::db::Connection;
 use ::cookie::Cookie;
-use ::cookie::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
@@ -44,13 +43,9 @@ impl FromRequestParts<App> for Login {
             auth: AuthState::of(parts),
             headers: parts.headers.clone(),
             client: client(&app.config, &parts.extensions, &parts.headers),
-            device: token(&app.config, &parts.headers, DEVICE_COOKIE),
+            device: cookie::token(&app.config, &parts.headers, DEVICE_COOKIE),
         })
     }
-}
-
-fn token(config: &Config, headers: &HeaderMap, cookie: &str) -> Option<Token> {
-    Token::parse(&cookie::value(config, headers, cookie)?)
 }
 
 impl Login {
@@ -75,9 +70,8 @@ impl Login {
         if let Some(path) = factors::next(&self.app, db, user_id, level).await? {
             let lifetime = self.app.config.login_lifetime;
             let token = pending_login::start(db, user_id, choices, lifetime).await?;
-            let cookie = cookie::build(&self.app.config, PENDING_COOKIE, token.text());
-            let max_age = Duration::seconds(lifetime.as_secs() as i64);
-            return Ok(Some(redirect(path).cookie(cookie.max_age(max_age).build())));
+            let cookie = cookie::build(&self.app.config, PENDING_COOKIE, token.text(), Some(lifetime));
+            return Ok(Some(redirect(path).cookie(cookie)));
         }
         self.start_session(db, user_id, level, choices).await.map(Some)
     }
@@ -110,13 +104,21 @@ impl Login {
             redirect = on_session_start(db, start, redirect).await?;
         }
         lifecycle::finish_login(db, &new, &started, replaced).await?;
-        if let Some(pending) = token(config, &self.headers, PENDING_COOKIE) {
+        if let Some(pending) = cookie::token(config, &self.headers, PENDING_COOKIE) {
             pending_login::delete(db, &pending).await?;
             redirect = redirect.cookie(cookie::delete(config, PENDING_COOKIE));
         }
-        let device = cookie::build(config, DEVICE_COOKIE, started.device.token.text());
-        let device = device.max_age(Duration::seconds(device::LIFETIME)).build();
+        let device = cookie::build(config, DEVICE_COOKIE, started.device.token.text(), Some(device::LIFETIME));
         Ok(redirect.cookie(device).cookie(session_cookie(config, &started.token, stay)))
+    }
+
+    /// Records that the user has confirmed who they are, and renews the session.
+    ///
+    /// # Errors
+    /// As [`Login::renew`].
+    pub async fn confirm(&self, db: &mut Connection, session: &Session, level: AuthLevel) -> Result<Cookie<'static>> {
+        event::record(db, &*session.user.id, CONFIRMED.by(&self.client)).await?;
+        self.renew(db, level).await
     }
 
     /// Gives the session that came with the request a new token, because its user has just authenticated at `level`.
@@ -150,7 +152,7 @@ impl Login {
     /// # Errors
     /// When the database cannot be reached.
     pub async fn log_out(&self) -> Result<()> {
-        let pending = token(&self.app.config, &self.headers, PENDING_COOKIE);
+        let pending = cookie::token(&self.app.config, &self.headers, PENDING_COOKIE);
         let session = self.auth.token();
         if session.is_none() && pending.is_none() {
             return Ok(());
@@ -182,10 +184,8 @@ impl Login {
         for factor in &self.app.features.factors {
             if let Some(value) = credentials.0.get(factor.name) {
                 let attempt = FactorAttempt { session, client: &self.client, headers: &self.headers, value };
-                return match (factor.verify)(&self.app, attempt).await? {
-                    true => Ok(Reauthenticated(None)),
-                    false => Err(Error::invalid(factor.name, factor.refusal)),
-                };
+                (factor.verify)(&self.app, attempt).await?;
+                return Ok(Reauthenticated(None));
             }
         }
         let password = credentials.0.get(PASSWORD).map_or("", String::as_str);
@@ -199,9 +199,7 @@ impl Login {
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 fn session_cookie(config: &Config, token: &Token, stay: bool) -> Cookie<'static> {
-    let mut cookie = cookie::build(config, SESSION_COOKIE, token.text()).build();
-    cookie.set_max_age(stay.then(|| Duration::seconds(config.session_lifetime.as_secs() as i64)));
-    cookie
+    cookie::build(config, SESSION_COOKIE, token.text(), stay.then_some(config.session_lifetime))
 }
 
 /// What a user sends to authenticate again: any of the factors, each in the field of its name.
@@ -233,15 +231,15 @@ impl Reauthenticated {
 
 /// The pending log-in that this browser has begun, if it still exists.
 pub async fn find_pending(app: &App, headers: &HeaderMap) -> Result<Option<PendingLogin>> {
-    let Some(token) = token(&app.config, headers, PENDING_COOKIE) else { return Ok(None) };
+    let Some(token) = cookie::token(&app.config, headers, PENDING_COOKIE) else { return Ok(None) };
     app.db.read(async |db| pending_login::find(db, &token).await).await
 }
 
 impl FromRequestParts<App> for PendingLogin {
     type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<PendingLogin> {
-        find_pending(app, &parts.headers).await?.ok_or(Error::NOT_FOUND)
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<PendingLogin> {
+        parts.extensions.get().cloned().ok_or(Error::NOT_FOUND)
     }
 }
 
@@ -250,7 +248,7 @@ mod tests {
     use super::*;
     use crate::accounts::User;
     use crate::features::{self, Feature};
-    use crate::test::{Answer, PASSWORD, SECOND_FACTOR, TestApp, Visitor};
+    use crate::test::{Answer, PASSWORD, PRODUCTION, SECOND_FACTOR, TestApp, Visitor};
     use crate::web::{Access, Routes};
     use axum::extract::State;
     use axum::http::Method;
@@ -329,7 +327,7 @@ mod tests {
         let browser = pending_login(&app).await;
         let env = [("BASE_URL", "http://localhost")].into_iter().collect();
         for route in features::all(&env).unwrap().iter().flat_map(|feature| feature.routes.iter()) {
-            let path = route.path.replace("{username}", "ada").replace("{id}", "1").replace("{token}", "x");
+            let path = route.example_path();
             let (pending, visitor) = (browser.copy(), app.visitor());
             let as_pending = pending.send(route.method.clone(), &path, &[], "").await;
             let as_visitor = visitor.send(route.method.clone(), &path, &[], "").await;
@@ -465,13 +463,7 @@ mod tests {
 
     #[tokio::test]
     async fn on_https_the_cookie_is_bound_to_this_host() {
-        let settings = [
-            ("BASE_URL", "https://example.com"),
-            ("TRUSTED_PROXIES", "none"),
-            ("SMTP_URL", "none"),
-            ("PASSWORD_ITERATIONS", "600000"),
-            ("HASH_WAIT", "60s"),
-        ];
+        let settings = [&PRODUCTION[..], &[("HASH_WAIT", "60s")]].concat();
         let app = TestApp::with_env(&settings, Routes::new()).await;
         let ada = app.person("ada").await;
         ada.assert_is("ada").await;
@@ -490,7 +482,7 @@ mod tests {
         thief.assert_is("ada").await;
         let answer = ada.post("/log-out", &[]).await;
         answer.assert_cookie("session_token=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0");
-        answer.assert_header("clear-site-data", "\"storage\"");
+        answer.assert_headers("clear-site-data", &["\"storage\"", "\"cache\""]);
         thief.assert_is("nobody").await;
         assert_eq!(app.count("select count(*) from sessions").await, 0);
         app.visitor().post("/log-out", &[]).await.assert_status(200);

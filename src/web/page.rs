@@ -4,7 +4,6 @@ use super::templates::{Template, Theme};
 use super::{app::App, auth::AuthState, cookie, flash};
 use crate::base::{Config, Result};
 use axum::extract::FromRequestParts;
-use axum::http::header::COOKIE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
@@ -63,8 +62,5 @@ impl FromRequestParts<App> for Page {
 
 /// The theme that the reader has chosen.
 pub fn theme(config: &Config, headers: &HeaderMap) -> Theme {
-    if !headers.contains_key(COOKIE) {
-        return Theme::SYSTEM;
-    }
     cookie::value(config, headers, "theme").and_then(|name| Theme::parse(&name)).unwrap_or(Theme::SYSTEM)
 }

@@ -2,7 +2,7 @@
 //!
 //! Requests that may not enter are turned away here, before the body is read.
 
-use super::auth::{self, AuthState};
+use super::auth::AuthState;
 use super::{
     app::App, assets, error_pages::RoutePattern, factors, form::parse_query, format::url_encode, login,
     redirect::LocalPath, security::own_referer,
@@ -44,6 +44,14 @@ pub struct Route {
     pub path: &'static str,
     pub access: Access,
     handler: MethodRouter<App>,
+}
+
+#[cfg(test)]
+impl Route {
+    /// A path that this route answers.
+    pub fn example_path(&self) -> String {
+        self.path.replace("{username}", "ada").replace("{id}", "1").replace("{token}", "x")
+    }
 }
 
 /// A list of routes, one a line: `Routes::new().get("/account", Access::User, show)`.
@@ -114,7 +122,7 @@ fn too_slow() -> Response {
 
 /// Checks declared size and access and reads the body: in this order.
 async fn admit(app: &App, access: Access, request: Request) -> Result<Request> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     // Postgres cannot even compare text with a NUL in it, so nothing has such an address.
     if parts.uri.path_and_query().is_some_and(|path| path.as_str().contains("%00")) {
         return Err(Error::NOT_FOUND);
@@ -122,15 +130,15 @@ async fn admit(app: &App, access: Access, request: Request) -> Result<Request> {
     if declared_size(&parts.headers) > app.config.body_limit as u64 {
         return Err(Error::Refused(StatusCode::PAYLOAD_TOO_LARGE));
     }
-    check_access(app, access, &parts).await?;
+    check_access(app, access, &mut parts).await?;
     if body.is_end_stream() {
         return Ok(Request::from_parts(parts, body));
     }
-    let mut request = Request::from_parts(parts, Body::from(read_body(app, body).await?));
+    let body = Body::from(read_body(app, body).await?);
     // Checked again, because the session may have ended while a body arrived slowly.
-    auth::attach(app, &mut request);
-    let (parts, body) = request.into_parts();
-    check_access(app, access, &parts).await?;
+    let auth = AuthState::new(app, &parts.extensions, &parts.headers);
+    parts.extensions.insert(auth);
+    check_access(app, access, &mut parts).await?;
     Ok(Request::from_parts(parts, body))
 }
 
@@ -153,11 +161,14 @@ async fn read_body(app: &App, body: Body) -> Result<Bytes> {
 
 /// # Errors
 /// [`Error::Redirect`] to the page that comes first; [`Error::NOT_FOUND`] when the site has no such page.
-async fn check_access(app: &App, access: Access, parts: &Parts) -> Result<()> {
+async fn check_access(app: &App, access: Access, parts: &mut Parts) -> Result<()> {
     match access {
         Access::Public => Ok(()),
         Access::PendingLogin => match login::find_pending(app, &parts.headers).await? {
-            Some(_) => Ok(()),
+            Some(pending) => {
+                parts.extensions.insert(pending);
+                Ok(())
+            }
             None => Err(Error::Redirect(app.features.login_path.ok_or(Error::NOT_FOUND)?.into())),
         },
         Access::Guest if !is_read(parts) => Ok(()),
@@ -290,8 +301,8 @@ mod tests {
             "/\u{85}",
         ] {
             ada.get(&format!("/guest?next={}", url_encode(elsewhere))).await.assert_redirect("/");
-            ada.get("/guest?next=%2F%2Fevil.example").await.assert_redirect("/");
         }
+        ada.get("/guest?next=%2F%2Fevil.example").await.assert_redirect("/");
         ada.post("/guest", &[("next", "here")]).await.assert_status(200).assert_body("done here");
         app.visitor().get("/guest").await.assert_status(200).assert_body("a page");
     }
@@ -368,11 +379,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_comes_too_slowly_is_408() {
-        let routes = Routes::new().post("/guest", Access::Guest, echo);
+    async fn a_body_that_comes_too_slowly_is_408_and_one_of_a_visitor_who_may_not_enter_is_not_waited_for() {
+        let routes = Routes::new().post("/guest", Access::Guest, echo).post("/user", Access::User, echo);
         let app = TestApp::with_env(&[("BODY_TIMEOUT", "1s")], routes).await;
-        let never = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
-        app.visitor().send(Method::POST, "/guest", &[], never).await.assert_status(408);
+        let never = || Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        app.visitor().send(Method::POST, "/guest", &[], never()).await.assert_status(408);
+        app.visitor().send(Method::POST, "/user", &[], never()).await.assert_redirect("/login?next=%2F");
     }
 
     #[tokio::test]

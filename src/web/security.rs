@@ -9,7 +9,7 @@ use axum::extract::Request;
 use axum::http::header::*;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
-use url::Url;
+use url::{Position, Url};
 
 const HEADERS: [(HeaderName, &str); 6] = [
     // Nothing inline, nothing from other sites, no embedding, forms only to this site.
@@ -104,15 +104,14 @@ fn is_own_origin(config: &Config, headers: &HeaderMap, origin: &str) -> bool {
 pub fn own_referer(config: &Config, headers: &HeaderMap) -> Option<String> {
     let url = Url::parse(headers.get(REFERER)?.to_str().ok()?).ok()?;
     let is_own = is_own_origin(config, headers, &url.origin().ascii_serialization());
-    let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
-    is_own.then(|| url.path().to_string() + &query)
+    is_own.then(|| url[Position::BeforePath..Position::AfterQuery].to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::features::Feature;
-    use crate::test::{TestApp, Visitor};
+    use crate::test::{PRODUCTION, TestApp, Visitor};
     use crate::web::{Access, Routes};
 
     async fn act() -> &'static str {
@@ -122,13 +121,6 @@ mod tests {
     fn routes() -> Routes {
         Routes::new().get("/act", Access::Public, act).post("/act", Access::Public, act)
     }
-
-    const PRODUCTION: [(&str, &str); 4] = [
-        ("BASE_URL", "https://example.com"),
-        ("TRUSTED_PROXIES", "none"),
-        ("SMTP_URL", "none"),
-        ("PASSWORD_ITERATIONS", "600000"),
-    ];
 
     async fn post(visitor: &Visitor, headers: &[(&str, &str)]) -> u16 {
         visitor.send(Method::POST, "/act", headers, "").await.status
@@ -209,14 +201,26 @@ mod tests {
 
     #[tokio::test]
     async fn every_answer_carries_the_security_headers() {
+        let expected = [
+            (
+                "content-security-policy",
+                "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                 form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+            ),
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("referrer-policy", "same-origin"),
+            ("cross-origin-opener-policy", "same-origin"),
+            ("cross-origin-resource-policy", "same-origin"),
+        ];
+        assert_eq!(HEADERS.len(), expected.len());
         let app = TestApp::with(routes()).await;
         let ada = app.person("ada").await;
         for path in ["/act", "/nowhere", "/private", "/styles.css", "/api/nowhere"] {
             let answer = app.visitor().get(path).await;
-            answer.assert_header("x-content-type-options", "nosniff").assert_header("x-frame-options", "DENY");
-            answer.assert_header("referrer-policy", "same-origin");
-            let policy = answer.header("content-security-policy");
-            assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+            for (name, value) in expected {
+                answer.assert_header(name, value);
+            }
             answer.assert_no_header("server").assert_no_header("strict-transport-security");
         }
         for path in ["/act", "/nowhere", "/private"] {

@@ -177,3 +177,40 @@ fn path(name: &str) -> String {
 fn variable(path: &str) -> String {
     path[1..].replace(|c: char| !c.is_ascii_alphanumeric(), "_")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::TestApp;
+
+    #[derive(Serialize)]
+    struct Whole {}
+
+    impl Template for Whole {
+        const FILE: &'static str = files::BASE;
+    }
+
+    #[derive(Serialize)]
+    struct Part {}
+
+    impl Template for Part {
+        const FILE: &'static str = files::SLOTS_HEADER;
+    }
+
+    fn assert_static<T: Template>(templates: &Templates, page: &T, theme: Theme) {
+        let html = templates.render(page, None, theme, None).unwrap();
+        let first = templates.render_static(page, theme).unwrap();
+        let again = templates.render_static(page, theme).unwrap();
+        assert_eq!((&*first, &*again), (html.as_bytes(), html.as_bytes()), "{} {}", T::FILE, theme.name());
+        assert_eq!(first.as_ptr(), again.as_ptr(), "it is rendered once");
+    }
+
+    #[tokio::test]
+    async fn people_who_are_not_logged_in_get_the_page_and_the_theme_they_asked_for_however_often_it_was_rendered() {
+        let app = TestApp::new().await;
+        for theme in Theme::ALL {
+            assert_static(&app.app.templates, &Whole {}, theme);
+            assert_static(&app.app.templates, &Part {}, theme);
+        }
+    }
+}

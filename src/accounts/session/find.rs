@@ -4,7 +4,7 @@ use super::last_seen::{self, LastSeen};
 use super::{lookup::Lookup, row::Session};
 use crate::accounts::client::{Client, device_name};
 use crate::base::{Config, Result, Token};
-use crate::db::{Database, now};
+use crate::db::{Database, ago, now};
 use std::time::Duration;
 
 pub struct Sessions {
@@ -31,15 +31,13 @@ impl Sessions {
     /// [`crate::base::error::Error::Unavailable`] when the database cannot be reached.
     pub async fn find(&self, token: &Token, client: &Client) -> Result<Option<Session>> {
         let Some(row) = self.lookup.find(token.hash()).await? else { return Ok(None) };
-        let now = now();
-        let within = |since: i64, limit: Duration| now - since < limit.as_secs() as i64;
-        if !within(row.created_at, self.lifetime) || !within(row.seen_at, self.idle) {
+        if row.created_at <= ago(self.lifetime) || row.seen_at <= ago(self.idle) {
             return Ok(None);
         }
         let other_browser =
             client.user_agent != row.device && device_name(&row.device) != device_name(&client.user_agent);
-        if other_browser || !within(row.seen_at, last_seen::interval(self.idle)) {
-            self.last_seen.update(&row, client, other_browser, now);
+        if other_browser || row.seen_at <= ago(last_seen::interval(self.idle)) {
+            self.last_seen.update(&row, client, other_browser, now());
         }
         Ok(Some(row.session))
     }
@@ -51,7 +49,7 @@ mod tests {
     use crate::accounts::{AuthLevel, Choices};
     use crate::db::Connection;
     use crate::test::{PASSWORD, TestApp};
-    use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
+    use data_encoding::BASE64URL_NOPAD;
 
     #[tokio::test]
     async fn a_copy_of_the_table_grants_no_access() {
@@ -62,7 +60,7 @@ mod tests {
             async |db: &mut Connection| Ok(sqlx::query_scalar("select token_hash from sessions").fetch_one(db).await?);
         let stored: Vec<u8> = app.app.db.read(read).await.unwrap();
         assert_eq!(stored, token.hash());
-        let stolen = BASE64_URL_SAFE_NO_PAD.encode(&stored);
+        let stolen = BASE64URL_NOPAD.encode(&stored);
         app.visitor().with_cookie("session_token", &stolen).assert_is("nobody").await;
     }
 

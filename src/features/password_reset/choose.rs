@@ -125,16 +125,11 @@ mod tests {
         app.visitor().post(link, &[("password", new), ("confirm_password", new)]).await
     }
 
-    async fn is_password_of(app: &TestApp, name: &str, password: &str) -> bool {
-        let login = app.login().await;
-        app.app.passwords.verify(login.source(), name, password).await.unwrap().is_some()
-    }
-
     async fn refuses(app: &TestApp, link: &str) {
         for answer in [app.visitor().get(link).await, submit(app, link, NEW).await, submit(app, link, "short").await] {
             answer.assert_status(404).assert_contains("This link does not work any more");
         }
-        assert!(!is_password_of(app, "ada", NEW).await);
+        assert!(!app.is_password_of("ada", NEW).await);
     }
 
     #[test]
@@ -167,8 +162,8 @@ mod tests {
             gone.assert_is("nobody").await;
         }
         bob.assert_is("bob").await;
-        assert!(is_password_of(&app, "ada", NEW).await && !is_password_of(&app, "ada", PASSWORD).await);
-        assert!(is_password_of(&app, "bob", PASSWORD).await);
+        assert!(app.is_password_of("ada", NEW).await && !app.is_password_of("ada", PASSWORD).await);
+        assert!(app.is_password_of("bob", PASSWORD).await);
         assert_eq!(app.count("select count(*) from sessions").await, 1);
         assert_eq!(app.count("select count(*) from devices").await, 1);
         assert_eq!(app.count("select count(*) from events where kind = 'password_reset'").await, 1);
@@ -189,7 +184,7 @@ mod tests {
         for answer in [app.visitor().get(&link).await, submit(&app, &link, PASSWORD).await] {
             answer.assert_status(404).assert_contains("This link does not work any more");
         }
-        assert!(is_password_of(&app, "ada", NEW).await);
+        assert!(app.is_password_of("ada", NEW).await);
     }
 
     #[tokio::test]
@@ -212,7 +207,7 @@ mod tests {
             answer.assert_lacks(NEW).assert_lacks("quiet harbour lamb");
         }
         ada.assert_is("ada").await;
-        assert!(is_password_of(&app, "ada", PASSWORD).await);
+        assert!(app.is_password_of("ada", PASSWORD).await);
         submit(&app, &link, NEW).await.assert_redirect("/login");
     }
 
@@ -247,7 +242,7 @@ mod tests {
         ada.post(&link, &fields).await.assert_redirect("/login");
         ada.assert_is("ada").await;
         eve.assert_is("nobody").await;
-        assert!(is_password_of(&app, "eve", NEW).await && is_password_of(&app, "ada", PASSWORD).await);
+        assert!(app.is_password_of("eve", NEW).await && app.is_password_of("ada", PASSWORD).await);
     }
 
     #[tokio::test]
@@ -270,16 +265,16 @@ mod tests {
         let app = TestApp::with_env(&settings, Routes::new()).await;
         app.person("ada").await;
         for _ in 0..4 {
-            assert!(!is_password_of(&app, "ada", "not the password").await);
+            assert!(!app.is_password_of("ada", "not the password").await);
         }
         let login = app.login().await;
         assert!(app.app.passwords.verify(login.source(), "ada", PASSWORD).await.is_err());
         app.execute("update limits set free_at = 0").await;
-        assert!(!is_password_of(&app, "ada", PASSWORD).await);
+        assert!(!app.is_password_of("ada", PASSWORD).await);
         submit(&app, &link_of(&app, "ada").await, NEW).await.assert_redirect("/login");
-        assert!(is_password_of(&app, "ada", NEW).await);
+        assert!(app.is_password_of("ada", NEW).await);
         for _ in 0..3 {
-            assert!(!is_password_of(&app, "ada", PASSWORD).await);
+            assert!(!app.is_password_of("ada", PASSWORD).await);
         }
     }
 
@@ -295,7 +290,7 @@ mod tests {
         assert!(with(303) == 1 && with(404) > 20, "{} × 303, {} × 404", with(303), with(404));
         assert_eq!(with(404) + with(503), 49);
         let winner = answers.iter().position(|answer| answer.status == 303).unwrap();
-        assert!(is_password_of(&app, "ada", &passwords[winner]).await);
+        assert!(app.is_password_of("ada", &passwords[winner]).await);
         assert_eq!(app.count("select count(*) from events where kind = 'password_reset'").await, 1);
     }
 

@@ -5,7 +5,6 @@ use crate::accounts::link::{self, Purpose};
 use crate::accounts::{Client, Username, event, recovery_code};
 use crate::base::{FieldErrors, Result, Token};
 use crate::db::Connection;
-use crate::db::rate_limit::{self, Key};
 use crate::web::{App, Form, Page, Template, files, redirect};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -39,8 +38,7 @@ pub async fn create(
     page: Page,
     Form(form): Form<RecoverForm>,
 ) -> Result<Response> {
-    let (key, rate) = (Key::address("recovery", client.address), app.config.password_attempts_per_address);
-    app.db.write_relaxed(async |db| rate_limit::take(db, &key, rate).await).await?;
+    app.count_by_address("recovery", &client, app.config.password_attempts_per_address).await?;
     match app.db.write(async |db| recover(&app, db, &client, &form).await).await? {
         Some(token) => Ok(redirect(&choose_path(&token)).into_response()),
         None => {
@@ -102,8 +100,7 @@ mod tests {
         let answer = app.visitor().post(&link, &[("password", NEW), ("confirm_password", NEW)]).await;
         answer.assert_redirect("/login");
         ada.assert_is("nobody").await;
-        let login = app.login().await;
-        assert!(app.app.passwords.verify(login.source(), "ada", NEW).await.unwrap().is_some());
+        assert!(app.is_password_of("ada", NEW).await);
         assert_eq!(app.count("select count(*) from events where kind = 'recovery_code_used'").await, 1);
         assert_eq!(app.count("select count(*) from recovery_codes").await, 9);
     }
@@ -200,7 +197,6 @@ mod tests {
         known.assert_status(429).assert_header("retry-after", "1200");
         assert_eq!((known.status, known.text()), (unknown.status, unknown.text()));
         // Passwords have a count of their own.
-        let login = app.login().await;
-        assert!(app.app.passwords.verify(login.source(), "ada", PASSWORD).await.unwrap().is_some());
+        assert!(app.is_password_of("ada", PASSWORD).await);
     }
 }

@@ -1,13 +1,13 @@
 //! Asks for the link, by an e-mail address. Whether anybody has the address makes no difference here: a row is added to the
 //! outbox, and who has it is looked up when the mail is sent.
 
-use super::paths::{REQUEST, choose_path};
+use super::paths::{CHOOSE, REQUEST};
 use crate::accounts::link::{self, Purpose, RESET_MAIL};
 use crate::accounts::{Client, Email, User, address, user};
 use crate::base::{FieldErrors, Result};
 use crate::db::Connection;
-use crate::db::rate_limit::{self, Key};
 use crate::mail::{Mail, MailContent, outbox};
+use crate::web::app::REQUESTED_MAIL;
 use crate::web::format::duration;
 use crate::web::{App, Flash, Form, MailTemplate, Page, Template, files, redirect};
 use axum::extract::State;
@@ -52,8 +52,7 @@ pub async fn create(
             return page.render_errors(&RequestPage { form, errors }).await;
         }
     };
-    let (key, rate) = (Key::address("mail", client.address), app.config.mails_per_address);
-    app.db.write_relaxed(async |db| rate_limit::take(db, &key, rate).await).await?;
+    app.count_by_address(REQUESTED_MAIL, &client, app.config.mails_per_address).await?;
     app.db.write(async |db| outbox::queue(db, RESET_MAIL, None, email.as_str(), "").await).await?;
     Ok(redirect(REQUEST).flash(ASKED).into_response())
 }
@@ -82,7 +81,7 @@ pub fn write_mail<'a>(
         let Some(User { id, username }) = user else { return Ok(None) };
         let lifetime = app.config.reset_lifetime;
         let token = link::issue(db, Purpose::Reset, &id, &mail.email, &mail.id, lifetime).await?;
-        let link = app.config.origin() + &choose_path(&token);
+        let link = app.config.link(CHOOSE, &token);
         let template = ResetMail { username, link, lifetime: duration(lifetime) };
         Ok(Some(app.templates.mail(&template)?))
     }

@@ -1,6 +1,7 @@
 //! Codes as a factor: a log-in that has begun with one factor asks for them.
 
-use super::{account, code, log_in};
+use super::code::{self, wrong_code};
+use super::{account, log_in};
 use crate::accounts::AuthLevel;
 use crate::base::Result;
 use crate::db::Connection;
@@ -14,16 +15,20 @@ pub const FACTOR: Factor = Factor {
     count: code::COUNT,
     suffices: false,
     verify,
-    refusal: code::REFUSAL,
     next,
     set_up_path: account::PATH,
     added: account::TWO_FACTOR_ON,
     undo: code::UNDO,
 };
 
-fn verify<'a>(app: &'a App, attempt: FactorAttempt<'a>) -> BoxFuture<'a, Result<bool>> {
+fn verify<'a>(app: &'a App, attempt: FactorAttempt<'a>) -> BoxFuture<'a, Result<()>> {
     let FactorAttempt { session, client, value, .. } = attempt;
-    app.db.write(async move |db| code::verify(db, app, client, &session.user.id, value).await).boxed()
+    async move {
+        // A wrong code is no error inside the transaction, because it is counted there.
+        let is_right = app.db.write(async |db| code::verify(db, app, client, &session.user.id, value).await).await?;
+        if is_right { Ok(()) } else { Err(wrong_code("code").into()) }
+    }
+    .boxed()
 }
 
 fn next<'a>(
