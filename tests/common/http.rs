@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 /// Longer than any answer may take, so that a test fails rather than hangs.
@@ -90,6 +91,9 @@ impl Connection {
     }
 }
 
+/// A request for the home page.
+pub const HOME: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
 /// A request with a form, as a browser writes it.
 pub fn form(path: &str, headers: &str, fields: &[(&str, &str)]) -> String {
     let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
@@ -98,6 +102,17 @@ pub fn form(path: &str, headers: &str, fields: &[(&str, &str)]) -> String {
          Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// The fields of a form that asks for a new password.
+pub fn password_fields(password: &str) -> [(&str, &str); 2] {
+    [("password", password), ("confirm_password", password)]
+}
+
+/// The fields of a sign-up with [`super::PASSWORD`].
+pub fn sign_up_fields(name: &str) -> [(&str, &str); 3] {
+    let [password, again] = password_fields(super::PASSWORD);
+    [("username", name), password, again]
 }
 
 /// Sends each request to the server at its port, all at the same time, and returns the answers in the same order.
@@ -117,8 +132,8 @@ pub fn send_at_once(requests: &[(u16, String)]) -> Vec<Answer> {
 
 /// Asks again, a few times, when the answer is 503: a disk that others keep busy is no fault of the app.
 pub fn retry_while_busy(mut ask: impl FnMut() -> Answer) -> Answer {
-    let answers = std::iter::repeat_with(&mut ask).take(4);
-    answers.into_iter().find(|answer| answer.status != 503).unwrap_or_else(ask)
+    let answer = (0..4).map(|_| ask()).find(|answer| answer.status != 503);
+    answer.unwrap_or_else(ask)
 }
 
 /// Keeps cookies and its connection; follows no redirects.
@@ -177,8 +192,7 @@ impl Browser {
     /// Asks for an account with this name and [`super::PASSWORD`].
     #[track_caller]
     pub fn sign_up(&mut self, name: &str) -> Answer {
-        let password = super::PASSWORD;
-        self.post("/signup", &[("username", name), ("password", password), ("confirm_password", password)])
+        self.post("/signup", &sign_up_fields(name))
     }
 
     /// The same with the address NAME@example.com.
@@ -188,14 +202,19 @@ impl Browser {
     }
 
     pub fn try_sign_up_with_address(&mut self, name: &str) -> io::Result<Answer> {
-        let (password, email) = (super::PASSWORD, super::address_of(name));
-        let fields = [("username", name), ("email", &email), ("password", password)];
-        self.try_post("/signup", &[&fields[..], &[("confirm_password", password)]].concat())
+        let address = super::address_of(name);
+        let fields = [&sign_up_fields(name)[..], &[("email", &address)]].concat();
+        self.try_post("/signup", &fields)
     }
 
     #[track_caller]
     pub fn log_in(&mut self, name: &str) -> Answer {
-        self.post("/login", &[("username", name), ("password", super::PASSWORD)])
+        self.log_in_with(name, super::PASSWORD)
+    }
+
+    #[track_caller]
+    pub fn log_in_with(&mut self, name: &str, password: &str) -> Answer {
+        self.post("/login", &[("username", name), ("password", password)])
     }
 
     /// Asserts that this person is logged in, which the home page says.
@@ -264,7 +283,8 @@ impl Answer {
 
     /// How many SQL statements it took, which debug builds say in development.
     pub fn statement_count(&self) -> &str {
-        self.header("server-timing").and_then(|timing| timing.split(',').next()).unwrap_or_default()
+        let timing = self.header("server-timing").expect("a debug build in development says it");
+        timing.split(',').next().unwrap()
     }
 
     #[track_caller]
@@ -283,6 +303,21 @@ impl Answer {
     pub fn assert_contains(&self, words: &str) -> &Answer {
         assert!(self.body.contains(words), "expected {words:?}: {self}");
         self
+    }
+
+    /// Asserts that they are told to come back in so many seconds.
+    #[track_caller]
+    pub fn assert_must_wait(&self, seconds: RangeInclusive<u64>) {
+        self.assert_status(429);
+        let wait = self.header("retry-after").and_then(|wait| wait.parse().ok());
+        assert!(wait.is_some_and(|wait| seconds.contains(&wait)), "not in {seconds:?} s: {self}");
+        assert!(self.header("set-cookie").is_none(), "a cookie is set: {self}");
+    }
+
+    /// The recovery codes that it shows.
+    pub fn recovery_codes(&self) -> Vec<String> {
+        let codes = self.body.split("<code class=\"recovery-code\">").skip(1);
+        codes.map(|rest| rest.split('<').next().unwrap().to_string()).collect()
     }
 
     /// The name of the person who is logged in, if this is the home page.

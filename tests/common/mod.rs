@@ -15,12 +15,14 @@ mod signup_race;
 mod smtp;
 mod stolen;
 
-pub use http::{Answer, Browser, Connection, form, retry_while_busy, send_at_once};
+pub use http::{
+    Answer, Browser, Connection, HOME, form, password_fields, retry_while_busy, send_at_once, sign_up_fields,
+};
 pub use mail::{Mail, assert_one_mail_each, message_ids};
 pub use process::{Process, Route, command_error, command_output, latchkey, routes};
 pub use proxy::Proxy;
 pub use signup_race::{assert_one_account, race_to_sign_up};
-pub use smtp::{Behaviour, Smtp, assert_all_mails_sent, unsent_mails};
+pub use smtp::{Behaviour, Smtp, assert_all_mails_sent, site_with_mail, unsent_mails};
 pub use stolen::{cookie_header, encodings_of, tokens_in};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -34,6 +36,15 @@ use tempfile::TempDir;
 
 /// The password of everyone who signs up by [`Browser::sign_up`].
 pub const PASSWORD: &str = "correct horse battery";
+
+/// The one that they change it to.
+pub const NEW_PASSWORD: &str = "quiet harbour lamp";
+
+/// A setting. Processes with the same database need the same key.
+pub const KEY: (&str, &str) = ("SECRET_KEY", "a key for tests alone with 32 bytes or more");
+
+/// A setting. Nothing is logged.
+pub const QUIET: (&str, &str) = ("RUST_LOG", "off");
 
 /// The e-mail address of the person with this name.
 pub fn address_of(name: &str) -> String {
@@ -98,7 +109,7 @@ impl Server {
             ("INSECURE_HTTP", "yes"),
             ("TRUSTED_PROXIES", "none"),
             ("PASSWORD_ITERATIONS", "600000"),
-            ("SECRET_KEY", "a key for tests alone with 32 bytes or more"),
+            KEY,
         ];
         Server::on(database, &[&production[..], settings].concat())
     }
@@ -207,6 +218,13 @@ pub fn run_alone() -> RwLockWriteGuard<'static, ()> {
 /// For a test that mostly waits.
 pub fn run_with_others() -> RwLockReadGuard<'static, ()> {
     ALONE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The first quartile, because other load on the machine only ever adds.
+pub fn first_quartile(times: &[Duration]) -> Duration {
+    let mut times = times.to_vec();
+    times.sort();
+    times[times.len() / 4]
 }
 
 /// Lets this process and those it starts have as many sockets open as the system permits at all.

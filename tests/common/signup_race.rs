@@ -1,11 +1,10 @@
 //! Many people who sign up with one name at the same time, at two processes.
 
-use super::{Answer, Database, PASSWORD, Server, form, send_at_once};
+use super::{Answer, Database, Server, form, send_at_once, sign_up_fields};
 
 /// Sends this many sign-ups for one name at once, half of them to each process, and returns the answers.
 pub fn race_to_sign_up(servers: &[Server; 2], people: usize) -> Vec<Answer> {
-    let fields = [("username", "ada"), ("password", PASSWORD), ("confirm_password", PASSWORD)];
-    let request = form("/signup", "", &fields);
+    let request = form("/signup", "", &sign_up_fields("ada"));
     send_at_once(&(0..people).map(|number| (servers[number % 2].port, request.clone())).collect::<Vec<_>>())
 }
 

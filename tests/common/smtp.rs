@@ -140,6 +140,14 @@ impl Smtp {
     }
 }
 
+/// A server in development and the mail server that it uses.
+#[track_caller]
+pub fn site_with_mail(settings: &[(&str, &str)]) -> (Database, Smtp, Server) {
+    let (database, smtp) = (Database::new(), Smtp::start());
+    let server = Server::on(&database, &[&[("SMTP_URL", &*smtp.url)], settings].concat());
+    (database, smtp, server)
+}
+
 pub fn unsent_mails(database: &Database) -> i64 {
     database.count("select count(*) from mails")
 }

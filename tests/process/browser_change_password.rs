@@ -1,11 +1,9 @@
 //! In a real browser: a person changes their password.
 //! needs: account, change_password, confirm, home, login, session_list, signup
 
-use crate::common::PASSWORD;
+use crate::common::{NEW_PASSWORD, PASSWORD};
 use crate::webdriver::site::{Site, assert_logged_out, log_in, log_in_elsewhere, sign_up_with};
 use crate::webdriver::{Browser, ENTER, TAB};
-
-const NEW: &str = "quiet harbour lamp";
 
 const CHANGED: &str = "Your password was changed.";
 
@@ -24,7 +22,7 @@ fn a_person_changes_their_password_and_sees_the_message_once() {
     site.sign_up(&browser, "ada");
     browser.press("Account");
     browser.press("Change password");
-    change_password(&browser, PASSWORD, NEW, NEW);
+    change_password(&browser, PASSWORD, NEW_PASSWORD, NEW_PASSWORD);
     browser.sees(CHANGED);
     browser.reload();
     browser.is_at("/account/password");
@@ -35,7 +33,7 @@ fn a_person_changes_their_password_and_sees_the_message_once() {
     browser.press("Log in");
     log_in(&browser, "ada", PASSWORD);
     browser.sees("This username and password do not belong together.");
-    log_in(&browser, "ada", NEW);
+    log_in(&browser, "ada", NEW_PASSWORD);
     browser.sees("Logged in: ada");
 }
 
@@ -46,7 +44,7 @@ fn a_changed_password_logs_out_the_other_two_browsers() {
     site.sign_up(&browser, "ada");
     let others = [log_in_elsewhere(&site, "ada", &[]), log_in_elsewhere(&site, "ada", &[])];
     browser.visit(&site.page("/account/password"));
-    change_password(&browser, PASSWORD, NEW, NEW);
+    change_password(&browser, PASSWORD, NEW_PASSWORD, NEW_PASSWORD);
     browser.sees(CHANGED);
     for other in &others {
         assert_logged_out(other, &site);
@@ -117,12 +115,12 @@ fn the_keyboard_is_enough_to_confirm_and_to_change_the_password() {
     skip_to_content();
     type_into("current_password", PASSWORD);
     pass_the_button("Show: Current password");
-    type_into("password", NEW);
+    type_into("password", NEW_PASSWORD);
     pass_the_button("Show: New password");
     // The space bar presses it, and the focus stays.
     browser.keys(" ");
     assert_eq!(browser.accessible_names(":focus"), ["Hide: New password"], "{browser}");
-    type_into("confirm_password", NEW);
+    type_into("confirm_password", NEW_PASSWORD);
     browser.keys(ENTER);
     browser.sees(CHANGED);
 }
@@ -144,11 +142,11 @@ fn without_scripts_accounts_are_begun_and_kept_the_same_way() {
     browser.press("Change password");
     browser.fill("Your password", PASSWORD);
     browser.press("Go on");
-    change_password(&browser, PASSWORD, NEW, "quiet harbour lamb");
+    change_password(&browser, PASSWORD, NEW_PASSWORD, "quiet harbour lamb");
     browser.sees("The two passwords differ.");
-    change_password(&browser, "not the password", NEW, NEW);
+    change_password(&browser, "not the password", NEW_PASSWORD, NEW_PASSWORD);
     browser.sees("This is not your current password.");
-    change_password(&browser, PASSWORD, NEW, NEW);
+    change_password(&browser, PASSWORD, NEW_PASSWORD, NEW_PASSWORD);
     browser.sees(CHANGED);
     browser.reload();
     browser.does_not_see(CHANGED);
@@ -166,9 +164,9 @@ fn the_pages_of_changing_a_password_are_fit_for_everyone() {
     browser.press_unchecked("Change password");
     browser.inspect("password-empty");
     for (current, new, name) in [
-        ("not the password", NEW, "password-mistake"),
+        ("not the password", NEW_PASSWORD, "password-mistake"),
         (PASSWORD, "Pa55word1234", "password-policy"),
-        (PASSWORD, NEW, "password-flash"),
+        (PASSWORD, NEW_PASSWORD, "password-flash"),
     ] {
         change_password(&browser, current, new, new);
         browser.inspect(name);

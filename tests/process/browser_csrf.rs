@@ -1,13 +1,13 @@
 //! In a real browser: other sites cannot use this one in the name of a person who is logged in.
 //! needs: home, login, signup
 
-use crate::common::{PASSWORD, free_port};
+use crate::common::{PASSWORD, free_port, routes};
 use crate::webdriver::Browser;
 use crate::webdriver::site::{Site, has_route, serve_page};
 
 /// A page with forms that post to the site. Opened at `#NAME`, it posts that form by itself.
-fn forms_to(site: &Site, head: &str) -> String {
-    let form = |(path, fields): (&str, &[(&str, &str)])| {
+fn forms_to(targets: &[Target], site: &Site, head: &str) -> String {
+    let form = |(path, fields): &Target| {
         let input = |(name, value): &(&str, &str)| format!("<input type=hidden name={name} value='{value}'>");
         let inputs: String = fields.iter().map(input).collect();
         let name = path[1..].replace('/', "-");
@@ -16,7 +16,7 @@ fn forms_to(site: &Site, head: &str) -> String {
             site.page(path)
         )
     };
-    let forms: String = targets().into_iter().map(form).collect();
+    let forms: String = targets.iter().map(form).collect();
     let script = "<script>if (location.hash) document.forms[location.hash.slice(1)].submit()</script>";
     format!("<!doctype html>{head}{forms}{script}")
 }
@@ -34,7 +34,8 @@ fn targets() -> Vec<Target> {
         ("/notes", &[("text", "written by another person")]),
         ("/theme", &[("theme", "dark")]),
     ];
-    all.into_iter().filter(|(path, _)| has_route("POST", path)).collect()
+    let routes = routes();
+    all.into_iter().filter(|(path, _)| has_route(&routes, "POST", path)).collect()
 }
 
 /// All values in the database, except the times when sessions were last used and the counters of rate limits.
@@ -62,10 +63,11 @@ fn forms_from_are_refused(host: &str, browser: &Browser, site: &Site) {
         assert_eq!(site.count("select count(*) from users"), 2, "{how}");
         assert_eq!(lasting_values(site), before, "{how}");
     };
+    let targets = targets();
     // With the second head the browser hides where the form comes from: `Origin` is `null`.
     for head in ["", "<meta name=referrer content=no-referrer>"] {
-        let page = format!("http://{host}:{}/", serve_page(forms_to(site, head)));
-        for (path, _) in targets() {
+        let page = format!("http://{host}:{}/", serve_page(forms_to(&targets, site, head)));
+        for (path, _) in &targets {
             let name = path[1..].replace('/', "-");
             let how = format!("{head} {page} posts to {path}");
             browser.visit(&format!("{page}#{name}"));
@@ -98,15 +100,8 @@ fn forms_on_another_port_of_the_same_host_are_refused_and_change_nothing() {
 #[ignore = "needs chromium and chromedriver; .ci/run runs them"]
 fn forms_on_a_sibling_subdomain_are_refused_and_change_nothing() {
     let port = free_port().to_string();
-    let site = Site::open_with(&[
-        ("PORT", &port),
-        ("BASE_URL", &format!("http://app.example.test:{port}")),
-        ("INSECURE_HTTP", "yes"),
-        ("TRUSTED_PROXIES", "none"),
-        ("SMTP_URL", "none"),
-        ("PASSWORD_ITERATIONS", "600000"),
-        ("SECRET_KEY", "a key for tests alone with 32 bytes or more"),
-    ]);
+    let base = format!("http://app.example.test:{port}");
+    let site = Site::in_production(&[("PORT", &port), ("BASE_URL", &base), ("SMTP_URL", "none")]);
     let browser = Browser::open_with(&["--host-resolver-rules=MAP *.example.test 127.0.0.1"]);
     forms_from_are_refused("evil.example.test", &browser, &site);
 }
@@ -116,7 +111,7 @@ fn forms_on_a_sibling_subdomain_are_refused_and_change_nothing() {
 fn opening_an_address_changes_nothing() {
     let (site, browser) = (Site::open(), Browser::open());
     site.sign_up(&browser, "ada");
-    let before = lasting_values(&site);
+    let (routes, before) = (routes(), lasting_values(&site));
     for (address, status) in [
         ("/logout", 405),
         ("/theme?theme=dark", 405),
@@ -126,7 +121,8 @@ fn opening_an_address_changes_nothing() {
         ("/signup?username=mallory", 303),
         ("/login?username=mallory", 303),
     ] {
-        if !has_route("GET", path_of(address)) && !has_route("POST", path_of(address)) {
+        let path = address.split('?').next().unwrap();
+        if !has_route(&routes, "GET", path) && !has_route(&routes, "POST", path) {
             continue;
         }
         browser.visit(&site.page(address));
@@ -141,8 +137,4 @@ fn opening_an_address_changes_nothing() {
         assert_eq!(site.count("select count(*) from sessions"), 1, "after {address}");
         assert_eq!(lasting_values(&site), before, "after {address}");
     }
-}
-
-fn path_of(address: &str) -> &str {
-    address.split('?').next().unwrap()
 }

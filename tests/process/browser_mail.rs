@@ -2,11 +2,9 @@
 //! stolen a session does not keep it.
 //! needs: account, email, home, login, mailbox, notices, password_reset, signup
 
-use crate::common::PASSWORD;
+use crate::common::{NEW_PASSWORD, PASSWORD};
 use crate::webdriver::Browser;
 use crate::webdriver::site::{Site, log_in};
-
-const NEW: &str = "quiet harbour lamp";
 
 const ADDRESS: &str = "ada@example.com";
 
@@ -69,8 +67,8 @@ fn the_button_in_a_mail_leads_where_its_text_does() {
 #[track_caller]
 fn choose_password(site: &Site, browser: &Browser) {
     follow_link(site, browser, ADDRESS, "/password-reset/");
-    browser.fill("New password", NEW);
-    browser.fill("New password, once more", NEW);
+    browser.fill("New password", NEW_PASSWORD);
+    browser.fill("New password, once more", NEW_PASSWORD);
     browser.press("Set the new password");
     browser.is_at("/login");
     browser.sees("Your new password is set.");
@@ -93,7 +91,7 @@ fn people_who_forget_a_password_come_back_by_their_address_also_without_scripts(
         choose_password(&site, &browser);
         log_in(&browser, ADDRESS, PASSWORD);
         browser.sees("This username and password do not belong together.");
-        log_in(&browser, ADDRESS, NEW);
+        log_in(&browser, ADDRESS, NEW_PASSWORD);
         browser.sees("Logged in: ada");
         // The used link does not work again.
         follow_link(&site, &browser, ADDRESS, "/password-reset/");
@@ -125,7 +123,7 @@ fn a_thief_of_a_session_who_changes_the_address_twice_loses_the_account_to_the_f
     thief.visit(&site.page("/account"));
     thief.is_at("/login?next=%2Faccount");
     choose_password(&site, &owner);
-    log_in(&owner, ADDRESS, NEW);
+    log_in(&owner, ADDRESS, NEW_PASSWORD);
     owner.sees("Logged in: ada");
     owner.visit(&site.page("/account/email"));
     owner.sees(ADDRESS);

@@ -2,12 +2,9 @@
 //! needs: email, home, login, mailbox, notices, password_reset, signup
 
 use crate::common::PASSWORD;
-use crate::webdriver::Browser;
 use crate::webdriver::site::Site;
+use crate::webdriver::{Browser, PHONE, WINDOWS};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-
-const PHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Safari/604.1";
-const WINDOWS: &str = "Mozilla/5.0 (Windows NT 10.0; rv:145.0) Gecko/20100101 Firefox/145.0";
 
 #[test]
 #[ignore = "needs chromium and chromedriver; .ci/run runs them"]

@@ -2,16 +2,16 @@
 //! needs: account, home, login, session_list, signup
 
 use crate::common::PASSWORD;
-use crate::webdriver::Browser;
 use crate::webdriver::site::{Site, assert_logged_out, log_in_elsewhere};
+use crate::webdriver::{Browser, PHONE, WINDOWS};
 
 #[test]
 #[ignore = "needs chromium and chromedriver; .ci/run runs them"]
 fn a_session_ended_from_the_list_logs_out_its_browser_and_no_other() {
     let (site, browser) = (Site::open(), Browser::open());
     site.sign_up(&browser, "ada");
-    let phone = log_in_elsewhere(&site, "ada", &[PHONE]);
-    let windows = log_in_elsewhere(&site, "ada", &[WINDOWS]);
+    let [phone, windows] =
+        [PHONE, WINDOWS].map(|agent| log_in_elsewhere(&site, "ada", &[&format!("--user-agent={agent}")]));
     browser.press("Account");
     browser.press("Where you are logged in");
     assert!(browser.text(".entries li:first-child").contains("This browser"), "{browser}");
@@ -35,7 +35,7 @@ fn the_pages_of_sessions_are_fit_for_everyone() {
     let name = [("username", "wwwwwwwwwwwwwwwwwwww"), ("password", PASSWORD)];
     let program = "Some program of our own, which tells a long story about itself ".repeat(3);
     for user_agent in [PHONE, WINDOWS, &program, &"x".repeat(200)] {
-        assert_eq!(site.post(user_agent.trim_start_matches("--user-agent="), "/login", &name), 303);
+        assert_eq!(site.post(user_agent, "/login", &name), 303);
     }
     site.execute("update sessions set created_at = created_at - 1000000 where device like '%iPhone%'");
     site.execute("update sessions set address = '2001:db8:1234:5678:9abc:def0:1234:5678'");
@@ -49,8 +49,3 @@ fn the_pages_of_sessions_are_fit_for_everyone() {
     browser.sees("You are logged out everywhere else.");
     browser.inspect("sessions-alone");
 }
-
-/// Arguments of Chromium.
-const PHONE: &str =
-    "--user-agent=Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Safari/604.1";
-const WINDOWS: &str = "--user-agent=Mozilla/5.0 (Windows NT 10.0; rv:145.0) Gecko/20100101 Firefox/145.0";

@@ -1,11 +1,9 @@
 //! In a real browser: a person signs up and logs in, and the pages help with passwords.
 //! needs: home, login, signup
 
-use crate::common::PASSWORD;
+use crate::common::{NEW_PASSWORD, PASSWORD};
 use crate::webdriver::site::{Site, log_in, sign_up_with};
 use crate::webdriver::{BACKSPACE, Browser};
-
-const NEW: &str = "quiet harbour lamp";
 
 #[test]
 #[ignore = "needs chromium and chromedriver; .ci/run runs them"]
@@ -100,8 +98,8 @@ fn a_refused_password_costs_nothing_else_that_was_typed() {
         assert_eq!(found, value, "{field}\n{browser}");
     }
     assert_eq!(browser.run("return document.activeElement.name"), "password", "{browser}");
-    browser.fill("Password", NEW);
-    browser.fill("Password, once more", NEW);
+    browser.fill("Password", NEW_PASSWORD);
+    browser.fill("Password, once more", NEW_PASSWORD);
     browser.press("Create account");
     browser.is_at("/?from=here");
 }

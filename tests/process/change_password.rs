@@ -1,12 +1,10 @@
 //! A changed password logs out everywhere else.
 //! needs: change_password, home, login, signup
 
-use crate::common::{Answer, Browser, Database, PASSWORD, Server, retry_while_busy, wait_until};
+use crate::common::{Answer, Browser, Database, NEW_PASSWORD, PASSWORD, Server, retry_while_busy, wait_until};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::scope;
-
-const NEW_PASSWORD: &str = "quiet harbour lamp";
 
 fn change_password(browser: &mut Browser) -> Answer {
     let fields = [("current_password", PASSWORD), ("password", NEW_PASSWORD), ("confirm_password", NEW_PASSWORD)];
@@ -41,8 +39,7 @@ fn a_new_password_logs_out_everywhere_else_at_once() {
     bob.assert_logged_in("bob");
 
     here.browser().log_in("ada").assert_status(422);
-    let fields = [("username", "ada"), ("password", NEW_PASSWORD)];
-    there.browser().post("/login", &fields).assert_redirect("/");
+    there.browser().log_in_with("ada", NEW_PASSWORD).assert_redirect("/");
 }
 
 #[test]

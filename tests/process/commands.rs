@@ -6,7 +6,7 @@ use crate::common::{Database, PASSWORD, Server, command_error, command_output};
 #[test]
 fn help_names_every_command() {
     let help = command_output(&["--help"], &[], "");
-    for command in ["serve", "routes", "doctor", "user"] {
+    for command in ["serve", "routes", "doctor", "purge", "reseal", "user"] {
         let named = help.lines().any(|line| line.trim_start().split(' ').next() == Some(command));
         assert!(named, "{command} is missing:\n{help}");
     }
@@ -30,19 +30,22 @@ fn the_list_of_routes_says_who_may_enter_and_is_right_about_visitors() {
         let answer = server.browser().get(path);
         let to_log_in = answer.header("location").is_some_and(|place| place.starts_with("/login?next="));
         match access {
-            "user" => assert!(to_log_in, "{path} lets visitors in: {answer}"),
+            "user" | "recent" => assert!(to_log_in, "{path} lets visitors in: {answer}"),
             "public" | "guest" => {
                 assert!(!to_log_in && answer.status < 400, "{path} turns visitors away: {answer}")
             }
-            _ => assert_ne!(answer.status, 200, "{path} lets visitors in: {answer}"),
+            "half-way" => assert_eq!(answer.header("location"), Some("/login"), "{path} lets visitors in: {answer}"),
+            _ => panic!("{route:?} is no route:\n{map}"),
         }
     }
     // Everything that pages link to is on the map.
-    for page in ["/", "/login", "/signup"] {
-        let page = server.browser().get(page).body;
-        let links = page.split(['"', '?', '#']).collect::<Vec<_>>();
-        let links = links.windows(2).filter(|pair| pair[0].ends_with("href=") || pair[0].ends_with("action="));
-        for link in links.map(|pair| pair[1]).filter(|link| link.starts_with('/')) {
+    for path in ["/", "/login", "/signup"] {
+        let page = server.browser().get(path);
+        let pieces: Vec<&str> = page.body.split(['"', '?', '#']).collect();
+        let links = pieces.windows(2).filter(|pair| pair[0].ends_with("href=") || pair[0].ends_with("action="));
+        let links: Vec<&str> = links.map(|pair| pair[1]).filter(|link| link.starts_with('/')).collect();
+        assert!(!links.is_empty(), "{path} links to nothing: {page}");
+        for link in links {
             assert!(routes.iter().any(|route| route[2] == link), "{link} is not on the map:\n{map}");
         }
     }

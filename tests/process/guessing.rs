@@ -7,11 +7,6 @@ use std::thread;
 /// Ten guesses in three minutes from one address.
 const TEN: (&str, &str) = ("PASSWORD_ATTEMPTS_PER_ADDRESS", "10/3m");
 
-/// Logs in from a browser that has never been here.
-fn try_password(server: &Server, name: &str, password: &str) -> Answer {
-    server.browser().post("/login", &[("username", name), ("password", password)])
-}
-
 /// Signs up and logs out again, which leaves the browser its `device` cookie.
 fn owner(server: &Server, name: &str) -> Browser {
     let mut browser = server.browser();
@@ -19,14 +14,6 @@ fn owner(server: &Server, name: &str) -> Browser {
     browser.post("/logout", &[]).assert_redirect("/");
     assert!(browser.cookies().contains_key("device") && !browser.cookies().contains_key("session_token"));
     browser
-}
-
-#[track_caller]
-fn assert_must_wait(answer: &Answer, most: u64) {
-    answer.assert_status(429);
-    let wait = answer.header("retry-after").and_then(|seconds| seconds.parse().ok());
-    assert!(wait.is_some_and(|wait: u64| (1..=most).contains(&wait)), "not from 1 to {most} s: {answer}");
-    assert!(answer.header("set-cookie").is_none(), "a cookie is set: {answer}");
 }
 
 /// A visitor's guess: the network address, the username and the password.
@@ -48,7 +35,7 @@ fn guess_at_once(servers: &[Server; 2], guesses: &[Guess]) -> Vec<Answer> {
 #[track_caller]
 fn count_checked(answers: &[Answer], most: u64) -> usize {
     for answer in answers.iter().filter(|answer| ![422, 503].contains(&answer.status)) {
-        assert_must_wait(answer, most);
+        answer.assert_must_wait(1..=most);
     }
     answers.iter().filter(|answer| answer.status == 422).count()
 }
@@ -67,13 +54,13 @@ fn assert_five_are_checked(address: impl Fn(usize) -> String) {
     guesses[150].2 = PASSWORD.to_string();
     let mut checked = count_checked(&guess_at_once(&servers, &guesses[..100]), 30);
     // On a busy machine fewer than five may have been checked.
-    while retry_while_busy(|| try_password(&servers[0], "ada", "not the password")).status == 422 {
+    while retry_while_busy(|| servers[0].browser().log_in_with("ada", "not the password")).status == 422 {
         checked += 1;
     }
     assert!((1..=5).contains(&checked), "{checked} were checked:\n{}\n{}", *servers[0], *servers[1]);
     assert_eq!(count_checked(&guess_at_once(&servers, &guesses[100..]), 30), 0);
     for server in &servers {
-        assert_must_wait(&try_password(server, "ada", PASSWORD), 30);
+        server.browser().log_in("ada").assert_must_wait(1..=30);
     }
     assert_eq!(sessions(), 0, "a right password was accepted");
 
@@ -81,7 +68,7 @@ fn assert_five_are_checked(address: impl Fn(usize) -> String) {
     ada.log_in("ada").assert_redirect("/");
     ada.assert_logged_in("ada");
     for server in &servers {
-        assert_must_wait(&try_password(server, "ada", PASSWORD), 30);
+        server.browser().log_in("ada").assert_must_wait(1..=30);
     }
     assert_eq!(sessions(), 1);
 }
@@ -115,13 +102,13 @@ fn people_who_have_to_wait_see_the_same_for_every_name_and_every_guess() {
     owner(&server, "known");
     for name in ["known", "nobod"] {
         for _ in 0..5 {
-            try_password(&server, name, "not the password").assert_status(422);
+            server.browser().log_in_with(name, "not the password").assert_status(422);
         }
     }
-    let right = try_password(&server, "known", PASSWORD);
-    assert_must_wait(&right, 30);
+    let right = server.browser().log_in("known");
+    right.assert_must_wait(1..=30);
     for (name, password) in [("known", "not the password"), ("nobod", PASSWORD)] {
-        assert_eq!(try_password(&server, name, password).comparable(), right.comparable());
+        assert_eq!(server.browser().log_in_with(name, password).comparable(), right.comparable());
     }
 }
 
@@ -130,15 +117,15 @@ fn one_address_has_ten_guesses_whatever_the_names() {
     let server = Server::start(&[TEN]);
     let mut ada = owner(&server, "ada");
     for number in 0..15 {
-        let answer = try_password(&server, &format!("name{number}"), PASSWORD);
+        let answer = server.browser().log_in(&format!("name{number}"));
         if number < 10 {
             answer.assert_status(422);
         } else {
-            assert_must_wait(&answer, 18);
+            answer.assert_must_wait(1..=18);
         }
     }
-    let (known, unknown) = (try_password(&server, "ada", PASSWORD), try_password(&server, "bob", PASSWORD));
-    assert_must_wait(&known, 18);
+    let (known, unknown) = (server.browser().log_in("ada"), server.browser().log_in("bob"));
+    known.assert_must_wait(1..=18);
     assert_eq!(known.comparable(), unknown.comparable());
     ada.log_in("ada").assert_redirect("/");
 }
@@ -148,7 +135,7 @@ fn right_passwords_use_nothing_up() {
     let server = Server::start(&[TEN]);
     owner(&server, "ada");
     for _ in 0..15 {
-        try_password(&server, "ada", PASSWORD).assert_redirect("/");
+        server.browser().log_in("ada").assert_redirect("/");
     }
 }
 
@@ -163,7 +150,7 @@ fn who_sends_the_right_password_several_times_at_once_comes_in_each_time() {
             let server = &servers[number % 2];
             scope.spawn(move || {
                 for _ in 0..25 {
-                    retry_while_busy(|| try_password(server, "ada", PASSWORD)).assert_redirect("/");
+                    retry_while_busy(|| server.browser().log_in("ada")).assert_redirect("/");
                 }
             });
         }
@@ -176,17 +163,14 @@ fn who_sends_the_right_password_several_times_at_once_comes_in_each_time() {
 #[test]
 fn whoever_has_one_address_of_a_network_of_ipv6_has_all() {
     let server = Server::start(&[TEN, ("TRUSTED_PROXIES", "127.0.0.1")]);
-    let from = |address: &str, name: &str| {
-        let mut browser = server.browser().with_header("X-Forwarded-For", address);
-        browser.post("/login", &[("username", name), ("password", PASSWORD)])
-    };
+    let from = |address: &str, name: &str| server.browser().with_header("X-Forwarded-For", address).log_in(name);
     for number in 0..10 {
         let address = format!("2001:db8:0:1:{number}::{number}");
         from(&address, &format!("name{number}")).assert_status(422);
     }
-    assert_must_wait(&from("2001:db8:0:1:ffff:ffff:ffff:ffff", "another"), 18);
+    from("2001:db8:0:1:ffff:ffff:ffff:ffff", "another").assert_must_wait(1..=18);
     // Everything before the last address is only what the client claims.
-    assert_must_wait(&from("2001:db8:0:2::1, 2001:db8:0:1::1", "another"), 18);
+    from("2001:db8:0:2::1, 2001:db8:0:1::1", "another").assert_must_wait(1..=18);
     from("2001:db8:0:2::1", "another").assert_status(422);
     from("192.0.2.1", "another").assert_status(422);
 }
@@ -203,16 +187,16 @@ fn a_restart_forgets_no_limit() {
             server = begin();
         }
         let name = if number < 5 { "ada" } else { &format!("name{number}") };
-        try_password(&server, name, "not the password").assert_status(422);
+        server.browser().log_in_with(name, "not the password").assert_status(422);
     }
     drop(server);
     let server = begin();
-    assert_must_wait(&try_password(&server, "another", PASSWORD), 18);
+    server.browser().log_in("another").assert_must_wait(1..=18);
     drop(server);
     // From another network, so that only the account's limit applies.
     let server = Server::on(&database, &[TEN, ("TRUSTED_PROXIES", "127.0.0.1")]);
     let mut elsewhere = server.browser().with_header("X-Forwarded-For", "192.0.2.1");
-    assert_must_wait(&elsewhere.log_in("ada"), 30);
+    elsewhere.log_in("ada").assert_must_wait(1..=30);
     elsewhere.log_in("another").assert_status(422);
 }
 
@@ -220,17 +204,17 @@ fn a_restart_forgets_no_limit() {
 fn after_too_many_failures_the_password_works_only_where_it_did_before() {
     let server = Server::start(&[("PASSWORD_DISABLE_AFTER", "3"), ("PASSWORD_FREE_ATTEMPTS", "100")]);
     let mut ada = owner(&server, "ada");
-    let wrong = [0; 3].map(|_| try_password(&server, "ada", "not the password"));
+    let wrong = [0; 3].map(|_| server.browser().log_in_with("ada", "not the password"));
     for answer in &wrong {
         answer.assert_status(422);
     }
-    let right = try_password(&server, "ada", PASSWORD);
+    let right = server.browser().log_in("ada");
     right.assert_status(422).assert_contains("do not belong together");
     assert_eq!(right.comparable(), wrong[0].comparable());
 
     ada.log_in("ada").assert_redirect("/");
     ada.assert_logged_in("ada");
-    assert_eq!(try_password(&server, "ada", PASSWORD).comparable(), wrong[0].comparable());
+    assert_eq!(server.browser().log_in("ada").comparable(), wrong[0].comparable());
     // For this account Bob's browser is unknown, however often he has logged in.
     let mut bob = owner(&server, "bob");
     assert_eq!(bob.log_in("ada").comparable(), wrong[0].comparable());
@@ -244,7 +228,7 @@ fn what_is_typed_as_a_name_is_kept_nowhere() {
     let typed = ["hunter2secretword", "Hunter2SecretWord", "hunter2secretword@example.com", "my hunter2secretword!"];
     for name in typed {
         for _ in 0..6 {
-            try_password(&server, name, "not the password");
+            server.browser().log_in_with(name, "not the password");
         }
     }
     server.signal(rustix::process::Signal::TERM);

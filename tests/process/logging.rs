@@ -14,9 +14,9 @@ fn the_log_tells_what_happened_and_no_secret() {
     secrets.extend(ada.cookies().values().cloned());
     ada.assert_logged_in("ada");
     ada.post("/logout", &[]).assert_redirect("/");
-    ada.post("/login", &[("username", "ada"), ("password", "a wrong guess")]).assert_status(422);
+    ada.log_in_with("ada", "a wrong guess").assert_status(422);
     // People do type their password into the wrong field.
-    ada.post("/login", &[("username", PASSWORD), ("password", PASSWORD)]).assert_status(422);
+    ada.log_in(PASSWORD).assert_status(422);
     ada.log_in("ada").assert_redirect("/");
     secrets.extend(ada.cookies().values().cloned());
     for route in routes().iter().filter(|route| route.method == "GET" && route.path.contains('{')) {

@@ -2,19 +2,16 @@
 //! needs: email, home, login, password_reset, signup
 
 use crate::common::{
-    Behaviour, Database, Server, Smtp, address_of, assert_all_mails_sent, assert_one_mail_each, message_ids, numbered,
-    sign_up_all, wait_until,
+    Behaviour, Database, QUIET, Server, Smtp, address_of, assert_all_mails_sent, assert_one_mail_each, message_ids,
+    numbered, sign_up_all, site_with_mail, wait_until,
 };
 use std::thread;
 use std::time::{Duration, Instant};
 
-const QUIET: (&str, &str) = ("RUST_LOG", "off");
-
 /// While the mail server behaves like this, every request is answered as usual, and the mails come when it is back.
 #[track_caller]
 fn assert_nothing_changes_but_delivery(behaviour: Behaviour) {
-    let (database, smtp) = (Database::new(), Smtp::start());
-    let server = Server::on(&database, &[("SMTP_URL", &smtp.url), QUIET]);
+    let (database, smtp, server) = site_with_mail(&[QUIET]);
     smtp.person(&server, "known");
     let act = |newcomer: &str| {
         let begun = Instant::now();

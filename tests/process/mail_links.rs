@@ -2,16 +2,9 @@
 //! needs: change_password, email, home, login, notices, password_reset, signup
 
 use crate::common::{
-    Answer, Browser, Connection, Database, Mail, PASSWORD, Server, Smtp, form, run_alone, send_at_once,
+    Browser, Connection, Database, Mail, NEW_PASSWORD, PASSWORD, Server, Smtp, form, password_fields, run_alone,
+    send_at_once, site_with_mail,
 };
-
-fn site() -> (Database, Smtp, Server) {
-    let (database, smtp) = (Database::new(), Smtp::start());
-    let server = Server::on(&database, &[("SMTP_URL", &smtp.url)]);
-    (database, smtp, server)
-}
-
-const NEW_PASSWORD: &str = "quiet harbour lamp";
 
 /// Asks for a reset of Ada's password, and returns the path of the link that she gets.
 #[track_caller]
@@ -41,10 +34,6 @@ fn undo_link(ada: &mut Browser, smtp: &Smtp, old: &str, new: &str) -> String {
     smtp.take_mail(old, "/undo/").link("/undo/")
 }
 
-fn choose(password: &str) -> [(&str, &str); 2] {
-    [("password", password), ("confirm_password", password)]
-}
-
 /// Opens a link several times, as mail scanners, previews and impatient people do.
 #[track_caller]
 fn open_repeatedly(server: &Server, path: &str) {
@@ -67,10 +56,6 @@ fn open_repeatedly(server: &Server, path: &str) {
     }
 }
 
-fn log_in(server: &Server, name: &str, password: &str) -> Answer {
-    server.browser().post("/login", &[("username", name), ("password", password)])
-}
-
 /// Presses the button of a link, which works, and presses it again, which is answered like a link that never existed.
 #[track_caller]
 fn assert_works_once(server: &Server, path: &str, fields: &[(&str, &str)]) {
@@ -88,22 +73,22 @@ fn assert_works_once(server: &Server, path: &str, fields: &[(&str, &str)]) {
 
 #[test]
 fn looking_at_a_reset_link_changes_nothing_and_it_works_once() {
-    let (_database, smtp, server) = site();
+    let (_database, smtp, server) = site_with_mail(&[]);
     let mut ada = smtp.person(&server, "ada");
     let link = reset_link(&server, &smtp);
     open_repeatedly(&server, &link);
     ada.assert_logged_in("ada");
-    log_in(&server, "ada", PASSWORD).assert_redirect("/");
-    assert_works_once(&server, &link, &choose(NEW_PASSWORD));
+    server.browser().log_in("ada").assert_redirect("/");
+    assert_works_once(&server, &link, &password_fields(NEW_PASSWORD));
     // Sessions from before are ended, and the link does not begin one.
     ada.assert_logged_out();
-    log_in(&server, "ada", PASSWORD).assert_status(422);
-    log_in(&server, "ada", NEW_PASSWORD).assert_redirect("/");
+    server.browser().log_in("ada").assert_status(422);
+    server.browser().log_in_with("ada", NEW_PASSWORD).assert_redirect("/");
 }
 
 #[test]
 fn a_mistake_in_the_new_password_does_not_cost_the_link() {
-    let (_database, smtp, server) = site();
+    let (_database, smtp, server) = site_with_mail(&[]);
     smtp.person(&server, "ada");
     let link = reset_link(&server, &smtp);
     for (password, again) in [("", ""), ("short", "short"), ("ada@example.com", "ada@example.com")] {
@@ -114,55 +99,55 @@ fn a_mistake_in_the_new_password_does_not_cost_the_link() {
     }
     let fields = [("password", NEW_PASSWORD), ("confirm_password", "quiet harbour lamb")];
     server.browser().post(&link, &fields).assert_status(422);
-    server.browser().post(&link, &choose(NEW_PASSWORD)).assert_redirect("/login");
-    log_in(&server, "ada", NEW_PASSWORD).assert_redirect("/");
+    server.browser().post(&link, &password_fields(NEW_PASSWORD)).assert_redirect("/login");
+    server.browser().log_in_with("ada", NEW_PASSWORD).assert_redirect("/");
 }
 
 #[test]
 fn looking_at_a_link_that_confirms_changes_nothing_and_it_works_once() {
-    let (_database, smtp, server) = site();
+    let (_database, smtp, server) = site_with_mail(&[]);
     let mut ada = smtp.person(&server, "ada");
     let link = confirm_link(&mut ada, &smtp, "lovelace@example.com");
     open_repeatedly(&server, &link);
-    log_in(&server, "lovelace@example.com", PASSWORD).assert_status(422);
-    log_in(&server, "ada@example.com", PASSWORD).assert_redirect("/");
+    server.browser().log_in("lovelace@example.com").assert_status(422);
+    server.browser().log_in("ada@example.com").assert_redirect("/");
     assert_works_once(&server, &link, &[]);
-    log_in(&server, "lovelace@example.com", PASSWORD).assert_redirect("/");
-    log_in(&server, "ada@example.com", PASSWORD).assert_status(422);
+    server.browser().log_in("lovelace@example.com").assert_redirect("/");
+    server.browser().log_in("ada@example.com").assert_status(422);
 }
 
 #[test]
 fn rejecting_an_address_revokes_the_link_for_good() {
-    let (_database, smtp, server) = site();
+    let (_database, smtp, server) = site_with_mail(&[]);
     let mut ada = smtp.person(&server, "ada");
     let link = confirm_link(&mut ada, &smtp, "bob@example.com");
     assert_works_once(&server, &link, &[("reject", "yes")]);
-    log_in(&server, "bob@example.com", PASSWORD).assert_status(422);
-    log_in(&server, "ada@example.com", PASSWORD).assert_redirect("/");
+    server.browser().log_in("bob@example.com").assert_status(422);
+    server.browser().log_in("ada@example.com").assert_redirect("/");
 }
 
 #[test]
 fn looking_at_an_undo_link_changes_nothing_and_it_works_once() {
-    let (_database, smtp, server) = site();
+    let (_database, smtp, server) = site_with_mail(&[]);
     let mut ada = smtp.person(&server, "ada");
     let link = undo_link(&mut ada, &smtp, "ada@example.com", "eve@example.com");
     open_repeatedly(&server, &link);
     ada.assert_logged_in("ada");
-    log_in(&server, "eve@example.com", PASSWORD).assert_redirect("/");
+    server.browser().log_in("eve@example.com").assert_redirect("/");
     assert_works_once(&server, &link, &[]);
     ada.assert_logged_out();
     for name in ["eve@example.com", "ada@example.com"] {
-        log_in(&server, name, PASSWORD).assert_status(422);
+        server.browser().log_in(name).assert_status(422);
     }
     // This one is sent without being asked for.
     let link = mailed_reset_link(&smtp);
-    server.browser().post(&link, &choose(NEW_PASSWORD)).assert_redirect("/login");
-    log_in(&server, "ada@example.com", NEW_PASSWORD).assert_redirect("/");
+    server.browser().post(&link, &password_fields(NEW_PASSWORD)).assert_redirect("/login");
+    server.browser().log_in_with("ada@example.com", NEW_PASSWORD).assert_redirect("/");
 }
 
 #[test]
 fn however_often_a_thief_changes_the_address_the_first_owner_gets_the_account_back() {
-    let (_database, smtp, server) = site();
+    let (_database, smtp, server) = site_with_mail(&[]);
     let mut thief = smtp.person(&server, "ada");
     let owners = undo_link(&mut thief, &smtp, "ada@example.com", "eve1@example.com");
     let thiefs = undo_link(&mut thief, &smtp, "eve1@example.com", "eve2@example.com");
@@ -173,11 +158,11 @@ fn however_often_a_thief_changes_the_address_the_first_owner_gets_the_account_ba
         server.browser().post(gone, &[]).assert_status(404);
     }
     let link = mailed_reset_link(&smtp);
-    server.browser().post(&link, &choose(NEW_PASSWORD)).assert_redirect("/login");
-    log_in(&server, "ada@example.com", NEW_PASSWORD).assert_redirect("/");
+    server.browser().post(&link, &password_fields(NEW_PASSWORD)).assert_redirect("/login");
+    server.browser().log_in_with("ada@example.com", NEW_PASSWORD).assert_redirect("/");
     for address in ["eve1", "eve2", "eve3"] {
         let email = format!("{address}@example.com");
-        log_in(&server, &email, NEW_PASSWORD).assert_status(422);
+        server.browser().log_in_with(&email, NEW_PASSWORD).assert_status(422);
         server.browser().post("/password-reset", &[("email", &email)]).assert_redirect("/password-reset");
     }
     // This mail comes after those to the thief would have come.
@@ -188,14 +173,14 @@ fn however_often_a_thief_changes_the_address_the_first_owner_gets_the_account_ba
 
 #[test]
 fn only_the_newest_reset_link_works_and_a_new_password_ends_it() {
-    let (_database, smtp, server) = site();
+    let (_database, smtp, server) = site_with_mail(&[]);
     let mut ada = smtp.person(&server, "ada");
     let (older, newer) = (reset_link(&server, &smtp), reset_link(&server, &smtp));
-    server.browser().post(&older, &choose(NEW_PASSWORD)).assert_status(404);
-    let fields = [&[("current_password", PASSWORD)], &choose(NEW_PASSWORD)[..]].concat();
+    server.browser().post(&older, &password_fields(NEW_PASSWORD)).assert_status(404);
+    let fields = [&[("current_password", PASSWORD)], &password_fields(NEW_PASSWORD)[..]].concat();
     ada.post("/account/password", &fields).assert_redirect("/account/password");
-    server.browser().post(&newer, &choose("violet lantern")).assert_status(404);
-    log_in(&server, "ada", NEW_PASSWORD).assert_redirect("/");
+    server.browser().post(&newer, &password_fields("violet lantern")).assert_status(404);
+    server.browser().log_in_with("ada", NEW_PASSWORD).assert_redirect("/");
 }
 
 /// Sends fifty forms to a link at the same time, half of them to each process, and returns the number of the one that
@@ -223,28 +208,26 @@ fn winner(servers: &[Server; 2], path: &str, fields: impl Fn(usize) -> Vec<(&'st
 #[test]
 fn of_fifty_who_reset_one_password_at_once_one_does_and_has_it() {
     let (database, smtp) = (Database::new(), Smtp::start());
-    let settings = [("SMTP_URL", &*smtp.url)];
-    let servers = Server::pair(&database, &settings);
+    let servers = Server::pair(&database, &[("SMTP_URL", &smtp.url)]);
     smtp.person(&servers[0], "ada");
-    let new = |number: usize| format!("quiet harbour lamp {number}");
+    let new = |number: usize| format!("{NEW_PASSWORD} {number}");
     for _ in 0..3 {
         let link = reset_link(&servers[0], &smtp);
         let fields = |number| vec![("password", new(number)), ("confirm_password", new(number))];
         let winner = winner(&servers, &link, fields);
-        log_in(&servers[1], "ada", &new(winner)).assert_redirect("/");
-        log_in(&servers[1], "ada", &new((winner + 1) % 50)).assert_status(422);
+        servers[1].browser().log_in_with("ada", &new(winner)).assert_redirect("/");
+        servers[1].browser().log_in_with("ada", &new((winner + 1) % 50)).assert_status(422);
     }
 }
 
 #[test]
 fn of_fifty_who_confirm_or_undo_at_once_one_does() {
     let (database, smtp) = (Database::new(), Smtp::start());
-    let settings = [("SMTP_URL", &*smtp.url)];
-    let servers = Server::pair(&database, &settings);
+    let servers = Server::pair(&database, &[("SMTP_URL", &smtp.url)]);
     let mut ada = smtp.person(&servers[0], "ada");
     let link = confirm_link(&mut ada, &smtp, "lovelace@example.com");
     winner(&servers, &link, |_| Vec::new());
     let undo = smtp.take_mail("ada@example.com", "/undo/").link("/undo/");
     winner(&servers, &undo, |_| Vec::new());
-    log_in(&servers[0], "lovelace@example.com", PASSWORD).assert_status(422);
+    servers[0].browser().log_in("lovelace@example.com").assert_status(422);
 }

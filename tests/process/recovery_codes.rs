@@ -1,7 +1,7 @@
 //! Recovery codes: the way back for people who forget their password and have no address.
 //! needs: account, home, login, password_reset, recovery_codes, signup
 
-use crate::common::{Browser, Database, Server, encodings_of, tokens_in};
+use crate::common::{Browser, Database, NEW_PASSWORD, Server, encodings_of, password_fields, tokens_in};
 
 const OFFER: &str = "Make recovery codes";
 
@@ -20,19 +20,16 @@ fn people_who_kept_their_recovery_codes_come_back_without_the_password() {
     let answer = browser.post("/recovery", &[("username", "ada"), ("code", code)]);
     let link = answer.assert_status(303).header("location").unwrap().to_string();
     browser.get(&link).assert_contains("<strong>ada</strong>");
-    let new = "quiet harbour lamp";
-    browser.post(&link, &[("password", new), ("confirm_password", new)]).assert_redirect("/login");
+    browser.post(&link, &password_fields(NEW_PASSWORD)).assert_redirect("/login");
     browser.get("/login").assert_contains("Your new password is set. Log in with it.");
     browser.assert_logged_out();
-    browser.post("/login", &[("username", "ada"), ("password", new)]).assert_redirect("/");
+    browser.log_in_with("ada", NEW_PASSWORD).assert_redirect("/");
     browser.assert_logged_in("ada");
 }
 
 #[track_caller]
 fn make_recovery_codes(browser: &mut Browser) -> Vec<String> {
-    let page = browser.post("/account/recovery-codes", &[]).assert_status(200).body.clone();
-    let codes = page.split("<code class=\"recovery-code\">").skip(1);
-    codes.map(|rest| rest.split('<').next().unwrap().to_string()).collect()
+    browser.post("/account/recovery-codes", &[]).assert_status(200).recovery_codes()
 }
 
 #[test]

@@ -1,9 +1,7 @@
 //! Requests as bytes: for which host they are, and where they end.
 //! needs: home, signup
 
-use crate::common::{Connection, Server};
-
-const HOME: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+use crate::common::{Connection, HOME, Server};
 
 #[test]
 fn an_address_of_a_hundred_kilobytes_is_refused() {

@@ -1,7 +1,10 @@
 //! Mail through a real mail server with TLS and a log-in. Nothing is sent to a server whose certificate is not trusted.
 //! needs: email, home, login, password_reset, signup
 
-use crate::common::{Browser, Database, Mail, Process, Server, address_of, wait_until};
+use crate::common::{
+    Browser, Database, Mail, NEW_PASSWORD, Process, Server, address_of, assert_all_mails_sent, password_fields,
+    wait_until,
+};
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -132,14 +135,12 @@ fn confirm_and_reset(mode: &str, scheme: &str) {
     forgetful.post("/password-reset", &[("email", "Ada@Example.com")]).assert_redirect("/password-reset");
     let reset = mail_server.link("ada@example.com", "/password-reset/");
     forgetful.get(&reset).assert_status(200);
-    let new = "quiet harbour lamp";
-    let fields = [("password", new), ("confirm_password", new)];
-    forgetful.post(&reset, &fields).assert_redirect("/login");
-    forgetful.post("/login", &[("username", "ada@example.com"), ("password", new)]).assert_redirect("/");
+    forgetful.post(&reset, &password_fields(NEW_PASSWORD)).assert_redirect("/login");
+    forgetful.log_in_with("ada@example.com", NEW_PASSWORD).assert_redirect("/");
     forgetful.assert_logged_in("ada");
     ada.assert_logged_out();
 
-    assert!(wait_until(20, || database.count("select count(*) from mails") == 0), "{}", *server);
+    assert_all_mails_sent(&database, &*server);
     let mails = mail_server.mails();
     assert!(mails.iter().all(|mail| mail.is_to("ada@example.com")), "{}", mail_server.process);
     assert!(server.lines_with("WARN").is_empty(), "{}", *server);

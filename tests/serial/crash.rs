@@ -1,7 +1,7 @@
 //! The process is killed while people sign up: every account that it had acknowledged is there afterwards, complete.
 //! needs: login, signup
 
-use crate::common::{Browser, Database, PASSWORD, Server, retry_while_busy, run_with_others, wait_until};
+use crate::common::{Browser, Database, Server, retry_while_busy, run_with_others, sign_up_fields, wait_until};
 use rustix::process::Signal;
 use std::sync::Mutex;
 use std::thread;
@@ -10,8 +10,7 @@ use std::thread;
 fn sign_up_until_it_dies(mut browser: Browser, round: usize, thread: usize, acknowledged: &Mutex<Vec<String>>) {
     for number in 0..100_000 {
         let name = format!("r{round}t{thread}n{number}");
-        let fields = [("username", &*name), ("password", PASSWORD), ("confirm_password", PASSWORD)];
-        match browser.try_post("/signup", &fields) {
+        match browser.try_post("/signup", &sign_up_fields(&name)) {
             Ok(answer) if answer.status == 303 => acknowledged.lock().unwrap().push(name),
             Ok(answer) => assert_eq!(answer.status, 503, "{answer}"),
             Err(_) => break,

@@ -1,7 +1,7 @@
 //! Neither the time that a log-in takes nor its answer reveals whether an account exists.
 //! needs: login, signup
 
-use crate::common::{Answer, Browser, Server, run_alone};
+use crate::common::{Answer, Browser, Server, first_quartile, run_alone};
 use std::time::{Duration, Instant};
 
 /// At most.
@@ -10,19 +10,12 @@ const PAIRS: usize = 1000;
 /// How long a wrong password takes, and its answer.
 fn guess(browser: &mut Browser, name: &str) -> (Duration, Answer) {
     let begun = Instant::now();
-    let answer = browser.post("/login", &[("username", name), ("password", "not the password")]);
+    let answer = browser.log_in_with(name, "not the password");
     (begun.elapsed(), answer)
 }
 
-/// The first quartile, because other load on the machine only ever adds.
-fn quartile(times: &[Duration]) -> Duration {
-    let mut times = times.to_vec();
-    times.sort();
-    times[times.len() / 4]
-}
-
 fn ratio([known, unknown]: &[Vec<Duration>; 2]) -> f64 {
-    quartile(known).as_secs_f64() / quartile(unknown).as_secs_f64()
+    first_quartile(known).as_secs_f64() / first_quartile(unknown).as_secs_f64()
 }
 
 #[test]
@@ -58,7 +51,7 @@ fn a_known_name_and_an_unknown_one_take_equally_long_and_get_the_same_answer() {
             break;
         }
     }
-    let [known, unknown] = times.each_ref().map(|times| quartile(times));
+    let [known, unknown] = times.each_ref().map(|times| first_quartile(times));
     println!("known {known:?}, unknown {unknown:?}, {} times each", times[0].len());
     let fair = (0.95..1.05).contains(&ratio(&times));
     assert!(fair, "a known name takes {known:?}, an unknown one {unknown:?}");

@@ -2,7 +2,7 @@
 //! the mail server is up.
 //! needs: email, home, login, password_reset, signup
 
-use crate::common::{Answer, Behaviour, Browser, Server, Smtp, address_of, run_alone};
+use crate::common::{Answer, Behaviour, Browser, Server, Smtp, address_of, first_quartile, run_alone};
 use std::time::{Duration, Instant};
 
 fn timed(ask: impl FnOnce() -> Answer) -> (Duration, Answer) {
@@ -17,13 +17,8 @@ fn ask_for_reset(browser: &mut Browser, name: &str) -> (Duration, Answer) {
     (time, answer)
 }
 
-/// The first quartiles, because other load on the machine only ever adds.
 fn quartiles(times: &[Vec<Duration>; 3]) -> [Duration; 3] {
-    times.each_ref().map(|times| {
-        let mut times = times.clone();
-        times.sort();
-        times[times.len() / 4]
-    })
+    times.each_ref().map(|times| first_quartile(times))
 }
 
 /// By how much the slowest of them is slower than the quickest.

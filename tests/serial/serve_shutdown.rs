@@ -1,15 +1,13 @@
 //! How the server stops: at once, and without losing an answer.
 //! needs: home, login, signup
 
-use crate::common::{Browser, Connection, PASSWORD, Server, form, run_alone, run_with_others, wait_until};
+use crate::common::{Browser, Connection, HOME, PASSWORD, Server, form, run_alone, run_with_others, wait_until};
 use rustix::process::Signal;
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
-
-const HOME: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// A sign-up that is refused without any hashing.
 fn nameless_sign_up() -> String {

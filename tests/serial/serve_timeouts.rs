@@ -1,15 +1,13 @@
 //! How long the server waits for clients, and for itself.
 //! needs: home, login, signup
 
-use crate::common::{Connection, PASSWORD, Server, allow_many_sockets, form, run_with_others, wait_until};
+use crate::common::{Connection, HOME, PASSWORD, Server, allow_many_sockets, form, run_with_others, wait_until};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::net::{AddressFamily, SocketType, connect, socket};
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
-
-const HOME: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[test]
 fn a_client_that_never_finishes_a_request_is_disconnected_and_delays_nobody() {
@@ -117,7 +115,7 @@ fn a_client_that_never_reads_an_answer_is_disconnected() {
     connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, server.port)).unwrap();
     let mut stream = TcpStream::from(socket);
     stream.set_nonblocking(true).unwrap();
-    let requests = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50);
+    let requests = HOME.repeat(50).into_bytes();
     let hung_up = wait_until(15, || stream.write(&requests).is_err_and(|error| error.kind() != ErrorKind::WouldBlock));
     assert!(hung_up, "it still holds the connection:\n{}", *server);
     server.browser().get("/").assert_status(200);
