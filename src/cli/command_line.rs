@@ -1,6 +1,6 @@
 //! Parses the command line and runs the command.
 
-use super::{doctor, purge, reseal, routes, serve, user};
+use super::{doctor, output::say_error, purge, reseal, routes, serve, user};
 use crate::base::Env;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -43,7 +43,7 @@ pub fn run() -> ExitCode {
         // The reader has closed the pipe.
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == BrokenPipe) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("latchkey: {error:#}");
+            say_error(format!("latchkey: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -2,6 +2,8 @@
 
 pub mod command_line;
 mod doctor;
+mod log;
+mod log_lines;
 mod output;
 mod purge;
 mod reseal;

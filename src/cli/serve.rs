@@ -1,20 +1,20 @@
 //! `latchkey serve`: the site itself, on its own or under Shuttle's tooling.
 
-use super::output::{say, start_log};
+use super::log::Log;
 use crate::base::{Config, Env};
-use crate::features;
+use crate::features::{self, Feature};
 use crate::server::{connections, purge, site::Site};
 use anyhow::Result;
 use tokio::sync::watch;
 
 pub async fn run(env: &Env) -> Result<()> {
     let config = Config::from_env(env)?;
-    start_log(env, config.log_json)?;
-    serve(env, config).await
+    let features = features::all(env)?;
+    let log = Log::start(env, config.log_json, &features)?;
+    serve(config, features, log).await
 }
 
-async fn serve(env: &Env, mut config: Config) -> Result<()> {
-    let features = features::all(env)?;
+async fn serve(mut config: Config, features: Vec<Feature>, log: Log) -> Result<()> {
     let listener = connections::bind(&mut config).await?;
     let site = Site::open(config, features).await?;
     let app = &site.app;
@@ -22,7 +22,7 @@ async fn serve(env: &Env, mut config: Config) -> Result<()> {
         tracing::warn!("INSECURE_HTTP=yes: passwords cross the network in the clear");
     }
     let stop = stop_signal()?;
-    say(format!("{} is at {}", app.config.site_name, app.config.origin()))?;
+    log.say(format!("{} is at {}", app.config.site_name, app.config.origin()));
     tokio::spawn(purge::run(app.clone()));
     let (stopping, stopped) = watch::channel(false);
     let outbox = tokio::spawn(site.outbox.clone().run(app.config.drain_timeout, stopped));
@@ -77,7 +77,8 @@ impl shuttle_runtime::Service for OnShuttle {
         ];
         let env = std::env::vars().chain(self.secrets).chain(place).collect();
         let config = Config::from_env(&env)?;
-        start_log(&env, config.log_json)?;
-        Ok(serve(&env, config).await?)
+        let features = features::all(&env)?;
+        let log = Log::start(&env, config.log_json, &features)?;
+        Ok(serve(config, features, log).await?)
     }
 }

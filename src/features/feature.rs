@@ -18,9 +18,10 @@ pub struct Feature {
     pub flashes: &'static [Flash],
     /// The kinds of mail it writes.
     pub mails: &'static [(&'static str, WriteMail)],
-    /// Statements that each delete some expired rows; `$1` is the time in seconds since 1970.
+    /// Statements that each delete some expired rows, a thousand at most; `$1` is the time in seconds since 1970.
     pub purge: &'static [&'static str],
-    /// What it stores about a user, for the copy of their data: a name, and a query for the user with the id `$1`.
+    /// What it stores about a user, for the copy of their data: a name, and a query for a page, which is the first `$3` rows
+    /// of the user `$1` after the key `$2`. The key is the first column: text, unique for each user, in ascending order.
     pub export: &'static [(&'static str, &'static str)],
     /// What it stores sealed.
     pub sealed: &'static [Sealed],
@@ -41,6 +42,8 @@ pub struct Feature {
     pub reset_path: Option<&'static str>,
     /// Paths that are answered under any host name.
     pub any_host: &'static [&'static str],
+    /// Crates that log what strangers have sent. Their lines are off, unless `RUST_LOG` names them.
+    pub silenced: &'static [&'static str],
 }
 
 impl Feature {

@@ -1,8 +1,15 @@
-//! The log says what happened, and contains no secret.
+//! The log says what happened and contains no secret, and nothing waits for whoever reads it.
 //! needs: home, login, signup
 
-use crate::common::{PASSWORD, Server, routes};
+use crate::common::{
+    Connection, Database, HOME, PASSWORD, Process, Server, form, free_port, latchkey, routes, send_at_once, wait_until,
+};
 use rustix::process::Signal;
+use std::io::PipeReader;
+use std::net::{Ipv4Addr, TcpStream};
+use std::thread;
+use std::time::Duration;
+use tempfile::TempDir;
 
 #[test]
 fn the_log_tells_what_happened_and_no_secret() {
@@ -36,9 +43,109 @@ fn the_log_tells_what_happened_and_no_secret() {
     for shown in ["/login", "status=422", "status=303", "insert into users"] {
         assert!(log.contains(shown), "{shown} is not in the log:\n{log}");
     }
+    assert!(!log.contains("lost because"), "a part of the log is missing");
     let form_encoded = |secret: &str| secret.replace(' ', "+");
     for secret in secrets {
         let told = log.lines().find(|line| line.contains(&secret) || line.contains(&form_encoded(&secret)));
         assert_eq!(told, None, "{secret} is in the log");
     }
+}
+
+/// A server whose output nobody reads.
+struct Unread {
+    process: Process,
+    output: PipeReader,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl Unread {
+    fn start(database: &Database, rust_log: &str) -> Unread {
+        let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+        let settings = [
+            ("DATABASE_URL", &*database.url),
+            ("PORT", &*port.to_string()),
+            ("RUST_LOG", rust_log),
+            ("DRAIN_TIMEOUT", "1s"),
+        ];
+        let (process, output) = Process::start_unread(&mut latchkey(folder.path(), &[], &settings));
+        let listens = wait_until(30, || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
+        assert!(listens, "it does not listen");
+        Unread { process, output, port, _folder: folder }
+    }
+
+    /// Each of so many requests writes a line at `RUST_LOG=debug`.
+    #[track_caller]
+    fn answers(&self, requests: usize) {
+        let mut connection = Connection::open(self.port).unwrap();
+        for _ in 0..requests {
+            connection.send(HOME).unwrap();
+            connection.answer().unwrap().assert_status(200);
+        }
+    }
+}
+
+#[test]
+fn a_site_whose_log_nobody_reads_goes_on_and_stops_when_asked() {
+    let database = Database::new();
+    let mut site = Unread::start(&database, "debug");
+    site.answers(500);
+    site.process.signal(Signal::TERM);
+    assert!(site.process.wait_for_exit(5).success());
+}
+
+#[test]
+fn a_site_that_cannot_say_why_it_ends_ends_nevertheless() {
+    let database = Database::new();
+    let mut site = Unread::start(&database, "info");
+    site.answers(1);
+    // A request that is never complete is still under way after DRAIN_TIMEOUT, which is an error.
+    let mut slow = Connection::open(site.port).unwrap();
+    slow.send("POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n").unwrap();
+    thread::sleep(Duration::from_millis(500));
+    site.process.signal(Signal::TERM);
+    assert_eq!(site.process.wait_for_exit(8).code(), Some(1));
+}
+
+#[test]
+fn the_last_lines_are_there_for_whoever_reads_them_at_last() {
+    let database = Database::new();
+    let mut site = Unread::start(&database, "debug");
+    site.answers(100);
+    site.process.signal(Signal::TERM);
+    thread::sleep(Duration::from_millis(500));
+    site.process.read(site.output);
+    assert!(site.process.wait_for_exit(10).success());
+    let told = [" is at http", "path=\"/\"", "connections are open"].map(|words| site.process.lines_with(words).len());
+    assert_eq!(told, [1, 100, 1], "{}", site.process);
+}
+
+#[test]
+fn a_log_that_is_read_late_says_how_much_was_lost() {
+    let database = Database::new();
+    let mut site = Unread::start(&database, "debug");
+    site.answers(4500);
+    site.process.read(site.output);
+    let lost = "lines were lost because nobody read the log fast enough";
+    assert!(wait_until(10, || site.process.stdout().contains(lost)), "{}", site.process);
+}
+
+#[test]
+fn a_flood_of_refusals_is_a_few_lines_that_say_how_many_there_were() {
+    let busy = [("HASH_JOBS", "1"), ("HASH_QUEUE", "1"), ("PASSWORD_ITERATIONS", "3000000")];
+    let settings = [&busy[..], &[("PASSWORD_FREE_ATTEMPTS", "1000000"), ("RUST_LOG", "warn,latchkey=info")]].concat();
+    let mut server = Server::start(&settings);
+    let guess = (server.port, form("/login", "", &[("username", "nobody"), ("password", "a wrong guess")]));
+    let answers = send_at_once(&vec![guess; 300]);
+    let refused = answers.iter().filter(|answer| answer.status == 503).count();
+    assert!(refused > 200, "only {refused} were refused");
+    server.signal(Signal::TERM);
+    server.wait_for_exit(10);
+    let lines = server.lines_with("status=503");
+    assert!(lines.len() < 20, "{} lines for {refused} refusals:\n{}", lines.len(), *server);
+    let count = |line: &String| match line.split_once("repeated ") {
+        Some((_, rest)) => rest.split(' ').next().unwrap().parse().unwrap_or(1),
+        None => 1,
+    };
+    assert_eq!(lines.iter().map(count).sum::<usize>(), refused, "{}", *server);
 }

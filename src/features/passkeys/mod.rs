@@ -46,6 +46,7 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
         flashes: &[manage::ADDED, manage::RENAMED, manage::REMOVED, sign_up::WELCOME],
         factor: Some(factor::FACTOR),
         export: &[credential::EXPORT],
+        silenced: &["webauthn_rs", "webauthn_attestation_ca", "crypto_glue"],
         ..Feature::named("passkeys")
     })
 }
