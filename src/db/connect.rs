@@ -92,6 +92,8 @@ pub async fn pool(url: &str, size: u32) -> Result<sqlx::Pool<Db>> {
     let prepare = if is_sqlite(url) { PRAGMAS } else { STATEMENT_TIMEOUT };
     let pool = PoolOptions::<Db>::new()
         .max_connections(size)
+        // All are open before they are needed, and one that is lost is replaced in the background.
+        .min_connections(size)
         .acquire_timeout(DEADLINE)
         // A ping before every use is half of a signed-in page's cost.
         .test_before_acquire(false)

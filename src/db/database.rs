@@ -5,30 +5,38 @@
 
 use super::connect::{self, DEADLINE};
 use super::engine::{Db, DbConnection, DbRow};
+use super::fair_semaphore::{FairSemaphore, Permit};
+use super::limit_key::Key;
 use super::migrate;
+use super::refusals::Refusals;
+use super::request::{OpenTransaction, Requester, add_statements, is_late};
 use crate::base::{Config, Error, Result, config::is_sqlite};
 use anyhow::anyhow;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use sqlx::pool::PoolConnection;
 use sqlx::{Either, Execute, Executor, SqlStr};
-use std::cell::Cell;
 use std::ops::AsyncFnOnce;
 use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use tokio::sync::{Notify, Semaphore};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 const SCHEMA: &str = include_str!("../../schema.sql");
 
 #[derive(Clone)]
 pub struct Database {
     pool: sqlx::Pool<Db>,
-    /// SQLite has one writer at a time, and its own lock is not fair. Waiting here is first come, first served.
-    writer: Option<Arc<Semaphore>>,
+    /// At the connections of the pool, except those in reserve.
+    connections: FairSemaphore,
+    /// SQLite has one writer at a time, and its own lock is not fair.
+    writer: Option<FairSemaphore>,
     /// Only one relaxed write waits for `writer`, so that a crowd of them does not delay the others.
-    relaxed: Arc<Semaphore>,
+    relaxed: FairSemaphore,
     committed: Arc<Notify>,
+    pub refusals: Refusals,
     #[cfg(test)]
     statements: Arc<AtomicU64>,
 }
@@ -47,9 +55,11 @@ impl Database {
         sqlx::Connection::close(direct).await?;
         Ok(Database {
             pool,
-            writer: is_sqlite(&config.database_url).then(|| Arc::new(Semaphore::new(1))),
-            relaxed: Arc::new(Semaphore::new(1)),
+            connections: FairSemaphore::new(config.database_pool as usize - RESERVED),
+            writer: is_sqlite(&config.database_url).then(|| FairSemaphore::new(1)),
+            relaxed: FairSemaphore::new(1),
             committed: Arc::default(),
+            refusals: Refusals::default(),
             #[cfg(test)]
             statements: Arc::default(),
         })
@@ -89,7 +99,7 @@ impl Database {
             return within_deadline(self.transaction(POSTGRES_RELAXED, work)).await;
         }
         within_deadline(async {
-            let _turn = self.relaxed.acquire().await.expect("the semaphore is never closed");
+            let _permit = self.relaxed.acquire(Requester::current()).await?;
             self.transaction(SQLITE_RELAXED, work).await
         })
         .await
@@ -100,30 +110,58 @@ impl Database {
         begin: &'static str,
         work: impl AsyncFnOnce(&mut Connection) -> Result<T>,
     ) -> Result<T> {
-        let _turn = match &self.writer {
-            Some(writer) => Some(writer.acquire().await.expect("the semaphore is never closed")),
+        let permit = match &self.writer {
+            Some(writer) => Some(writer.acquire(Requester::current()).await?),
             None => None,
         };
         let mut connection = self.connection().await?;
+        if is_late() {
+            connection.release();
+            return Err(Error::Unavailable(anyhow!("the request took too long")));
+        }
+        let _open = OpenTransaction::new();
+        (connection.in_transaction, connection.write_permit) = (true, permit);
         connection.inner().execute(begin).await?;
         let answer = work(&mut connection).await;
         connection.inner().execute(if answer.is_ok() { "commit" } else { "rollback" }).await?;
-        if connection.notifies && answer.is_ok() {
-            self.committed.notify_one();
+        connection.in_transaction = false;
+        if answer.is_ok() {
+            connection.lifted.iter().for_each(|key| self.refusals.forget(key));
+            if connection.notifies {
+                self.committed.notify_one();
+            }
         }
         connection.release();
         answer
     }
 
-    /// One connection, for work that sets its own deadline.
+    async fn connection(&self) -> Result<Connection> {
+        let permit = self.connections.acquire(Requester::current()).await?;
+        let mut connection = self.reserved_connection().await?;
+        connection.permit = Some(permit);
+        Ok(connection)
+    }
+
+    /// One of [`RESERVED`] connections, for work that sets its own deadline and waits for nobody.
     ///
     /// # Errors
-    /// When none is free in time.
-    pub async fn connection(&self) -> Result<Connection> {
-        let inner = Some(self.pool.acquire().await?);
+    /// When it cannot be opened in time.
+    pub async fn reserved_connection(&self) -> Result<Connection> {
+        let inner = if self.pool.num_idle() > 0 {
+            self.pool.acquire().await?
+        } else {
+            // Connecting goes on if the client disconnects, and the connection is there for the next one.
+            let pool = self.pool.clone();
+            tokio::spawn(async move { pool.acquire().await }).await.map_err(anyhow::Error::from)??
+        };
         Ok(Connection {
-            inner,
+            inner: Some(inner),
+            in_transaction: false,
+            permit: None,
+            write_permit: None,
             notifies: false,
+            refusals: self.refusals.clone(),
+            lifted: Vec::new(),
             #[cfg(test)]
             statements: self.statements.clone(),
         })
@@ -145,6 +183,9 @@ impl Database {
     }
 }
 
+/// How many connections of the pool are not shared by requests.
+pub const RESERVED: usize = 2;
+
 /// How a transaction begins, with and without waiting for the disk at its commit.
 const SQLITE_WRITE: &str = "pragma synchronous = full; begin immediate";
 const SQLITE_RELAXED: &str = "pragma synchronous = normal; begin immediate";
@@ -159,26 +200,19 @@ pub async fn within_deadline<T>(work: impl Future<Output = Result<T>>) -> Result
     tokio::time::timeout(DEADLINE, work).await.map_err(late)?
 }
 
-tokio::task_local! {
-    static REQUEST_STATEMENTS: Cell<u32>;
-}
-
-/// Returns what `work` answers, and how many statements it ran.
-pub async fn count_statements<T>(work: impl Future<Output = T>) -> (T, u32) {
-    let counted = async { (work.await, REQUEST_STATEMENTS.with(Cell::get)) };
-    REQUEST_STATEMENTS.scope(Cell::new(0), counted).await
-}
-
-/// Counts a statement that another task ran for this request.
-pub fn count_statement() {
-    let _ = REQUEST_STATEMENTS.try_with(|count| count.set(count.get() + 1));
-}
-
-/// A connection in use. It returns to the pool only when its work has come to an end. One that is dropped before, because
-/// the deadline passed or the client disconnected, may be in the middle of an answer or a transaction, and is closed.
+/// A connection in use. One that is dropped before its work has come to an end, because the deadline passed or the client
+/// disconnected, may be in the middle of an answer or a transaction. It is reset in the background and then returned to
+/// the pool.
 pub struct Connection {
     inner: Option<PoolConnection<Db>>,
+    in_transaction: bool,
+    permit: Option<Permit>,
+    /// To write.
+    write_permit: Option<Permit>,
     notifies: bool,
+    pub refusals: Refusals,
+    /// Limits that refuse less after this transaction.
+    lifted: Vec<Key>,
     #[cfg(test)]
     statements: Arc<AtomicU64>,
 }
@@ -193,6 +227,11 @@ impl Connection {
         self.notifies = true;
     }
 
+    /// What this process remembers of refusals by this limit is forgotten once this transaction is committed.
+    pub fn forget_refusal(&mut self, key: Key) {
+        self.lifted.push(key);
+    }
+
     /// Returns the connection to the pool.
     pub fn release(mut self) {
         drop(self.inner.take());
@@ -201,16 +240,25 @@ impl Connection {
     fn counted(&mut self) -> &mut DbConnection {
         #[cfg(test)]
         self.statements.fetch_add(1, Relaxed);
-        count_statement();
+        add_statements(1);
         self.inner()
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(inner) = self.inner.take() {
-            drop(inner.detach());
+        if let (Some(inner), Ok(runtime)) = (self.inner.take(), Handle::try_current()) {
+            runtime.spawn(reset(inner, self.in_transaction, [self.permit.take(), self.write_permit.take()]));
         }
+    }
+}
+
+/// Waits for the end of what the connection is doing, rolls it back, and returns the connection to the pool; closes it if
+/// that takes too long or fails.
+async fn reset(mut connection: PoolConnection<Db>, in_transaction: bool, _permits: [Option<Permit>; 2]) {
+    let statement = if in_transaction { "rollback" } else { "select 1" };
+    if !matches!(timeout(DEADLINE, connection.execute(statement)).await, Ok(Ok(_))) {
+        drop(connection.detach());
     }
 }
 

@@ -6,6 +6,7 @@
 use super::{app::App, client::client, cookie};
 use crate::accounts::{Client, Session, User};
 use crate::base::{Error, Result, Token};
+use crate::db::request::Requester;
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap};
@@ -52,7 +53,11 @@ impl AuthState {
     pub async fn session(&self) -> Result<Option<&Session>> {
         let Some(lookup) = &self.0 else { return Ok(None) };
         let find = || lookup.app.sessions.find(&lookup.token, &lookup.client);
-        Ok(lookup.session.get_or_try_init(find).await?.as_ref())
+        let session = lookup.session.get_or_try_init(find).await?.as_ref();
+        if let Some(session) = session {
+            Requester::new(&session.user.id).set();
+        }
+        Ok(session)
     }
 
     /// # Errors

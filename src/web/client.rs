@@ -3,7 +3,9 @@
 use super::app::App;
 use crate::accounts::Client;
 use crate::base::Config;
-use axum::extract::{ConnectInfo, FromRequestParts};
+use crate::db::rate_limit::network;
+use crate::db::request::Requester;
+use axum::extract::{ConnectInfo, FromRequestParts, Request};
 use axum::http::header::USER_AGENT;
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap};
@@ -18,11 +20,19 @@ impl FromRequestParts<App> for Client {
     }
 }
 
+/// What tells the senders of requests apart while nobody has asked who is logged in.
+pub fn requester(config: &Config, request: &Request) -> Requester {
+    Requester::new(network(address(config, peer(request.extensions()), request.headers()), 56))
+}
+
 pub fn client(config: &Config, extensions: &Extensions, headers: &HeaderMap) -> Client {
-    let peer = extensions.get::<ConnectInfo<SocketAddr>>();
-    let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ConnectInfo(peer)| peer.ip());
     let user_agent = headers.get(USER_AGENT).map_or(&b""[..], |value| value.as_bytes());
-    Client::new(address(config, peer, headers), user_agent)
+    Client::new(address(config, peer(extensions), headers), user_agent)
+}
+
+fn peer(extensions: &Extensions) -> IpAddr {
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>();
+    peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ConnectInfo(peer)| peer.ip())
 }
 
 /// The address of the peer, or behind trusted proxies the last address that is not a trusted proxy's. Everything to the

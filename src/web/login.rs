@@ -154,7 +154,19 @@ impl Login {
     pub async fn log_out(&self) -> Result<()> {
         let pending = cookie::token(&self.app.config, &self.headers, PENDING_COOKIE);
         let session = self.auth.token();
-        if session.is_none() && pending.is_none() {
+        // Unknown cookies cost no turn to write.
+        let is_known = async |db: &mut Connection| {
+            let has_session = match session {
+                Some(token) => lifecycle::exists(db, token).await?,
+                None => false,
+            };
+            let is_pending = match &pending {
+                Some(token) => pending_login::find(db, token).await?.is_some(),
+                None => false,
+            };
+            Ok(has_session || is_pending)
+        };
+        if session.is_none() && pending.is_none() || !self.app.db.read(is_known).await? {
             return Ok(());
         }
         let end = async |db: &mut Connection| {

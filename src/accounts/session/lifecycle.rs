@@ -82,6 +82,12 @@ pub async fn renew(db: &mut Connection, old: &Token, level: AuthLevel) -> Result
     Ok((token, stay != 0))
 }
 
+/// Whether there is a session with this token, be it expired.
+pub async fn exists(db: &mut Connection, token: &Token) -> Result<bool> {
+    let query = sqlx::query("select 1 from sessions where token_hash = $1").bind(token.hash().to_vec());
+    Ok(query.fetch_optional(db).await?.is_some())
+}
+
 /// Ends the session with this token, if there is one.
 pub async fn log_out(db: &mut Connection, token: &Token, client: &Client) -> Result<()> {
     match delete(db, token).await? {
@@ -120,16 +126,19 @@ pub async fn revoke(db: &mut Connection, user_id: &str, id: &str) -> Result<()> 
     device::delete(db, &device_id).await
 }
 
-/// Ends all of the user's sessions but this one, and pending log-ins, and forgets the other devices.
+/// Ends all of the user's sessions but this one, and pending log-ins, and forgets the other devices. Returns whether there
+/// was any of these.
 ///
 /// # Errors
 /// As [`lock`].
-pub async fn revoke_others(db: &mut Connection, session: &Session) -> Result<()> {
+pub async fn revoke_others(db: &mut Connection, session: &Session) -> Result<bool> {
     lock(db, session).await?;
     let sql = "delete from sessions where user_id = $1 and id <> $2";
-    sqlx::query(sql).bind(&*session.user.id).bind(&*session.id).execute(&mut *db).await?;
-    pending_login::delete_all(db, &session.user.id).await?;
-    device::delete_without_session(db, &session.user.id).await
+    let query = sqlx::query(sql).bind(&*session.user.id).bind(&*session.id);
+    let sessions = query.execute(&mut *db).await?.rows_affected();
+    let pending = pending_login::delete_all(db, &session.user.id).await?;
+    let devices = device::delete_without_session(db, &session.user.id).await?;
+    Ok(sessions + pending + devices > 0)
 }
 
 /// Ends all of the user's sessions, pending log-ins and links, and forgets all devices. The user's row is locked by

@@ -4,7 +4,8 @@
 
 use super::row::{self, SessionRow};
 use crate::base::{Error, Result, TokenHash};
-use crate::db::database::{count_statement, within_deadline};
+use crate::db::database::{RESERVED, within_deadline};
+use crate::db::request::add_statements;
 use crate::db::{DEADLINE, Database};
 use anyhow::anyhow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,11 +14,11 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-/// Two, so that one connection that stalls does not stop everybody.
-const WORKERS: usize = 2;
-
 /// How long a worker without work keeps its connection.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// How many may wait. Others are told at once that the site is busy.
+const MOST_WAITING: usize = 10_000;
 
 struct Waiter {
     token_hash: TokenHash,
@@ -37,7 +38,8 @@ impl Lookup {
     /// Starts the workers, which run as long as the runtime.
     pub fn start(database: &Database) -> Lookup {
         let queue = Arc::new(Queue::default());
-        for _ in 0..WORKERS {
+        // More than one, so that one connection that stalls does not stop everybody.
+        for _ in 0..RESERVED {
             tokio::spawn(supervise(queue.clone(), database.clone()));
         }
         Lookup(queue)
@@ -49,12 +51,18 @@ impl Lookup {
     /// [`Error::Unavailable`] when the database cannot be reached or [`DEADLINE`] has passed.
     pub async fn find(&self, token_hash: TokenHash) -> Result<Option<SessionRow>> {
         let (answer, answered) = oneshot::channel();
-        self.0.waiters.lock().unwrap_or_else(PoisonError::into_inner).push(Waiter { token_hash, answer });
+        {
+            let mut waiters = self.0.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiters.len() >= MOST_WAITING {
+                return Err(Error::Unavailable(anyhow!("too many wait for their sessions")));
+            }
+            waiters.push(Waiter { token_hash, answer });
+        }
         self.0.added.notify_one();
         let Ok(Ok(row)) = timeout(DEADLINE, answered).await else {
             return Err(Error::Unavailable(anyhow!("the look-up of a session was not answered")));
         };
-        count_statement();
+        add_statements(1);
         Ok(row)
     }
 }
@@ -79,7 +87,7 @@ async fn supervise(queue: Arc<Queue>, database: Database) {
 /// the waiters.
 async fn work(queue: &Queue, database: &Database) -> Result<()> {
     let mut batch = queue.next_batch();
-    let mut connection = within_deadline(database.connection()).await?;
+    let mut connection = within_deadline(database.reserved_connection()).await?;
     loop {
         if !batch.is_empty() {
             let hashes: Vec<&TokenHash> = batch.iter().map(|waiter| &waiter.token_hash).collect();
@@ -101,6 +109,8 @@ async fn work(queue: &Queue, database: &Database) -> Result<()> {
 impl Queue {
     fn next_batch(&self) -> Vec<Waiter> {
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody waits for these any more, most likely because the database was away.
+        waiters.retain(|waiter| !waiter.answer.is_closed());
         let length = waiters.len().min(row::MOST_AT_ONCE);
         waiters.drain(..length).collect()
     }

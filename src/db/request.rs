@@ -1,0 +1,91 @@
+//! The request that a task works for: who sent it, how many statements it runs, and whether it has a transaction open.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::pin::pin;
+use std::sync::LazyLock;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::time::timeout;
+
+#[derive(Default)]
+struct Request {
+    sender: Cell<Requester>,
+    statements: Cell<u32>,
+    in_transaction: Cell<bool>,
+    is_late: Cell<bool>,
+}
+
+tokio::task_local! {
+    static REQUEST: Request;
+}
+
+/// A user, a network, or by default the app itself; see [`super::fair_semaphore`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Requester(u64);
+
+impl Requester {
+    pub fn new(of: impl Hash) -> Requester {
+        static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        Requester(HASHER.hash_one(of))
+    }
+
+    /// The one of this task's request.
+    pub fn current() -> Requester {
+        REQUEST.try_with(|request| request.sender.get()).unwrap_or_default()
+    }
+
+    /// From here on the request counts as this one's.
+    pub fn set(self) {
+        let _ = REQUEST.try_with(|request| request.sender.set(self));
+    }
+}
+
+/// Runs the work of a request. Returns what it answers, and how many statements it ran.
+pub async fn run<T>(sender: Requester, work: impl Future<Output = T>) -> (T, u32) {
+    let request = Request { sender: Cell::new(sender), ..Request::default() };
+    let counted = async { (work.await, REQUEST.with(|request| request.statements.get())) };
+    REQUEST.scope(request, counted).await
+}
+
+/// Counts statements that were run for this request.
+pub fn add_statements(number: u32) {
+    let _ = REQUEST.try_with(|request| request.statements.set(request.statements.get() + number));
+}
+
+/// Runs `work`, which is part of a request, for at most this long. If a transaction is open then, it still comes to its
+/// end, but nothing after it.
+pub async fn run_until<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    if let Ok(answer) = timeout(limit, work.as_mut()).await {
+        return Some(answer);
+    }
+    let _ = REQUEST.try_with(|request| request.is_late.set(true));
+    poll_fn(|context| match REQUEST.try_with(|request| request.in_transaction.get()) {
+        Ok(true) => work.as_mut().poll(context).map(Some),
+        _ => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Whether the request's time is over, so that it may begin nothing any more.
+pub fn is_late() -> bool {
+    REQUEST.try_with(|request| request.is_late.get()).unwrap_or_default()
+}
+
+/// Exists while the request has a transaction open.
+pub struct OpenTransaction(());
+
+impl OpenTransaction {
+    pub fn new() -> OpenTransaction {
+        let _ = REQUEST.try_with(|request| request.in_transaction.set(true));
+        OpenTransaction(())
+    }
+}
+
+impl Drop for OpenTransaction {
+    fn drop(&mut self) {
+        let _ = REQUEST.try_with(|request| request.in_transaction.set(false));
+    }
+}

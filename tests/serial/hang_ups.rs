@@ -1,0 +1,104 @@
+//! Clients that disconnect before they are answered: what they have begun is done whole, and nobody else notices.
+//! needs: home, login, password_reset, signup
+
+use crate::common::{
+    Connection, Database, QUIET, Server, form, numbered, run_alone, run_with_others, sign_up_fields, wait_until,
+};
+use rustix::net::sockopt::set_socket_linger;
+use rustix::process::Signal;
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// With these a password takes long enough to hang up in the middle.
+const SLOW_HASHING: (&str, &str) = ("PASSWORD_ITERATIONS", "4000000");
+
+/// Sends a sign-up and hangs up while the password is hashed.
+fn sign_up_and_hang_up(server: &Server, name: &str) {
+    let mut visitor = Connection::open(server.port).unwrap();
+    visitor.send(form("/signup", "", &sign_up_fields(name))).unwrap();
+    thread::sleep(Duration::from_millis(40));
+    assert!(visitor.is_quiet(), "it was answered before the client could hang up");
+}
+
+#[test]
+fn a_sign_up_is_done_whole_although_its_client_hangs_up() {
+    let _shared = run_with_others();
+    let database = Database::new();
+    let server = Server::on(&database, &[SLOW_HASHING]);
+    let names = numbered("ada", 5);
+    names.iter().for_each(|name| sign_up_and_hang_up(&server, name));
+    for rows in ["users", "passwords", "sessions", "events where kind = 'signed_up'"] {
+        let all = || database.count(&format!("select count(*) from {rows}")) == 5;
+        assert!(wait_until(10, all), "not all {rows} are there:\n{}", *server);
+    }
+}
+
+#[test]
+fn a_stop_waits_for_what_clients_have_begun_that_hung_up() {
+    let _shared = run_with_others();
+    let database = Database::new();
+    let mut server = Server::on(&database, &[SLOW_HASHING]);
+    sign_up_and_hang_up(&server, "ada");
+    server.signal(Signal::TERM);
+    let status = server.wait_for_exit(10);
+    assert!(status.success(), "it ended with {status}:\n{}", *server);
+    assert_eq!(database.count("select count(*) from users"), 1, "{}", *server);
+}
+
+const ATTACKER: &str = "X-Forwarded-For: 203.0.113.9\r\n";
+
+/// Sends a request and resets the connection so many microseconds later.
+fn reset_after(port: u16, request: &str, microseconds: u64) {
+    let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return };
+    set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+    let _ = stream.write_all(request.as_bytes());
+    thread::sleep(Duration::from_micros(microseconds));
+}
+
+#[test]
+fn thousands_who_hang_up_delay_nobody_and_cost_no_connection_to_the_database() {
+    let _alone = run_alone();
+    let database = Database::new();
+    let server = &Server::on(&database, &[QUIET, ("TRUSTED_PROXIES", "127.0.0.1")]);
+    let mut ada = server.browser().with_header("X-Forwarded-For", "192.0.2.1");
+    ada.sign_up("ada").assert_redirect("/");
+    let token = "A".repeat(43);
+    let requests = [
+        format!("GET /password-reset/{token} HTTP/1.1\r\nHost: localhost\r\n{ATTACKER}\r\n"),
+        form("/logout", &format!("Cookie: session_token={token}\r\n{ATTACKER}"), &[]),
+        form("/login", ATTACKER, &[("username", "nobody"), ("password", &"x".repeat(1025))]),
+    ];
+    let (begun, hang_ups) = (Instant::now(), AtomicUsize::new(0));
+    let is_over = || begun.elapsed() > Duration::from_secs(5);
+    let mut waits = Vec::new();
+    thread::scope(|scope| {
+        for thread in 0..2 {
+            let (requests, hang_ups, is_over) = (&requests, &hang_ups, &is_over);
+            scope.spawn(move || {
+                for number in (thread..).take_while(|_| !is_over()) {
+                    reset_after(server.port, &requests[number % 3], number as u64 * 37 % 1000);
+                    hang_ups.fetch_add(1, Relaxed);
+                }
+            });
+        }
+        for number in (0..).take_while(|_| !is_over()) {
+            let asked = Instant::now();
+            let mut bob = server.browser().with_header("X-Forwarded-For", "192.0.2.2");
+            bob.sign_up(&format!("bob{number}")).assert_redirect("/");
+            ada.assert_logged_in("ada");
+            waits.push(asked.elapsed());
+        }
+    });
+    waits.sort();
+    let (count, slow) = (waits.len(), waits[waits.len() * 95 / 100]);
+    println!("{hang_ups:?} hung up; half of {count} others waited {:?}, one in twenty {slow:?}", waits[count / 2]);
+    assert!(slow < Duration::from_millis(500), "one in twenty of {count} waited {slow:?}");
+    if database.url.starts_with("postgres") {
+        let young = "select count(*) from pg_stat_activity where datname = current_database() \
+                     and pid <> pg_backend_pid() and backend_start > now() - interval '4 seconds'";
+        assert_eq!(database.count(young), 0, "connections were replaced:\n{}", **server);
+    }
+}
