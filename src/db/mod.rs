@@ -4,8 +4,12 @@ pub mod clock;
 pub mod connect;
 pub mod database;
 pub mod engine;
+pub mod fair_semaphore;
+pub mod limit_key;
 pub mod migrate;
 pub mod rate_limit;
+pub mod refusals;
+pub mod request;
 
 #[allow(unused_imports)] // What nothing uses yet is for features to come.
 pub use {

@@ -1,47 +1,94 @@
 //! Rate limits, kept in the database: all replicas share them, and a restart keeps them. A check is one statement that
 //! counts and decides at once, so requests that arrive together cannot all pass.
 //!
-//! [`take`] is for a number per duration (the generic cell rate algorithm, which needs one timestamp per key), [`attempt`]
-//! for what may fail a few times and then has to wait longer and longer. Times here are milliseconds since 1970.
+//! [`take`] is for a number per duration (the generic cell rate algorithm, which needs one timestamp per key),
+//! [`AddressLimit`] for the same by network address, [`attempt`] for what may fail a few times and then has to wait longer
+//! and longer. Times here are milliseconds since 1970.
 
-use super::{clock::now_in_milliseconds, database::Connection};
+use super::clock::now_in_milliseconds;
+use super::database::{Connection, Database};
+pub use super::limit_key::Key;
+use super::refusals::{Refusals, SHORT};
 use crate::base::{Backoff, Error, Rate, Result, random};
-use ring::hmac;
-use sha2::{Digest, Sha256};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-/// What is limited. The table has a hash of it.
-#[derive(Clone, Debug)]
-pub struct Key([u8; 32]);
+/// The network of an IPv6 address that has so many bits in common. An IPv4 address stands for itself.
+pub fn network(address: IpAddr, length: u32) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> (128 - length) << (128 - length)).into(),
+        v4 => v4,
+    }
+}
 
-impl Key {
-    pub fn new(kind: &str, of: &str) -> Key {
-        Key(Sha256::digest(format!("{kind}:{of}")).into())
+/// What a network address may do. A client that has one IPv6 address has its whole /64, and many can have a /56 or a /48, so
+/// these are limited too, to more.
+pub struct AddressLimit(Vec<(Key, Rate)>);
+
+/// The networks of an IPv6 address, and how many times as much each may do as a single address.
+const NETWORKS: [(u32, u32); 3] = [(64, 1), (56, 4), (48, 16)];
+
+impl AddressLimit {
+    pub fn new(kind: &str, address: IpAddr, rate: Rate) -> AddressLimit {
+        let address = address.to_canonical();
+        if address.is_ipv4() {
+            return AddressLimit(vec![(Key::new(kind, &address.to_string()), rate)]);
+        }
+        let limits = NETWORKS.map(|(length, factor)| {
+            let key = Key::new(kind, &format!("{}/{length}", network(address, length)));
+            (key, Rate { times: rate.times.saturating_mul(factor), ..rate })
+        });
+        AddressLimit(limits.to_vec())
     }
 
-    /// For text that can be anything, even a password typed into the wrong field: nobody can tell what it was without
-    /// `secret`.
-    pub fn keyed(secret: &[u8], kind: &str, of: &str) -> Key {
-        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), format!("{kind}:{of}").as_bytes());
-        Key(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    /// Looks whether this process has refused [`AddressLimit::take`] and would have to do so again.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`] when it would.
+    pub fn check_remembered(&self, refusals: &Refusals) -> Result<()> {
+        self.0.iter().try_for_each(|(key, _)| refusals.check(key))
     }
 
-    pub fn account(user_id: &str) -> Key {
-        Key::new("account", user_id)
+    /// Looks whether [`AddressLimit::take`] would be refused.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`] when it would.
+    pub async fn check(&self, db: &mut Connection) -> Result<()> {
+        for (key, rate) in &self.0 {
+            let checked = check(db, key, *rate).await;
+            db.refusals.remember(key, Duration::MAX, checked)?;
+        }
+        Ok(())
     }
 
-    /// A network address; of IPv6 the first 64 bits, because a client that has one address has the whole /64.
-    pub fn address(kind: &str, address: IpAddr) -> Key {
-        let network = match address.to_canonical() {
-            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-            v4 => v4,
-        };
-        Key::new(kind, &network.to_string())
+    /// As [`AddressLimit::take`], in a transaction of its own.
+    ///
+    /// # Errors
+    /// As [`AddressLimit::take`].
+    pub async fn take_alone(&self, db: &Database) -> Result<()> {
+        self.check_remembered(&db.refusals)?;
+        db.write_relaxed(async |db| self.take(db).await).await
     }
 
-    fn bytes(&self) -> &[u8] {
-        &self.0
+    /// Takes one of what each of its networks is allowed.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`] when one of them has none left. What the others have counted is rolled back with the transaction.
+    // The smallest first: it is the one that is used up most often, and the rows of large ones are shared by many.
+    pub async fn take(&self, db: &mut Connection) -> Result<()> {
+        for (key, rate) in &self.0 {
+            let taken = take(db, key, *rate).await;
+            db.refusals.remember(key, Duration::MAX, taken)?;
+        }
+        Ok(())
+    }
+
+    /// Returns what [`AddressLimit::take`] took.
+    pub async fn give_back(&self, db: &mut Connection) -> Result<()> {
+        for (key, rate) in &self.0 {
+            give_back(db, key, *rate).await?;
+        }
+        Ok(())
     }
 }
 
@@ -50,9 +97,15 @@ impl Key {
 /// # Errors
 /// [`Error::TooMany`] when none is left; then nothing is counted.
 pub async fn take(db: &mut Connection, key: &Key, rate: Rate) -> Result<()> {
-    let (now, interval) = (now_in_milliseconds(), interval(rate));
-    // How far ahead of time the whole number may be used.
-    let ahead = interval * (i64::from(rate.times) - 1);
+    take_keeping(db, key, rate, 0).await
+}
+
+/// As [`take`], but the last `kept` of them are not for this caller.
+///
+/// # Errors
+/// As [`take`].
+pub async fn take_keeping(db: &mut Connection, key: &Key, rate: Rate, kept: u32) -> Result<()> {
+    let (now, interval, ahead) = (now_in_milliseconds(), interval(rate), ahead(rate, kept));
     let sql = "insert into limits (key, count, free_at) values ($1, 0, $2 + $3) on conflict (key) do update \
                set free_at = $3 + case when limits.free_at > $2 then limits.free_at else $2 end \
                where limits.free_at <= $2 + $4";
@@ -62,6 +115,15 @@ pub async fn take(db: &mut Connection, key: &Key, rate: Rate) -> Result<()> {
     }
     // The clock is read again, because the statement may have waited for the row.
     Err(too_many(free_at(db, key).await? - ahead - now_in_milliseconds()))
+}
+
+/// Looks whether [`take`] would be refused.
+async fn check(db: &mut Connection, key: &Key, rate: Rate) -> Result<()> {
+    refuse_if_positive(free_at(db, key).await? - ahead(rate, 0) - now_in_milliseconds())
+}
+
+fn refuse_if_positive(wait: i64) -> Result<()> {
+    if wait > 0 { Err(too_many(wait)) } else { Ok(()) }
 }
 
 /// As [`take`], for what is skipped when none is left. Returns whether one was taken.
@@ -74,6 +136,7 @@ pub async fn try_take(db: &mut Connection, key: &Key, rate: Rate) -> Result<bool
 
 /// Returns what [`take`] took.
 pub async fn give_back(db: &mut Connection, key: &Key, rate: Rate) -> Result<()> {
+    db.forget_refusal(key.clone());
     let sql = "update limits set free_at = free_at - $2 where key = $1";
     sqlx::query(sql).bind(key.bytes()).bind(interval(rate)).execute(db).await?;
     Ok(())
@@ -82,6 +145,11 @@ pub async fn give_back(db: &mut Connection, key: &Key, rate: Rate) -> Result<()>
 /// Milliseconds until one more is free.
 fn interval(rate: Rate) -> i64 {
     (rate.per.as_millis() as i64 / i64::from(rate.times)).max(1)
+}
+
+/// How far ahead of time all may be used, except those that are kept.
+fn ahead(rate: Rate, kept: u32) -> i64 {
+    interval(rate) * (i64::from(rate.times) - i64::from(kept) - 1)
 }
 
 /// Counts an attempt made at the time `at`, and returns its number in a row, from 1. `user_id` is the user whom the key
@@ -127,15 +195,30 @@ pub async fn attempt(db: &mut Connection, key: &Key, user_id: Option<&str>, back
     }
 }
 
-/// Takes back the attempt with this number that was made at the time `at`, unless others have followed it.
-pub async fn undo_attempt(db: &mut Connection, key: &Key, count: Option<i64>, at: i64) -> Result<()> {
+/// Looks whether [`attempt`] would be refused.
+///
+/// # Errors
+/// [`Error::TooMany`] when it would.
+pub async fn check_attempt(db: &mut Connection, key: &Key, backoff: Backoff) -> Result<()> {
+    let sql = "select free_at from limits where key = $1 and count >= $2";
+    let query = sqlx::query_scalar(sql).bind(key.bytes()).bind(backoff.free);
+    let free_at: Option<i64> = query.fetch_optional(&mut *db).await?;
+    let checked = refuse_if_positive(free_at.unwrap_or(0) - now_in_milliseconds());
+    db.refusals.remember(key, SHORT, checked)
+}
+
+/// Takes back the attempt with this number that was made at the time `at`, unless others have followed it. Returns whether
+/// it did.
+pub async fn undo_attempt(db: &mut Connection, key: &Key, count: Option<i64>, at: i64) -> Result<bool> {
+    db.forget_refusal(key.clone());
     let sql = "update limits set count = count - 1, free_at = $3 where key = $1 and count = $2";
-    sqlx::query(sql).bind(key.bytes()).bind(count).bind(at).execute(db).await?;
-    Ok(())
+    let undone = sqlx::query(sql).bind(key.bytes()).bind(count).bind(at).execute(db).await?;
+    Ok(undone.rows_affected() > 0)
 }
 
 /// Sets the count of this key to zero.
 pub async fn reset(db: &mut Connection, key: &Key) -> Result<()> {
+    db.forget_refusal(key.clone());
     sqlx::query("delete from limits where key = $1").bind(key.bytes()).execute(db).await?;
     Ok(())
 }
@@ -143,8 +226,11 @@ pub async fn reset(db: &mut Connection, key: &Key) -> Result<()> {
 /// Sets all counts of this user to zero.
 pub async fn reset_user(db: &mut Connection, user_id: &str) -> Result<()> {
     // The account's own count last, in the order in which attempts take them, so that no two transactions deadlock.
-    let (account, sql) = (Key::account(user_id), "delete from limits where user_id = $1 and key <> $2");
-    sqlx::query(sql).bind(user_id).bind(account.bytes()).execute(&mut *db).await?;
+    let account = Key::account(user_id);
+    let sql = "delete from limits where user_id = $1 and key <> $2 returning key";
+    let query = sqlx::query_scalar(sql).bind(user_id).bind(account.bytes());
+    let keys: Vec<Vec<u8>> = query.fetch_all(&mut *db).await?;
+    keys.iter().filter_map(|key| Key::from_bytes(key)).for_each(|key| db.forget_refusal(key));
     reset(db, &account).await
 }
 
@@ -260,26 +346,71 @@ mod tests {
         };
         attempted(&app, &key, backoff).await.unwrap();
         let last = attempted(&app, &key, backoff).await.unwrap();
-        undo(last - 1).await.unwrap();
+        assert!(!undo(last - 1).await.unwrap());
         assert_eq!(wait(attempted(&app, &key, backoff).await), 30);
-        undo(last).await.unwrap();
+        assert!(undo(last).await.unwrap());
         assert_eq!(attempted(&app, &key, backoff).await.unwrap(), last);
     }
 
-    #[test]
-    fn addresses_in_one_ipv6_network_count_as_one() {
-        let key = |address: &str| Key::address("test", address.parse().unwrap()).0;
-        assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::9"));
-        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
-        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
-        assert_eq!(key("192.0.2.1"), key("::ffff:192.0.2.1"));
+    /// Takes one of ten a week from each of these addresses, and returns how many were not refused.
+    async fn taken_from(app: &TestApp, addresses: impl Iterator<Item = String>) -> usize {
+        let mut taken = 0;
+        for address in addresses {
+            let limit = AddressLimit::new("test", address.parse().unwrap(), rate("10/7d"));
+            match app.app.db.write(async |db| limit.take(db).await).await {
+                Err(Error::TooMany(_)) => {}
+                answer => taken += answer.map(|()| 1).unwrap(),
+            }
+        }
+        taken
+    }
+
+    #[tokio::test]
+    async fn addresses_in_one_ipv6_network_count_as_one() {
+        let app = TestApp::new().await;
+        let one = |prefix: &'static str| (0..20).map(move |host| format!("{prefix}{host}"));
+        assert_eq!(taken_from(&app, one("2001:db8:1:2::")).await, 10);
+        assert_eq!(taken_from(&app, one("2001:db8:1:2:ffff::")).await, 0);
+        assert_eq!(taken_from(&app, one("2001:db8:1:3::")).await, 10);
+        assert_eq!(taken_from(&app, one("::ffff:192.0.2.")).await, 20);
+        assert_eq!(taken_from(&app, std::iter::repeat_n("192.0.2.1".to_string(), 20)).await, 9);
+    }
+
+    #[tokio::test]
+    async fn who_has_many_ipv6_networks_has_four_times_as_much_in_a_56_and_sixteen_times_in_a_48() {
+        let app = TestApp::new().await;
+        // One from each of 256 networks of 64 bits.
+        let in_a_56 = |prefix: &'static str| (0..256).map(move |subnet| format!("{prefix}{subnet:02x}::1"));
+        assert_eq!(taken_from(&app, in_a_56("2001:db8:1:ab")).await, 40);
+        assert_eq!(taken_from(&app, in_a_56("2001:db8:1:ac")).await, 40);
+        let in_a_48 = |prefix: &'static str| (0..256).map(move |subnet| format!("{prefix}{subnet:02x}00::1"));
+        assert_eq!(taken_from(&app, in_a_48("2001:db8:1:")).await, 80);
+        assert_eq!(taken_from(&app, in_a_48("2001:db8:2:")).await, 160);
+    }
+
+    #[tokio::test]
+    async fn what_one_ipv6_network_is_refused_counts_for_none_and_what_is_given_back_is_back_in_all() {
+        let app = TestApp::new().await;
+        let same = |address: &'static str, times| std::iter::repeat_n(address.to_string(), times);
+        assert_eq!(taken_from(&app, same("2001:db8:1:1::1", 500)).await, 10);
+        assert_eq!(taken_from(&app, same("2001:db8:1:2::1", 10)).await, 10);
+        assert_eq!(taken_from(&app, same("2001:db8:1:3::1", 10)).await, 10);
+        assert_eq!(taken_from(&app, same("2001:db8:1:4::1", 9)).await, 9);
+        // One is left in the /56, and one in this /64, which those do not use up that the /56 refuses.
+        assert_eq!(taken_from(&app, same("2001:db8:1:5::1", 1)).await, 1);
+        assert_eq!(taken_from(&app, same("2001:db8:1:4::1", 5)).await, 0);
+        let limit = AddressLimit::new("test", "2001:db8:1:5::1".parse().unwrap(), rate("10/7d"));
+        app.app.db.write(async |db| limit.give_back(db).await).await.unwrap();
+        assert_eq!(taken_from(&app, same("2001:db8:1:4::1", 5)).await, 1);
+        // 40 of 160 are used up.
+        assert_eq!(taken_from(&app, (1..=255).map(|subnet| format!("2001:db8:1:{subnet:02x}00::1"))).await, 120);
     }
 
     #[test]
     fn nobody_can_tell_what_was_typed_without_the_secret() {
-        let key = |secret: &str| Key::keyed(secret.as_bytes(), "typed", "swordfish").0;
+        let key = |secret: &str| Key::keyed(secret.as_bytes(), "typed", "swordfish");
         assert_eq!(key("one"), key("one"));
         assert_ne!(key("one"), key("another"));
-        assert_ne!(key("one"), Key::new("typed", "swordfish").0);
+        assert_ne!(key("one"), Key::new("typed", "swordfish"));
     }
 }

@@ -15,8 +15,11 @@ use serde::{Deserialize, Serialize};
 const PATH: &str = "/login";
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    let routes = Routes::new().get(PATH, Access::Guest, new).post(PATH, Access::Guest, create);
-    let routes = routes.post("/logout", Access::Public, destroy);
+    let routes = Routes::new()
+        .get(PATH, Access::Guest, new)
+        .post(PATH, Access::Guest, create)
+        .bounded_by("each log-in with the right password costs a hash")
+        .post("/logout", Access::Public, destroy);
     Ok(Feature { routes, login_path: Some(PATH), ..Feature::named("login") })
 }
 
@@ -78,7 +81,11 @@ async fn destroy(login: Login, _: Form<Empty>) -> Result<Response> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Token;
+    use crate::db::Connection;
     use crate::test::{Answer, PASSWORD, TestApp, Visitor, assert_well_formed, check};
+    use std::time::Duration;
+    use tokio::time::sleep;
 
     async fn log_in(visitor: &Visitor, name: &str, password: &str) -> Answer {
         visitor.post("/login", &[("username", name), ("password", password)]).await
@@ -141,6 +148,24 @@ mod tests {
         wrong.assert_contains("value=\"known\"").assert_lacks("not the password");
         assert_eq!(wrong.text().replace("known", "nobod"), unknown.text());
         assert_well_formed(&wrong.text());
+    }
+
+    #[tokio::test]
+    async fn a_password_that_is_too_long_for_anybody_leaves_nothing_behind_and_tells_nothing() {
+        let app = TestApp::new().await;
+        app.person("known").await;
+        let wrong = log_in(&app.visitor(), "known", "not the password").await;
+        let (rows, long) = ("select (select count(*) from events) + (select count(*) from limits)", "x".repeat(1025));
+        let before = (app.count(rows).await, app.statements());
+        for _ in 0..20 {
+            for name in ["known", "nobod"] {
+                let answer = log_in(&app.visitor(), name, &long).await;
+                assert_eq!((answer.status, answer.text().replace("nobod", "known")), (422, wrong.text()));
+            }
+        }
+        let statements = app.statements();
+        assert_eq!((app.count(rows).await, statements), before);
+        log_in(&app.visitor(), "known", PASSWORD).await.assert_redirect("/");
     }
 
     #[tokio::test]
@@ -222,6 +247,64 @@ mod tests {
             };
             assert_eq!(cost("known").await, cost("unknown").await, "attempt {attempt}");
         }
+    }
+
+    /// What another replica may do, of which this process knows nothing.
+    async fn delete_all_limits(app: &TestApp) {
+        let delete = async |db: &mut Connection| Ok(sqlx::query("delete from limits").execute(db).await?);
+        app.app.db.write(delete).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_refused_log_in_is_refused_again_without_a_statement_for_at_most_two_seconds() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        for name in ["ada", "nobody"] {
+            for _ in 0..5 {
+                log_in(&app.visitor(), name, "not the password").await.assert_status(422);
+            }
+            let first = log_in(&app.visitor(), name, PASSWORD).await;
+            first.assert_status(429).assert_header("retry-after", "30");
+            let before = app.statements();
+            let again = log_in(&app.visitor(), name, PASSWORD).await;
+            assert_eq!((again.status, again.text()), (first.status, first.text()));
+            assert_eq!(app.statements(), before, "{name}");
+        }
+        delete_all_limits(&app).await;
+        log_in(&app.visitor(), "ada", PASSWORD).await.assert_status(429);
+        sleep(Duration::from_millis(2100)).await;
+        log_in(&app.visitor(), "ada", PASSWORD).await.assert_redirect("/");
+    }
+
+    #[tokio::test]
+    async fn a_refused_network_is_refused_without_a_statement_until_it_may_try_again_and_a_known_browser_gets_in() {
+        let settings = [("PASSWORD_ATTEMPTS_PER_ADDRESS", "1/1h")];
+        let app = TestApp::with_env(&settings, Routes::new()).await;
+        let home = app.person("ada").await.without_cookie("session_token");
+        log_in(&app.visitor(), "eve", "not the password").await.assert_status(422);
+        log_in(&app.visitor(), "eve", "not the password").await.assert_status(429);
+        delete_all_limits(&app).await;
+        sleep(Duration::from_millis(2100)).await;
+        let before = app.statements();
+        for name in ["eve", "ada"] {
+            log_in(&app.visitor(), name, PASSWORD).await.assert_status(429);
+        }
+        assert_eq!(app.statements(), before);
+        let unknown = app.visitor().with_cookie("device", &Token::random().unwrap().text());
+        log_in(&unknown, "ada", PASSWORD).await.assert_status(429);
+        log_in(&home, "ada", PASSWORD).await.assert_redirect("/");
+    }
+
+    #[tokio::test]
+    async fn a_right_password_on_a_known_browser_does_not_lift_what_strangers_are_refused() {
+        let app = TestApp::new().await;
+        let home = app.person("ada").await.without_cookie("session_token");
+        for _ in 0..5 {
+            log_in(&app.visitor(), "ada", "not the password").await.assert_status(422);
+        }
+        log_in(&app.visitor(), "ada", PASSWORD).await.assert_status(429);
+        log_in(&home, "ada", PASSWORD).await.assert_redirect("/");
+        log_in(&app.visitor(), "ada", PASSWORD).await.assert_status(429);
     }
 
     const CONFIRM_ADDRESSES: &str = "insert into addresses (user_id, email, confirmed_at) \

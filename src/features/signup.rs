@@ -3,7 +3,7 @@
 use super::feature::Feature;
 use crate::accounts::{AuthLevel, Choices, Email, NewPassword, Username, address, password, personal_words, user};
 use crate::base::{Config, Env, Error, FieldErrors, Result};
-use crate::db::rate_limit::{self, Key};
+use crate::db::rate_limit::AddressLimit;
 use crate::web::app::SIGN_UP;
 use crate::web::{
     Access, App, Flash, Form, LocalPath, Login, NextQuery, Page, Query, Redirect, Routes, Template, files,
@@ -88,13 +88,13 @@ async fn create(State(app): State<App>, login: Login, page: Page, Form(form): Fo
 
 async fn sign_up(app: &App, login: &Login, form: &SignupForm) -> Result<Redirect> {
     let NewAccount { username, email, password } = form.validate(&app.config)?;
-    let (address, rate) = (Key::address(SIGN_UP, login.client.address), app.config.signups_per_address);
-    app.db.write_relaxed(async |db| rate_limit::take(db, &address, rate).await).await?;
+    let limit = AddressLimit::new(SIGN_UP, login.client.address, app.config.signups_per_address);
+    limit.take_alone(&app.db).await?;
     let personal = personal_words(&app.config, username.as_str(), email.as_ref().map(Email::as_str));
     let hash = match app.passwords.hash(password, personal).await {
         Err(Error::Invalid(errors)) => {
             // A mistake does not count as a sign-up.
-            app.db.write_relaxed(async |db| rate_limit::give_back(db, &address, rate).await).await?;
+            app.db.write_relaxed(async |db| limit.give_back(db).await).await?;
             return Err(errors.into());
         }
         hashed => hashed?,
@@ -262,6 +262,9 @@ mod tests {
         let refused = sign_up(&app.visitor(), "bob", GOOD).await;
         refused.assert_status(429).assert_header("retry-after", "1800");
         refused.assert_contains("You can try again in 30 minutes.");
+        let before = app.statements();
+        sign_up(&app.visitor(), "eve", GOOD).await.assert_status(429);
+        assert_eq!(app.statements(), before, "it is refused again without a statement");
         assert_eq!(app.count("select count(*) from users").await, 1);
     }
 

@@ -13,7 +13,7 @@ use crate::accounts::pending_login::Choices;
 use crate::accounts::session::Session;
 use crate::accounts::session::lifecycle;
 use crate::accounts::user::{self, User, Username};
-use crate::base::config::Config;
+use crate::base::config::{Config, is_sqlite};
 use crate::base::env::Env;
 use crate::base::error::{Error, Result};
 use crate::db::database::Connection;
@@ -32,6 +32,7 @@ use axum_extra::extract::CookieJar;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use serde::Deserialize;
+use sqlx::Row;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -211,6 +212,20 @@ impl TestApp {
     pub async fn execute(&self, sql: &'static str) {
         let execute = async |db: &mut Connection| Ok(sqlx::query(sql).execute(db).await?);
         self.app.db.write(execute).await.unwrap();
+        // It may have changed limits behind the app's back.
+        self.app.db.refusals.forget_all();
+    }
+
+    /// How SQLite finds the rows of a statement whose `$1` is a time. `None` on Postgres.
+    pub async fn query_plan(&self, sql: &str) -> Option<String> {
+        if !is_sqlite(&self.app.config.database_url) {
+            return None;
+        }
+        let explain: &str = format!("explain query plan {sql}").leak();
+        let read = async |db: &mut Connection| Ok(sqlx::query(explain).bind(0).fetch_all(db).await?);
+        let rows = self.app.db.read(read).await.unwrap();
+        let steps: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        Some(steps.join("\n"))
     }
 
     /// Whether somebody's password is this one, as a browser that has never been here finds out.

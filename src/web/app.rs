@@ -1,9 +1,9 @@
 //! [`App`]: what all requests share.
 
-use super::{flash::Flash, redirect::Redirect, templates::Templates};
+use super::{flash::Flash, redirect::Redirect, request_tasks::RequestTasks, templates::Templates};
 use crate::accounts::{AuthLevel, Client, Event, Passwords, Session, Sessions, User};
 use crate::base::{Config, Rate, Result, Sealed, Seals, Token};
-use crate::db::rate_limit::{self, Key};
+use crate::db::rate_limit::AddressLimit;
 use crate::db::{Connection, Database};
 use crate::mail::{Mail, MailContent};
 use axum::http::HeaderMap;
@@ -24,6 +24,7 @@ pub struct Parts {
     pub passwords: Passwords,
     pub seals: Seals,
     pub features: FeatureParts,
+    pub tasks: RequestTasks,
 }
 
 /// Kinds of acts for [`App::count_by_address`] that several features share, and with them one count.
@@ -71,8 +72,7 @@ impl App {
     /// # Errors
     /// [`Error::TooMany`](crate::base::Error::TooMany) when the rate allows no more.
     pub async fn count_by_address(&self, kind: &str, client: &Client, rate: Rate) -> Result<()> {
-        let key = Key::address(kind, client.address);
-        self.db.write_relaxed(async |db| rate_limit::take(db, &key, rate).await).await
+        AddressLimit::new(kind, client.address, rate).take_alone(&self.db).await
     }
 
     /// Where people log in; without such a page, the start of the site.

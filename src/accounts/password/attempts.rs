@@ -1,10 +1,14 @@
 //! Counts attempts at passwords, before they are verified.
+//!
+//! An attempt counts and is recorded as failed in one transaction, so whoever disconnects in the middle, and whatever
+//! becomes of the process, what counts is there for its user to see. A right password takes both back.
 
 use crate::accounts::event::{self, Cause, Event};
 use crate::accounts::{client::Client, user};
-use crate::base::{Backoff, Rate, Result};
-use crate::db::rate_limit::{self, Key};
-use crate::db::{Connection, now_in_milliseconds};
+use crate::base::{Backoff, Result};
+use crate::db::rate_limit::{self, AddressLimit, Key};
+use crate::db::{Connection, Database, now_in_milliseconds, refusals::Refusals};
+use std::time::Duration;
 
 pub const LOG_IN_FAILED: Event = Event::named("log_in_failed", "A password was wrong").caused_by(Cause::Intruder);
 pub const THROTTLED: Event = Event::named("throttled", "Too many wrong passwords: the next attempts have to wait")
@@ -20,7 +24,7 @@ pub const THROTTLED: Event = Event::named("throttled", "Too many wrong passwords
 pub struct AttemptBudget {
     backoff: Backoff,
     /// Of unknown devices only.
-    address: Option<(Key, Rate)>,
+    address: Option<AddressLimit>,
     /// The name as it was typed on an unknown device. If there is one, only this counter
     /// can refuse an attempt as too early. Refusing by the account's counter would reveal which username and which e-mail
     /// address belong together.
@@ -29,6 +33,8 @@ pub struct AttemptBudget {
     own: Counter,
     /// When the attempt was counted, in milliseconds.
     at: i64,
+    /// The ids of the events that say that it failed.
+    events: Vec<String>,
 }
 
 struct Counter {
@@ -43,30 +49,66 @@ impl Counter {
     }
 }
 
+/// Looks whether this process has refused such an attempt, and remembers it.
+///
+/// # Errors
+/// [`crate::base::error::Error::TooMany`] when it does.
+pub fn check_remembered(refusals: &Refusals, address: Option<&AddressLimit>, decides: &Key) -> Result<()> {
+    address.map_or(Ok(()), |address| address.check_remembered(refusals))?;
+    refusals.check(decides)
+}
+
 impl AttemptBudget {
     pub fn of_device(id: &str, backoff: Backoff) -> AttemptBudget {
         let own = Counter::new(Key::new("device", id));
-        AttemptBudget { backoff, address: None, typed: None, own, at: 0 }
+        AttemptBudget { backoff, address: None, typed: None, own, at: 0, events: Vec::new() }
     }
 
-    pub fn of_account(account: Key, typed: Option<Key>, address: (Key, Rate), backoff: Backoff) -> AttemptBudget {
+    pub fn of_account(account: Key, typed: Option<Key>, address: AddressLimit, backoff: Backoff) -> AttemptBudget {
         AttemptBudget {
             backoff,
             address: Some(address),
             typed: typed.map(Counter::new),
             own: Counter::new(account),
             at: 0,
+            events: Vec::new(),
         }
     }
 
-    /// Counts the attempt.
+    /// Looks whether the attempt would come too early. This waits for nobody, so a crowd that is refused keeps nobody waiting,
+    /// least of all the user, whose row [`AttemptBudget::spend`] locks.
+    ///
+    /// # Errors
+    /// [`crate::base::error::Error::TooMany`] when it would.
+    pub async fn check(&self, db: &Database) -> Result<()> {
+        let decides = &self.typed.as_ref().unwrap_or(&self.own).key;
+        check_remembered(&db.refusals, self.address.as_ref(), decides)?;
+        let check = async |db: &mut Connection| {
+            if let Some(address) = &self.address {
+                address.check(db).await?;
+            }
+            rate_limit::check_attempt(db, decides, self.backoff).await
+        };
+        db.read(check).await
+    }
+
+    /// Counts the attempt, and records that it failed. Whether it did turns out `within` this time.
     ///
     /// # Errors
     /// [`crate::base::error::Error::TooMany`] when it comes too early.
-    // In all of these the address comes first and the account last, so that no two transactions deadlock.
-    pub async fn spend(&mut self, db: &mut Connection, user_id: Option<&str>) -> Result<()> {
-        if let Some((key, rate)) = &self.address {
-            rate_limit::take(db, key, *rate).await?;
+    // In all of these the user comes first, if any, then the address, and the account last, so that no two transactions
+    // deadlock.
+    pub async fn spend(
+        &mut self,
+        db: &mut Connection,
+        user_id: Option<&str>,
+        client: &Client,
+        within: Duration,
+    ) -> Result<()> {
+        // A user who has just been deleted is not named in an event any more.
+        let exists = user::lock(db, user_id.unwrap_or_default()).await?.is_some();
+        if let Some(address) = &self.address {
+            address.take(db).await?;
         }
         // One time for both, so that the account has waited long enough as soon as its only name has.
         self.at = now_in_milliseconds();
@@ -78,6 +120,11 @@ impl AttemptBudget {
             }
             None => own.count = Some(rate_limit::attempt(db, &own.key, user_id, backoff, at).await?),
         }
+        let throttles = own.count == Some(backoff.free);
+        for event in [Some(LOG_IN_FAILED), throttles.then_some(THROTTLED)].into_iter().flatten() {
+            let user_id = user_id.filter(|_| exists);
+            self.events.push(event::record_provisionally(db, user_id, event.by(client), within).await?);
+        }
         Ok(())
     }
 
@@ -87,31 +134,30 @@ impl AttemptBudget {
         self.own.count.is_some_and(|count| self.address.is_none() || count <= most)
     }
 
-    pub async fn record_failure(&self, db: &mut Connection, user_id: Option<&str>, client: &Client) -> Result<()> {
-        // A user who has just been deleted is not named in an event any more.
-        let exists = user::lock(db, user_id.unwrap_or_default()).await?.is_some();
-        let user_id = user_id.filter(|_| exists);
-        event::record(db, user_id, LOG_IN_FAILED.by(client)).await?;
-        if self.own.count == Some(self.backoff.free) {
-            event::record(db, user_id, THROTTLED.by(client)).await?;
-        }
-        Ok(())
-    }
-
-    /// After a right password: sets the counts to zero.
+    /// After a right password: sets the counts to zero, and takes back that it failed.
     pub async fn reset(&self, db: &mut Connection) -> Result<()> {
         self.give_back_address(db).await?;
         for counter in self.counters() {
             rate_limit::reset(db, &counter.key).await?;
         }
-        Ok(())
+        self.take_events_back(db).await
     }
 
-    /// After an attempt that was not verified: takes it back.
+    /// After an attempt that was not verified: takes it back. If others have followed it, it still counts, and is still
+    /// recorded.
     pub async fn refund(&self, db: &mut Connection) -> Result<()> {
         self.give_back_address(db).await?;
+        let mut still_counts = false;
         for counter in self.counters() {
-            rate_limit::undo_attempt(db, &counter.key, counter.count, self.at).await?;
+            let is_undone = rate_limit::undo_attempt(db, &counter.key, counter.count, self.at).await?;
+            still_counts |= counter.count.is_some() && !is_undone;
+        }
+        if still_counts { Ok(()) } else { self.take_events_back(db).await }
+    }
+
+    async fn take_events_back(&self, db: &mut Connection) -> Result<()> {
+        for id in &self.events {
+            event::take_back(db, id).await?;
         }
         Ok(())
     }
@@ -122,7 +168,7 @@ impl AttemptBudget {
 
     async fn give_back_address(&self, db: &mut Connection) -> Result<()> {
         match &self.address {
-            Some((key, rate)) => rate_limit::give_back(db, key, *rate).await,
+            Some(address) => address.give_back(db).await,
             None => Ok(()),
         }
     }

@@ -1,15 +1,19 @@
 //! Verifies passwords.
 //!
-//! An attempt is counted before its hash is verified, for an unknown name as for any other, and an unknown name costs the
-//! same statements and the same work, so that neither time nor limits tell who has an account.
+//! An attempt is counted, and recorded as failed, before its hash is verified, for an unknown name as for any other, and an
+//! unknown name costs the same statements and the same work, so that neither time nor limits tell who has an account. A
+//! right password takes back what was counted and recorded.
 
+use super::attempts::{self, AttemptBudget};
 use super::policy::{MAX_BYTES, NewPassword};
 use super::table::{self, Account};
-use super::{attempts::AttemptBudget, hash::unmatchable, limiter::HashLimiter};
+use super::{hash::unmatchable, limiter::HashLimiter};
 use crate::accounts::user::{self, User};
 use crate::accounts::{client::Client, device};
 use crate::base::{Backoff, Config, Rate, Result, Token};
-use crate::db::{Connection, Database, rate_limit::Key};
+use crate::db::rate_limit::{AddressLimit, Key};
+use crate::db::{Connection, DEADLINE, Database};
+use std::time::Duration;
 
 pub struct Passwords {
     db: Database,
@@ -19,6 +23,8 @@ pub struct Passwords {
     per_address: Rate,
     /// Hides typed names, which can be anything, in the table of limits.
     names_key: Vec<u8>,
+    /// How long it can take until a password was verified and acted on.
+    verified_within: Duration,
 }
 
 /// Who tries a password.
@@ -37,8 +43,9 @@ pub struct VerifiedPassword {
 }
 
 impl VerifiedPassword {
-    /// Locks the user's row and sets the counts of attempts to zero. Returns whether the password is still the same: the
-    /// user may have changed it in the meantime, in order to end what this is about to start.
+    /// Locks the user's row, sets the counts of attempts to zero and takes back that this one failed. Returns whether the
+    /// password is still the same: the user may have changed it in the meantime, in order to end what this is about to
+    /// start.
     pub async fn recheck(&self, db: &mut Connection) -> Result<bool> {
         let unchanged = user::lock(db, &self.user.id).await?.is_some()
             && table::replace(db, &self.user.id, &self.hash, &self.hash).await?;
@@ -58,6 +65,8 @@ impl Passwords {
             disable_after: config.password_disable_after,
             per_address: config.password_attempts_per_address,
             names_key,
+            // A transaction may begin in the last moment.
+            verified_within: config.handler_timeout + DEADLINE,
         }
     }
 
@@ -75,10 +84,15 @@ impl Passwords {
     /// # Errors
     /// [`crate::base::error::Error::TooMany`] after too many attempts.
     pub async fn verify(&self, source: Source<'_>, name: &str, password: &str) -> Result<Option<VerifiedPassword>> {
-        let account = self.db.read(async |db| table::find(db, name).await).await?;
+        if is_too_long(password) {
+            return Ok(None);
+        }
         let keyed = |kind| Key::keyed(&self.names_key, kind, &name.to_ascii_lowercase());
+        let typed = keyed("typed");
+        self.check_remembered(source, &typed)?;
+        let account = self.db.read(async |db| table::find(db, name).await).await?;
         let key = account.as_ref().map_or_else(|| keyed("account"), |account| Key::account(&account.user.id));
-        self.attempt(source, account, (key, Some(keyed("typed"))), password).await
+        self.attempt(source, account, (key, Some(typed)), password).await
     }
 
     /// Whether this is the password of this user, who is logged in.
@@ -91,9 +105,27 @@ impl Passwords {
         user: &User,
         password: &str,
     ) -> Result<Option<VerifiedPassword>> {
+        if is_too_long(password) {
+            return Ok(None);
+        }
+        let key = Key::account(&user.id);
+        self.check_remembered(source, &key)?;
         let hash = self.db.read(async |db| table::hash_of(db, &user.id).await).await?;
         let account = hash.map(|hash| Account { user: user.clone(), hash });
-        self.attempt(source, account, (Key::account(&user.id), None), password).await
+        self.attempt(source, account, (key, None), password).await
+    }
+
+    /// Looks, before anything is read, whether such an attempt is refused whoever it is for. A device that the user has
+    /// logged in with may have a budget of its own.
+    fn check_remembered(&self, source: Source<'_>, decides: &Key) -> Result<()> {
+        match source.device {
+            Some(_) => Ok(()),
+            None => attempts::check_remembered(&self.db.refusals, Some(&self.address_limit(source)), decides),
+        }
+    }
+
+    fn address_limit(&self, source: Source<'_>) -> AddressLimit {
+        AddressLimit::new("password", source.client.address, self.per_address)
     }
 
     async fn attempt(
@@ -105,7 +137,9 @@ impl Passwords {
     ) -> Result<Option<VerifiedPassword>> {
         let user_id = account.as_ref().map(|account| &*account.user.id);
         let mut budget = self.budget(source, user_id, keys).await?;
-        self.db.write_relaxed(async |db| budget.spend(db, user_id).await).await?;
+        budget.check(&self.db).await?;
+        let spend = async |db: &mut Connection| budget.spend(db, user_id, source.client, self.verified_within).await;
+        self.db.write_relaxed(spend).await?;
 
         let accepts = budget.accepts(self.disable_after);
         let hash = match self.match_or_upgrade(account.as_ref(), accepts, password).await {
@@ -115,11 +149,8 @@ impl Passwords {
                 return Err(error);
             }
         };
-        if let (Some(account), Some(hash)) = (&account, hash) {
-            return Ok(Some(VerifiedPassword { user: account.user.clone(), hash, budget }));
-        }
-        self.db.write(async |db| budget.record_failure(db, user_id, source.client).await).await?;
-        Ok(None)
+        let verified = account.zip(hash);
+        Ok(verified.map(|(Account { user, .. }, hash)| VerifiedPassword { user, hash, budget }))
     }
 
     async fn budget(
@@ -137,10 +168,7 @@ impl Passwords {
         };
         Ok(match device {
             Some(id) => AttemptBudget::of_device(&id, self.backoff),
-            None => {
-                let address = Key::address("password", source.client.address);
-                AttemptBudget::of_account(account, typed, (address, self.per_address), self.backoff)
-            }
+            None => AttemptBudget::of_account(account, typed, self.address_limit(source), self.backoff),
         })
     }
 
@@ -152,9 +180,6 @@ impl Passwords {
         accepts: bool,
         password: &str,
     ) -> Result<Option<String>> {
-        if password.len() > MAX_BYTES {
-            return Ok(None);
-        }
         let mut hash = account.map_or_else(|| unmatchable(self.limiter.iterations), |account| account.hash.clone());
         loop {
             let new = self.limiter.verify(password, &hash, accepts).await?;
@@ -169,6 +194,12 @@ impl Passwords {
             }
         }
     }
+}
+
+/// Nobody can have such a password. It is refused before anybody is looked up, so it is no guess to be counted, and the
+/// answer is the same for every name.
+fn is_too_long(password: &str) -> bool {
+    password.len() > MAX_BYTES
 }
 
 #[cfg(test)]
@@ -206,9 +237,107 @@ mod tests {
                 assert!(unavailable(&verify(&app, &login, "ada", "not the password").await));
             }
             assert_eq!(app.count("select count(*) from limits where count > 0").await, 0);
+            assert_eq!(app.count(FAILURES).await, 0);
         };
         let ((first, second), ()) = tokio::join!(full, refused);
         assert!(first.is_ok() && second.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_has_to_wait_is_told_so_at_once_whoever_else_is_writing() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let (id, login) = (app.user("ada").await, app.login().await);
+        for _ in 0..5 {
+            assert!(verify(&app, &login, "ada", "not the password").await.unwrap().is_none());
+        }
+        let (busy, done) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
+        let writing = app.app.db.write(async |db| {
+            user::lock(db, &id).await?;
+            busy.notify_one();
+            done.notified().await;
+            Ok(())
+        });
+        let refused = async {
+            busy.notified().await;
+            let answer = verify(&app, &login, "ada", PASSWORD);
+            let answer = tokio::time::timeout(Duration::from_secs(1), answer).await;
+            done.notify_one();
+            answer
+        };
+        let (written, refused) = tokio::join!(writing, refused);
+        written.unwrap();
+        assert!(matches!(refused.expect("it waited"), Err(Error::TooMany(_))));
+    }
+
+    const FAILURES: &str =
+        "select count(*) from events e join users u on u.id = e.user_id where kind = 'log_in_failed'";
+    const THROTTLED: &str = "select count(*) from events e join users u on u.id = e.user_id where kind = 'throttled'";
+    const NOTICES: &str = "select count(*) from mails where kind = 'notice'";
+
+    /// An app where passwords wait to be verified for two seconds from now, and Ada has an address.
+    async fn busy_app(wait: &str) -> (TestApp, tokio::task::JoinHandle<()>) {
+        let app = TestApp::with_env(&[("HASH_JOBS", "1"), ("HASH_WAIT", wait)], Routes::new()).await;
+        app.person("ada").await;
+        app.confirm_address("ada", "ada@example.com").await;
+        let running = app.app.clone();
+        let busy = tokio::spawn(async move {
+            let slow = || std::thread::sleep(Duration::from_secs(2));
+            running.passwords.limiter.run(slow).await.unwrap();
+        });
+        // Until it has begun.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        (app, busy)
+    }
+
+    #[tokio::test]
+    async fn guesses_that_are_cut_off_are_recorded_and_the_owner_is_notified() {
+        let (app, _busy) = busy_app("10s").await;
+        let login = app.login().await;
+        for number in 1..=7 {
+            let cut = tokio::time::timeout(Duration::from_millis(250), verify(&app, &login, "ada", "guess")).await;
+            assert_eq!(cut.is_err(), number <= 5, "guess {number}");
+        }
+        assert_eq!((app.count(FAILURES).await, app.count(THROTTLED).await, app.count(NOTICES).await), (5, 1, 1));
+    }
+
+    #[tokio::test]
+    async fn while_the_right_password_is_verified_nobody_is_notified_and_then_nothing_is_left() {
+        let (app, busy) = busy_app("10s").await;
+        let login = app.login().await;
+        busy.await.unwrap();
+        for _ in 1..=4 {
+            assert!(verify(&app, &login, "ada", "not the password").await.unwrap().is_none());
+        }
+        let slow = async { app.app.passwords.limiter.run(|| std::thread::sleep(Duration::from_secs(1))).await };
+        let right = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let verified = verify(&app, &login, "ada", PASSWORD).await.unwrap().expect("the password is right");
+            app.app.db.write(async |db| verified.recheck(db).await).await
+        };
+        let outbox = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert_eq!((app.count(THROTTLED).await, app.mails().await.len()), (1, 0));
+        };
+        let (_, rechecked, ()) = tokio::join!(slow, right, outbox);
+        assert!(rechecked.unwrap());
+        assert_eq!((app.count(FAILURES).await, app.count(THROTTLED).await), (4, 0));
+        app.execute("update mails set due_at = 0").await;
+        assert_eq!((app.mails().await.len(), app.count(NOTICES).await), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_was_not_verified_but_still_counts_is_still_recorded() {
+        let (app, _busy) = busy_app("1s").await;
+        let login = app.login().await;
+        let second = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            verify(&app, &login, "ada", "not the password").await
+        };
+        let answers = tokio::join!(verify(&app, &login, "ada", "not the password"), second);
+        assert!(unavailable(&answers.0) && unavailable(&answers.1));
+        assert_eq!(app.count("select max(count) from limits").await, app.count(FAILURES).await);
+        assert_eq!(app.count(FAILURES).await, 1);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use super::relying_party::{TIMEOUT, not_good, relying_party};
 use crate::accounts::stored_token::{self, NewToken};
 use crate::accounts::{Session, User};
 use crate::base::{Rate, Result, Token};
-use crate::db::rate_limit::{self, Key};
+use crate::db::rate_limit::AddressLimit;
 use crate::web::{App, Json, Login, cookie};
 use anyhow::Context;
 use axum::http::HeaderMap;
@@ -108,8 +108,10 @@ async fn store(
         data: Some(&state),
         ..NewToken::default()
     };
+    let limit = AddressLimit::new("passkey", login.client.address, CHALLENGES);
+    limit.check_remembered(&app.db.refusals)?;
     let stored = app.db.write_relaxed(async |db| {
-        rate_limit::take(db, &Key::address("passkey", login.client.address), CHALLENGES).await?;
+        limit.take(db).await?;
         stored_token::insert(db, &Sha256::digest(challenge), new).await
     });
     stored.await?;

@@ -356,7 +356,9 @@ mod tests {
         }
         // While it asks, another is free every 0.9 s.
         assert!((200..300).contains(&allowed), "{allowed}");
+        let before = app.statements();
         post(&visitor, START, &json!({})).await.assert_status(429);
+        assert_eq!(app.statements(), before, "it is refused again without a statement");
     }
 
     #[tokio::test]

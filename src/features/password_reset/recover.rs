@@ -193,7 +193,10 @@ mod tests {
         for name in ["bob", "eve", "a b"] {
             submit(&app, name, &codes[0]).await.assert_status(422);
         }
-        let (known, unknown) = (submit(&app, "ada", &codes[0]).await, submit(&app, "nobody", "").await);
+        let known = submit(&app, "ada", &codes[0]).await;
+        let before = app.statements();
+        let unknown = submit(&app, "nobody", "").await;
+        assert_eq!(app.statements(), before, "it is refused again without a statement");
         known.assert_status(429).assert_header("retry-after", "1200");
         assert_eq!((known.status, known.text()), (unknown.status, unknown.text()));
         // Passwords have a count of their own.

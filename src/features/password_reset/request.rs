@@ -137,6 +137,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_link_is_mailed_when_the_other_mails_of_the_day_are_used_up() {
+        let app = TestApp::with_env(&[("MAILS_PER_DAY", "10")], Routes::new()).await;
+        app.person("ada").await;
+        app.confirm_address("ada", ADA).await;
+        for _ in 0..12 {
+            let queue = async |db: &mut Connection| outbox::queue(db, "test", None, ADA, "").await;
+            app.app.db.write(queue).await.unwrap();
+        }
+        assert_eq!(app.mails().await.len(), 9);
+        request(&app, ADA).await.assert_redirect(REQUEST);
+        assert_eq!(links_to(&app, ADA).await, 1);
+        assert_eq!(app.mails().await.len(), 10);
+    }
+
+    #[tokio::test]
     async fn the_owner_of_the_address_gets_a_mail_that_says_for_which_account_and_for_how_long() {
         let app = TestApp::new().await;
         app.person("ada").await;
@@ -253,6 +268,9 @@ mod tests {
         }
         let refused = request(&app, "eve@example.com").await;
         refused.assert_status(429).assert_header("retry-after", "1800");
+        let before = app.statements();
+        request(&app, "eve@example.com").await.assert_status(429);
+        assert_eq!(app.statements(), before, "it is refused again without a statement");
         assert_eq!(app.count("select count(*) from mails").await, 2);
     }
 
