@@ -35,6 +35,8 @@ pub struct Config {
     pub mail_from: Mailbox,
     pub mails_per_account: Rate,
     pub mails_per_address: Rate,
+    /// `None` is no limit.
+    pub mails_per_day: Option<u32>,
     /// How long the links in mails work.
     pub reset_lifetime: Duration,
     pub verify_lifetime: Duration,
@@ -63,7 +65,13 @@ pub struct Config {
     pub hash_wait: Duration,
     /// Bytes a request's body may have.
     pub body_limit: usize,
+    /// The most connections at once, in all and from one network.
+    pub connections: usize,
+    pub connections_per_address: usize,
+    /// How long a client may take from the first byte of a request's head to its end, or to say anything at all.
     pub head_timeout: Duration,
+    /// How long a connection may be idle after an answer.
+    pub keep_alive: Duration,
     pub body_timeout: Duration,
     pub handler_timeout: Duration,
     pub drain_timeout: Duration,
@@ -97,6 +105,10 @@ impl Config {
             mail_from: parse_sender(env.text("MAIL_FROM"), site_name, &site)?,
             mails_per_account: env.rate("MAILS_PER_ACCOUNT", "3/1h")?,
             mails_per_address: env.rate("MAILS_PER_ADDRESS", "10/1h")?,
+            mails_per_day: match env.text("MAILS_PER_DAY") {
+                None | Some("off") => None,
+                Some(_) => Some(env.number("MAILS_PER_DAY", 1, 1..=1_000_000_000)?),
+            },
             reset_lifetime: env.duration("RESET_LIFETIME", "15m")?,
             verify_lifetime: env.duration("VERIFY_LIFETIME", "24h")?,
             undo_lifetime: env.duration("UNDO_LIFETIME", "7d")?,
@@ -124,7 +136,10 @@ impl Config {
             hash_queue: env.number("HASH_QUEUE", 64, 1..=1_000_000)?,
             hash_wait: env.duration("HASH_WAIT", "2s")?,
             body_limit: env.number("BODY_LIMIT", 64 * 1024, 1..=1 << 30)?,
+            connections: env.number("CONNECTIONS", 10_000, 1..=1_000_000)?,
+            connections_per_address: env.number("CONNECTIONS_PER_ADDRESS", 512, 1..=1_000_000)?,
             head_timeout: env.duration("HEAD_TIMEOUT", "10s")?,
+            keep_alive: env.duration("KEEP_ALIVE", "75s")?,
             body_timeout: env.duration("BODY_TIMEOUT", "10s")?,
             handler_timeout: env.duration("HANDLER_TIMEOUT", "10s")?,
             drain_timeout: env.duration("DRAIN_TIMEOUT", "15s")?,

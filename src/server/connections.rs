@@ -1,22 +1,29 @@
 //! Accepts connections and answers their requests.
 
+use super::activity::{AnswerBody, RequestBody};
+use super::connection_limits::{ConnectionLimits, OpenConnection};
+use super::pace::Pace;
 use super::site::Site;
+use super::socket::Socket;
 use crate::base::Config;
 use anyhow::{Context, Result};
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use axum::http::StatusCode;
+use axum::http::header::{CONNECTION, HeaderValue};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
-use tokio_io_timeout::TimeoutStream;
 
 /// Binds the socket. With `PORT=0`, fills in the port that was assigned.
 ///
@@ -24,7 +31,7 @@ use tokio_io_timeout::TimeoutStream;
 /// When the port is taken, or this user may not use it.
 pub async fn bind(config: &mut Config) -> Result<TcpListener> {
     let address = SocketAddr::new(config.host, config.port);
-    let listener = TcpListener::bind(address).await.with_context(|| {
+    let listener = listen(address).with_context(|| {
         format!("cannot listen on {address}; set PORT to another port, or stop what is using this one")
     })?;
     if !config.base_url_given {
@@ -34,6 +41,39 @@ pub async fn bind(config: &mut Config) -> Result<TcpListener> {
     Ok(listener)
 }
 
+/// How many connections the system keeps for the server until it accepts them.
+const BACKLOG: u32 = 4_096;
+
+/// Bytes of an answer that the system keeps for a client.
+const SEND_BUFFER: u32 = 128 * 1024;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As the standard library does: a site that restarts gets its port back at once.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    // The system's own buffers can take megabytes, of which a slow reader would leave room for the next bytes too seldom.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Raises the limit of open files and sockets as far as the system allows, and returns it.
+fn raise_file_limit() -> Option<usize> {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+        getrlimit(Resource::Nofile).current.map(|files| files as usize)
+    }
+    #[cfg(not(unix))]
+    None
+}
+
+/// The longest head that hyper reads. What is longer gets an answer without a page.
+const LONGEST_HEAD: usize = 64 * 1024;
+
 /// Answers requests until `stop`, then finishes those under way, for at most `DRAIN_TIMEOUT`.
 ///
 /// # Errors
@@ -41,11 +81,15 @@ pub async fn bind(config: &mut Config) -> Result<TcpListener> {
 pub async fn serve(site: &Site, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<()> {
     let config = &site.app.config;
     let mut http = http1::Builder::new();
-    // Without a timer hyper waits forever for a request's head. This one also closes idle connections.
-    http.timer(TokioTimer::new()).header_read_timeout(config.head_timeout);
+    // The deadlines are those of the socket. hyper has one timer for idle connections and slow heads.
+    http.header_read_timeout(None).max_buf_size(LONGEST_HEAD);
     let (stopping, _) = watch::channel(false);
-    let accept = |stream: TcpStream, peer: SocketAddr| {
-        tokio::spawn(serve_connection(site.clone(), http.clone(), stream, peer, stopping.subscribe()));
+    let limits = Arc::new(ConnectionLimits::new(config, raise_file_limit()));
+    let pace = Arc::new(Pace::new());
+    let accept = async |stream: TcpStream, peer: SocketAddr| {
+        let Some(connection) = limits.admit(peer.ip()).await else { return };
+        let client = (stream, peer, connection);
+        tokio::spawn(serve_connection(site.clone(), http.clone(), client, pace.clone(), stopping.subscribe()));
     };
 
     let mut stop = pin!(stop);
@@ -55,7 +99,7 @@ pub async fn serve(site: &Site, listener: TcpListener, stop: impl Future<Output 
             () = &mut stop => break,
         };
         match accepted {
-            Ok((stream, peer)) => accept(stream, peer),
+            Ok((stream, peer)) => accept(stream, peer).await,
             Err(error) => {
                 // Out of file descriptors, most likely: they come back when connections end.
                 tracing::warn!("a connection could not be accepted: {error}");
@@ -65,27 +109,34 @@ pub async fn serve(site: &Site, listener: TcpListener, stop: impl Future<Output 
     }
     // Clients that had connected before the stop are served too.
     let listener = listener.into_std().context("the socket cannot be released")?;
-    while let Ok((stream, peer)) = listener.accept() {
-        stream.set_nonblocking(true)?;
-        accept(TcpStream::from_std(stream)?, peer);
-    }
+    let last = async {
+        while let Ok((stream, peer)) = listener.accept() {
+            if let (Ok(()), Ok(stream)) = (stream.set_nonblocking(true), TcpStream::from_std(stream)) {
+                accept(stream, peer).await;
+            }
+        }
+    };
+    let _ = timeout(GRACE_PERIOD, last).await;
     drop(listener);
     tracing::info!("stopping; {} connections are open", stopping.receiver_count());
     stopping.send_replace(true);
-    timeout(config.drain_timeout, stopping.closed())
-        .await
-        .context("some requests were still under way after DRAIN_TIMEOUT")
+    let finished = async {
+        stopping.closed().await;
+        site.app.tasks.finished().await;
+    };
+    timeout(config.drain_timeout, finished).await.context("some requests were still under way after DRAIN_TIMEOUT")
 }
 
 /// Serves one connection, until one side ends it or, after the stop, until it has nothing under way.
 async fn serve_connection(
     site: Site,
     http: http1::Builder,
-    stream: TcpStream,
-    peer: SocketAddr,
+    (stream, peer, connection): (TcpStream, SocketAddr, OpenConnection),
+    pace: Arc<Pace>,
     mut stopping: watch::Receiver<bool>,
 ) {
     let config = &site.app.clone().config;
+    let activity = connection.activity.clone();
     // An answer is written whole: waiting to fill a packet would only delay it.
     let _ = stream.set_nodelay(true);
     // When it is told to stop, hyper closes connections that it has read nothing from, even if a whole request has
@@ -94,27 +145,49 @@ async fn serve_connection(
         stop(&mut stopping).await;
         sleep(GRACE_PERIOD).await;
     };
+    activity.wait();
     tokio::select! {
+        biased;
         _ = stream.readable() => {}
         () = sleep(config.head_timeout) => return,
+        () = activity.closed() => return,
         () = stopped => return,
     }
+    let requests = activity.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        let site = site.clone();
+        let (site, requests, pace) = (site.clone(), requests.clone(), pace.clone());
+        let answering = requests.answering();
         request.extensions_mut().insert(ConnectInfo(peer));
-        async move { Ok::<_, Infallible>(site.answer(request.map(Body::new)).await) }
+        async move {
+            if requests.received() == 0 {
+                // It came together with the one before it. Those who sent theirs in the meantime come first.
+                yield_now().await;
+            }
+            let request = request.map(|body| Body::new(RequestBody::new(body, requests.clone())));
+            let mut response = site.answer(request).await;
+            if matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+                // Meanwhile others may have the connection's place.
+                requests.stall();
+                pace.wait().await;
+                requests.proceed();
+            }
+            if requests.memory() > 0 {
+                // It is given back when the connection ends.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response.map(|body| AnswerBody { body, answering }))
+        }
     });
-    // A client that does not read an answer is disconnected, like one that does not send a request.
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(config.head_timeout));
-    let mut connection = pin!(http.serve_connection(TokioIo::new(Box::pin(stream)), service));
+    let socket = Socket::new(stream, &connection, config);
+    let mut http = pin!(http.serve_connection(TokioIo::new(socket), service));
     // A client that disconnects or is too slow ends here; there is nobody left to tell.
     tokio::select! {
         biased;
-        _ = connection.as_mut() => {}
+        _ = http.as_mut() => {}
+        () = activity.closed() => {}
         () = stop(&mut stopping) => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+            http.as_mut().graceful_shutdown();
+            let _ = http.await;
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::features::Feature;
 use crate::mail::Outbox;
 use crate::web::app::{FeatureParts, Parts};
 use crate::web::error_pages::{self, ErrorContext};
+use crate::web::request_tasks::RequestTasks;
 use crate::web::{App, AuthState, Routes, factors, security, templates::Templates};
 use anyhow::Result;
 use axum::Router;
@@ -38,6 +39,7 @@ impl Site {
             templates,
             sessions: Sessions::start(&config, &db),
             passwords: Passwords::new(&config, &db, [salt, secret_key.into_bytes()].concat()),
+            tasks: RequestTasks::default(),
             seals,
             features,
             config,

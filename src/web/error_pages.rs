@@ -1,12 +1,12 @@
-//! Turns errors into answers, and puts a page on every error that has none.
+//! FairSemaphore errors into answers, and puts a page on every error that has none.
 //!
 //! An error travels up without a body. [`run`] gives it one, wherever it comes from: a handler, a check, or the router for an
 //! unknown path.
 
 use super::templates::{Template, Theme, files};
-use super::{app::App, flash, format, page::theme, redirect::redirect};
+use super::{app::App, client::requester, flash, format, page::theme, redirect::redirect};
 use crate::base::{Error, random};
-use crate::db::database::count_statements;
+use crate::db::request::{self, Requester};
 use anyhow::anyhow;
 use axum::Extension;
 use axum::body::Body;
@@ -59,9 +59,10 @@ impl IntoResponse for Error {
     }
 }
 
-/// What an error page needs to know about the request, which is gone by then.
+/// What is known of a request before it is answered, and what an error page needs of it.
 pub struct ErrorContext {
     id: String,
+    sender: Requester,
     method: Method,
     theme: Theme,
     is_api: bool,
@@ -71,6 +72,7 @@ impl ErrorContext {
     pub fn new(app: &App, request: &Request) -> ErrorContext {
         ErrorContext {
             id: next_request_id(),
+            sender: requester(&app.config, request),
             method: request.method().clone(),
             theme: theme(&app.config, request.headers()),
             is_api: request.uri().path().starts_with("/api/"),
@@ -90,7 +92,7 @@ fn next_request_id() -> String {
 pub async fn run(app: &App, context: ErrorContext, rest: impl Future<Output = Response>) -> Response {
     let span = tracing::error_span!("request", id = %context.id);
     let started = Instant::now();
-    let rest = count_statements(AssertUnwindSafe(rest).catch_unwind()).instrument(span.clone());
+    let rest = request::run(context.sender, AssertUnwindSafe(rest).catch_unwind()).instrument(span.clone());
     let (answered, statements) = rest.await;
     let mut response = answered.unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<String>().map(String::as_str);
@@ -153,8 +155,7 @@ fn put_page(app: &App, context: ErrorContext, response: &mut Response) {
         // The rest of the body is not wanted.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let wait = headers.get(RETRY_AFTER).filter(|_| status == StatusCode::TOO_MANY_REQUESTS);
-    let wait = wait.and_then(|seconds| seconds.to_str().ok()?.parse().ok()).map(format::in_minutes);
+    let wait = headers.get(RETRY_AFTER).and_then(|seconds| seconds.to_str().ok()?.parse().ok()).map(format::from_now);
     let (kind, text) = if context.is_api {
         problem(status)
     } else {
@@ -221,10 +222,14 @@ fn words(status: StatusCode) -> (&'static str, &'static str) {
         413 => ("That is too much", "What you sent is larger than we can take. Please shorten it and try again."),
         415 => ("We cannot read that kind", "Forms arrive here as browsers send them; this came in another format."),
         421 => ("Not this site", "This server does not answer for the name in the address."),
+        431 => (
+            "That is too much",
+            "Your browser sent more than we can take along with its request. Deleting this site's cookies may help.",
+        ),
         429 => ("Slow down a little", "There were many attempts in a short time, by you or by somebody else."),
         503 => (
             "Busy just now",
-            "We could not get to your request in time. Please try again in a moment; nothing is lost.",
+            "We could not finish your request in time. If you were changing something, please look whether it was done.",
         ),
         500.. => ("Something broke", "It is our fault, not yours, and it has been noted. Please try again in a while."),
         _ => ("That did not work", "Your request could not be answered. Please go back and try again."),
@@ -271,7 +276,7 @@ mod tests {
     #[test]
     fn the_error_page_renders_with_and_without_a_fault() {
         let request_id = || Some("0190".to_string());
-        for (request_id, wait) in [(None, None), (request_id(), None), (None, Some(format::in_minutes(61)))] {
+        for (request_id, wait) in [(None, None), (request_id(), None), (None, Some(format::from_now(61)))] {
             check(&[ErrorPage { title: "Busy", words: "Try again.", request_id, wait }]);
         }
     }

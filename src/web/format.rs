@@ -35,11 +35,16 @@ pub fn duration(duration: Duration) -> String {
     format!("{} {unit}", seconds / length)
 }
 
-/// A time from now, in whole minutes.
-pub fn in_minutes(seconds: u64) -> String {
+/// A time so many seconds from now, in whole minutes, hours or days.
+pub fn from_now(seconds: u64) -> String {
+    if seconds <= 5 {
+        return "in a few seconds".into();
+    }
     match seconds.div_ceil(60) {
         0 | 1 => "in a minute".into(),
-        minutes => format!("in {minutes} minutes"),
+        minutes @ ..=120 => format!("in {minutes} minutes"),
+        minutes @ ..=2880 => format!("in {} hours", minutes.div_ceil(60)),
+        minutes => format!("in {} days", minutes.div_ceil(1440)),
     }
 }
 
@@ -73,8 +78,24 @@ mod tests {
         ] {
             assert_eq!(duration(Duration::from_secs(seconds)), words);
         }
-        let minutes = [0, 60, 61, 3_600].map(in_minutes);
-        assert_eq!(minutes, ["in a minute", "in a minute", "in 2 minutes", "in 60 minutes"]);
+    }
+
+    #[test]
+    fn a_wait_is_never_shown_shorter_than_it_is() {
+        for (seconds, words) in [
+            (0, "in a few seconds"),
+            (5, "in a few seconds"),
+            (6, "in a minute"),
+            (60, "in a minute"),
+            (61, "in 2 minutes"),
+            (7_200, "in 120 minutes"),
+            (7_201, "in 3 hours"),
+            (2 * 86_400, "in 48 hours"),
+            (2 * 86_400 + 1, "in 3 days"),
+            (10 * 86_400, "in 10 days"),
+        ] {
+            assert_eq!(from_now(seconds), words);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod list;
 pub mod login;
 pub mod page;
 pub mod redirect;
+pub mod request_tasks;
 pub mod routes;
 pub mod security;
 pub mod templates;

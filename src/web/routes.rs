@@ -5,10 +5,9 @@
 use super::auth::AuthState;
 use super::{
     app::App, assets, error_pages::RoutePattern, factors, form::parse_query, format::url_encode, login,
-    redirect::LocalPath, security::own_referer,
+    redirect::LocalPath, request_tasks, security::own_referer,
 };
 use crate::base::{Error, Result};
-use anyhow::anyhow;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::handler::Handler;
@@ -18,7 +17,7 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Extension, Router};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use serde::Deserialize;
 use std::pin::Pin;
@@ -43,6 +42,8 @@ pub struct Route {
     pub method: Method,
     pub path: &'static str,
     pub access: Access,
+    /// See [`Routes::bounded_by`].
+    pub bound: Option<&'static str>,
     handler: MethodRouter<App>,
 }
 
@@ -80,7 +81,16 @@ impl Routes {
     }
 
     fn add(mut self, method: Method, path: &'static str, access: Access, handler: MethodRouter<App>) -> Routes {
-        self.0.push(Route { method, path, access, handler });
+        self.0.push(Route { method, path, access, bound: None, handler });
+        self
+    }
+
+    /// Says what keeps the route before it from filling the database, if it may add rows again and again: a quota, or what
+    /// each costs. Any other POST must have a limit, which a test of `features` finds out.
+    pub fn bounded_by(mut self, bound: &'static str) -> Routes {
+        if let Some(route) = self.0.last_mut() {
+            route.bound = Some(bound);
+        }
         self
     }
 
@@ -108,16 +118,15 @@ impl<H: Handler<T, App>, T: 'static> Handler<T, App> for Authorized<H> {
         Box::pin(async move {
             let limit = app.config.handler_timeout;
             let response = match admit(&app, self.access, request).await {
-                Ok(request) => timeout(limit, self.handler.call(request, app)).await.unwrap_or_else(|_| too_slow()),
-                Err(refusal) => refusal.into_response(),
+                Ok(request) if is_read(request.method()) => {
+                    timeout(limit, self.handler.call(request, app)).await.map_err(|_| request_tasks::too_slow())
+                }
+                Ok(request) => app.clone().tasks.run(limit, self.handler.call(request, app)).await,
+                Err(refusal) => Err(refusal),
             };
             (Extension(RoutePattern(self.path)), response).into_response()
         })
     }
-}
-
-fn too_slow() -> Response {
-    Error::Unavailable(anyhow!("the handler took longer than HANDLER_TIMEOUT")).into_response()
 }
 
 /// Checks declared size and access and reads the body: in this order.
@@ -149,14 +158,28 @@ fn declared_size(headers: &HeaderMap) -> u64 {
 
 /// Reads the body whole, so that a handler's time begins when it has all it needs.
 async fn read_body(app: &App, body: Body) -> Result<Bytes> {
-    let limited = Limited::new(body, app.config.body_limit).collect();
-    let read = timeout(app.config.body_timeout, limited).await;
-    let read = read.map_err(|_| Error::Refused(StatusCode::REQUEST_TIMEOUT))?;
-    let read = read.map_err(|error| {
-        let too_large = error.is::<LengthLimitError>();
-        Error::Refused(if too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST })
-    })?;
-    Ok(read.to_bytes())
+    let read = timeout(app.config.body_timeout, collect(body, app.config.body_limit)).await;
+    read.map_err(|_| Error::Refused(StatusCode::REQUEST_TIMEOUT))?
+}
+
+/// How many small pieces a body may come in. No client sends a form in so many, and each costs time.
+const MOST_PIECES: usize = 4_096;
+
+/// Copies the body into one buffer, because a body of many small pieces takes many times its size.
+async fn collect(mut body: Body, limit: usize) -> Result<Bytes> {
+    let (mut bytes, mut pieces) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        pieces += 1;
+        if pieces > MOST_PIECES + limit / 1024 {
+            return Err(Error::MALFORMED);
+        }
+        let Ok(data) = frame.map_err(|_| Error::MALFORMED)?.into_data() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(Error::Refused(StatusCode::PAYLOAD_TOO_LARGE));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.into())
 }
 
 /// # Errors
@@ -171,7 +194,7 @@ async fn check_access(app: &App, access: Access, parts: &mut Parts) -> Result<()
             }
             None => Err(Error::Redirect(app.features.login_path.ok_or(Error::NOT_FOUND)?.into())),
         },
-        Access::Guest if !is_read(parts) => Ok(()),
+        Access::Guest if !is_read(&parts.method) => Ok(()),
         Access::Guest => match AuthState::of(parts).session().await? {
             None => Ok(()),
             Some(session) => {
@@ -197,13 +220,14 @@ async fn check_access(app: &App, access: Access, parts: &mut Parts) -> Result<()
     }
 }
 
-fn is_read(parts: &Parts) -> bool {
-    matches!(parts.method, Method::GET | Method::HEAD)
+/// Whether a request of this method changes nothing.
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// The page to come back to. A form is not sent again after a detour, so the way back leads to the page it was on.
 fn origin(app: &App, parts: &Parts) -> Option<String> {
-    match is_read(parts) {
+    match is_read(&parts.method) {
         true => parts.uri.path_and_query().map(|path| path.as_str().to_string()),
         false => own_referer(&app.config, &parts.headers),
     }
@@ -347,6 +371,20 @@ mod tests {
         answer.assert_status(413).assert_header("connection", "close").assert_contains("too much");
         let fits = format!("next={}", "x".repeat(64 * 1024 - 5));
         app.visitor().send(Method::POST, "/guest", &headers[..1], fits).await.assert_status(200);
+    }
+
+    #[tokio::test]
+    async fn a_body_may_come_in_many_pieces_but_not_in_tens_of_thousands() {
+        let app = app().await;
+        let send = async |length: usize| {
+            let text = format!("next={}", "x".repeat(length));
+            let bytes = text.into_bytes().into_iter().map(|byte| Ok::<_, std::io::Error>(Bytes::from(vec![byte])));
+            let body = Body::from_stream(futures_util::stream::iter(bytes.collect::<Vec<_>>()));
+            let headers = [("content-type", "application/x-www-form-urlencoded")];
+            app.visitor().send(Method::POST, "/guest", &headers, body).await
+        };
+        send(4_000).await.assert_status(200);
+        send(60_000).await.assert_status(400);
     }
 
     #[tokio::test]

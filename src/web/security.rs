@@ -42,13 +42,17 @@ pub fn add_headers(config: &Config, response: &mut Response) {
     }
 }
 
-/// Refuses requests for another host (421) and from another site (403). In production the paths in `any_host` are answered
-/// under any name, because load balancers ask by address.
+/// Refuses requests with too long a head (431), for another host (421) and from another site (403). In production the paths
+/// in `any_host` are answered under any name, because load balancers ask by address. Heads that hyper itself refuses do not
+/// come this far.
 ///
 /// # Errors
 /// The refusal.
 pub fn check(config: &Config, any_host: &[&str], request: &Request) -> Result<()> {
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    if head_size(uri, headers) > LONGEST_HEAD {
+        return Err(Error::Refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+    }
     if !has_own_host(config, uri, headers) && (config.development() || !any_host.contains(&uri.path())) {
         return Err(Error::Refused(StatusCode::MISDIRECTED_REQUEST));
     }
@@ -56,6 +60,16 @@ pub fn check(config: &Config, any_host: &[&str], request: &Request) -> Result<()
         return Err(Error::Refused(StatusCode::FORBIDDEN));
     }
     Ok(())
+}
+
+/// Bytes that a request's head may have.
+const LONGEST_HEAD: usize = 32 * 1024;
+
+fn head_size(uri: &Uri, headers: &HeaderMap) -> usize {
+    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    // A colon, a space and the end of the line.
+    let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    path + headers.iter().map(line).sum::<usize>()
 }
 
 fn has_own_host(config: &Config, uri: &Uri, headers: &HeaderMap) -> bool {

@@ -30,6 +30,7 @@ use sqlx::{AssertSqlSafe, Connection as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::process::Command;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -126,6 +127,13 @@ impl Server {
         [0; 2].map(|_| Server::spawn(database, settings)).map(Starting::ready)
     }
 
+    /// As [`Server::on`]. It may have only so many files and sockets open.
+    #[track_caller]
+    pub fn on_with_files(files: usize, database: &Database, settings: &[(&str, &str)]) -> Server {
+        let settings = [&TEST_SETTINGS[..], &[("DATABASE_URL", &*database.url)], settings].concat();
+        Starting::by(&settings, |command| process::with_file_limit(files, &command)).ready()
+    }
+
     /// With no settings but these.
     #[track_caller]
     pub fn with_only(settings: &[(&str, &str)]) -> Server {
@@ -165,8 +173,13 @@ pub struct Starting {
 
 impl Starting {
     fn with(settings: &[(&str, &str)]) -> Starting {
+        Starting::by(settings, |command| command)
+    }
+
+    /// By the command that `change` makes of the usual one.
+    fn by(settings: &[(&str, &str)], change: impl FnOnce(Command) -> Command) -> Starting {
         let folder = tempfile::tempdir().unwrap();
-        let process = Process::start(&mut latchkey(folder.path(), &[], settings));
+        let process = Process::start(&mut change(latchkey(folder.path(), &[], settings)));
         let port = settings.iter().rfind(|(name, _)| *name == "PORT");
         Starting { process, folder, port: port.map_or(0, |(_, port)| port.parse().unwrap()) }
     }

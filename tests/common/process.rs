@@ -1,8 +1,9 @@
 //! A process that a test has started, and its output.
 
+use rustix::io::ioctl_fionbio;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::{PipeReader, Read, Write, pipe};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -13,6 +14,15 @@ pub fn latchkey(folder: &Path, arguments: &[&str], settings: &[(&str, &str)]) ->
     let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
     command.args(arguments).current_dir(folder).env_clear().envs(settings.iter().copied());
     command
+}
+
+/// As [`latchkey`], and it may have only so many files and sockets open.
+pub fn with_file_limit(files: usize, command: &Command) -> Command {
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &format!("ulimit -n {files} && exec \"$0\"")]).arg(command.get_program());
+    limited.current_dir(command.get_current_dir().unwrap()).env_clear();
+    limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited
 }
 
 /// Runs a command to its end, with this on its standard input.
@@ -87,8 +97,36 @@ impl Process {
         Process { child, stdout, stderr, readers }
     }
 
+    /// Gives it, as standard output and standard error, a pipe that is full. Nobody reads it before [`Process::read`].
+    pub fn start_unread(command: &mut Command) -> (Process, PipeReader) {
+        let (reader, mut writer) = pipe().unwrap();
+        ioctl_fionbio(&writer, true).unwrap();
+        for size in [4096, 1] {
+            while writer.write_all(&vec![b'\n'; size]).is_ok() {}
+        }
+        ioctl_fionbio(&writer, false).unwrap();
+        command.stdin(Stdio::null()).stdout(writer.try_clone().unwrap()).stderr(writer);
+        let child = command.spawn().unwrap();
+        // The command has the other ends of the pipe until it is given others.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        (Process { child, stdout: Arc::default(), stderr: Arc::default(), readers: Vec::new() }, reader)
+    }
+
+    /// From now on everything that it writes is read.
+    pub fn read(&mut self, pipe: PipeReader) {
+        self.readers.push(keep(pipe, Arc::clone(&self.stdout)));
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// The most memory that it has had so far, in KiB.
+    #[cfg(target_os = "linux")]
+    pub fn peak_memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim_end_matches("kB").trim().parse().unwrap()
     }
 
     pub fn has_ended(&mut self) -> bool {

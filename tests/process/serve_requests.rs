@@ -51,7 +51,7 @@ fn replies(server: &Server, bytes: &str) -> (String, Vec<u16>) {
 
 #[test]
 fn a_request_that_could_be_read_in_two_ways_never_hides_a_second_one() {
-    let server = Server::start(&[("HEAD_TIMEOUT", "1s"), ("BODY_TIMEOUT", "1s")]);
+    let server = Server::start(&[("KEEP_ALIVE", "1s"), ("HEAD_TIMEOUT", "1s"), ("BODY_TIMEOUT", "1s")]);
     let two = format!("{HOME}{HOME}");
     let (all, statuses) = replies(&server, &two);
     assert_eq!(statuses, [200, 200], "two are not seen as two: {all}");

@@ -1,0 +1,208 @@
+//! What a connection is doing: whether a request is in hand, or since when it waits for one, and since when its client keeps
+//! it waiting.
+
+use axum::body::{Body, Bytes, HttpBody};
+use hyper::body::{Frame, Incoming, SizeHint};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+pub struct Activity {
+    /// As [`now`]; 0 while a request is in hand.
+    waiting_since: AtomicU64,
+    /// As [`now`]; 0 while the client has sent all of its request and reads its answer.
+    stalled_since: AtomicU64,
+    /// Bytes received since the last answer.
+    received: AtomicUsize,
+    /// Bytes that it has taken of the memory for long requests. Buffers that have grown do not shrink, so it has them until
+    /// it ends.
+    memory: AtomicUsize,
+    /// Whether it has been asked to close.
+    closing: AtomicBool,
+    /// Notified when it is asked to close, and when its client keeps it waiting after that.
+    changed: Notify,
+}
+
+/// What a client has sent by the time the connection is asked to close is read within this time.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// Microseconds since the process has begun to count, from 1.
+fn now() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_micros() as u64 + 1
+}
+
+impl Activity {
+    /// Of a new connection. Its first request may be there already, so it does not wait before [`Activity::wait`].
+    pub fn new() -> Arc<Activity> {
+        Arc::new(Activity {
+            waiting_since: AtomicU64::new(0),
+            stalled_since: AtomicU64::new(0),
+            received: AtomicUsize::new(0),
+            memory: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
+            changed: Notify::new(),
+        })
+    }
+
+    /// It waits for a request.
+    pub fn wait(&self) {
+        let now = now();
+        self.waiting_since.store(now, Relaxed);
+        self.stalled_since.store(now, Relaxed);
+        self.notify_if_closing();
+    }
+
+    pub fn is_waiting(&self) -> bool {
+        self.waiting_since.load(Relaxed) != 0
+    }
+
+    /// The moment since which it waits for a request, to compare with that of others. `None` while one is in hand.
+    pub fn waiting_since(&self) -> Option<u64> {
+        Some(self.waiting_since.load(Relaxed)).filter(|&since| since != 0)
+    }
+
+    /// The moment since which its client keeps it waiting: it waits for a request or for the rest of one, or an answer is
+    /// not read. `None` while the app is at work.
+    pub fn stalled_since(&self) -> Option<u64> {
+        Some(self.stalled_since.load(Relaxed)).filter(|&since| since != 0)
+    }
+
+    /// From now on its client keeps it waiting.
+    pub fn stall(&self) {
+        self.stall_since(now());
+    }
+
+    fn stall_since(&self, since: u64) {
+        let _ = self.stalled_since.compare_exchange(0, since, Relaxed, Relaxed);
+        self.notify_if_closing();
+    }
+
+    /// The client has done what it had to do.
+    pub fn proceed(&self) {
+        if !self.is_waiting() {
+            self.stalled_since.store(0, Relaxed);
+        }
+    }
+
+    fn notify_if_closing(&self) {
+        if self.closing.load(Relaxed) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Adds to the bytes received since the last answer, and returns how many they are now.
+    pub fn add_received(&self, bytes: usize) -> usize {
+        self.received.fetch_add(bytes, Relaxed) + bytes
+    }
+
+    pub fn received(&self) -> usize {
+        self.received.load(Relaxed)
+    }
+
+    pub fn memory(&self) -> usize {
+        self.memory.load(Relaxed)
+    }
+
+    pub fn add_memory(&self, bytes: usize) {
+        self.memory.fetch_add(bytes, Relaxed);
+    }
+
+    /// A request is in hand, until the [`Answering`] is dropped.
+    pub fn answering(self: &Arc<Activity>) -> Answering {
+        self.waiting_since.store(0, Relaxed);
+        Answering(self.clone())
+    }
+
+    /// Asks for the connection to be closed.
+    pub fn close(&self) {
+        self.closing.store(true, Relaxed);
+        self.changed.notify_one();
+    }
+
+    /// Ends when the connection is to be closed. A request that has come by then is answered first, unless the client keeps
+    /// the app waiting.
+    pub async fn closed(&self) {
+        while !self.closing.load(Relaxed) {
+            self.changed.notified().await;
+        }
+        sleep(MOMENT).await;
+        while self.stalled_since().is_none() {
+            self.changed.notified().await;
+        }
+    }
+}
+
+pub struct Answering(Arc<Activity>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.received.store(0, Relaxed);
+        self.0.wait();
+    }
+}
+
+/// A request's body. While more of it has to come, the client keeps the connection waiting, since it began to wait for this
+/// request: who sends a body byte by byte gains nothing.
+pub struct RequestBody {
+    body: Incoming,
+    activity: Arc<Activity>,
+    since: u64,
+}
+
+impl RequestBody {
+    pub fn new(body: Incoming, activity: Arc<Activity>) -> RequestBody {
+        let since = activity.stalled_since().unwrap_or_else(now);
+        activity.proceed();
+        RequestBody { body, activity, since }
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        match frame {
+            Poll::Pending => self.activity.stall_since(self.since),
+            Poll::Ready(_) => self.activity.proceed(),
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer's body. When all of it has been passed on, the connection waits for the next request.
+pub struct AnswerBody {
+    pub body: Body,
+    pub answering: Answering,
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,201 @@
+//! How many connections are open, in all and from one network. At the limit of a network its connection that has waited
+//! longest for a request makes room for the new one; at the limit of all, the one whose client has kept it waiting longest,
+//! with a request or without.
+
+use super::activity::Activity;
+use crate::base::Config;
+use crate::db::rate_limit::network;
+use ipnet::IpNet;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+pub struct ConnectionLimits {
+    most: usize,
+    most_per_network: usize,
+    /// Proxies, each of which carries the requests of many clients.
+    unlimited: Vec<IpNet>,
+    open: Mutex<Open>,
+    /// Notified when a connection has ended.
+    ended: Notify,
+    /// Bytes that all connections may take for long requests, and how many they have taken.
+    most_memory: usize,
+    memory: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Open {
+    /// Without those that have been asked to close.
+    by_network: HashMap<IpAddr, Vec<Arc<Activity>>>,
+    /// How many there are in `by_network`.
+    staying: usize,
+    /// With those that have been asked to close.
+    count: usize,
+    /// Some that had been stalled longest when somebody last looked; the last of these the longest.
+    longest: Vec<(u64, IpAddr, Arc<Activity>)>,
+}
+
+/// How many are kept in `longest`, because looking at every connection for each new one takes too long.
+const LOOK_AHEAD: usize = 128;
+
+/// The bytes of a request that a connection may always read.
+const FREE_BYTES: usize = 4 * 1024;
+
+/// How many that make room may still have their sockets while others have been taken in for them.
+const CLOSING: usize = 64;
+
+/// How long a new connection waits for room while the app is at work for all others.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A connection that counts as open until this is dropped.
+pub struct OpenConnection {
+    pub limits: Arc<ConnectionLimits>,
+    network: IpAddr,
+    pub activity: Arc<Activity>,
+}
+
+impl ConnectionLimits {
+    /// `files` is how many files and sockets the process may have open, if that is limited.
+    pub fn new(config: &Config, files: Option<usize>) -> ConnectionLimits {
+        // A connection to SQLite has up to three files open.
+        let reserve = 64 + 3 * config.database_pool as usize + CLOSING;
+        let room = files.map_or(usize::MAX, |files| files.saturating_sub(reserve).max(1));
+        ConnectionLimits {
+            most: config.connections.min(room),
+            most_per_network: config.connections_per_address,
+            unlimited: config.trusted_proxies.clone(),
+            open: Mutex::default(),
+            ended: Notify::new(),
+            most_memory: (16 << 20).max(16 * config.body_limit),
+            memory: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes a new connection in, if there is room or another can make room.
+    pub async fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<OpenConnection> {
+        let network = network(peer, 64);
+        let is_unlimited = self.unlimited.iter().any(|proxies| proxies.contains(&peer.to_canonical()));
+        let room = timeout(PATIENCE, self.make_room(network, is_unlimited)).await;
+        room.unwrap_or_default()?;
+        // A connection that makes room has its socket for a moment longer.
+        while self.open().count >= self.most + CLOSING {
+            self.ended.notified().await;
+        }
+        let (activity, mut open) = (Activity::new(), self.open());
+        open.by_network.entry(network).or_default().push(activity.clone());
+        open.staying += 1;
+        open.count += 1;
+        Some(OpenConnection { limits: self.clone(), network, activity })
+    }
+
+    /// Waits until there is room. `None` if the network has too many with a request in hand.
+    async fn make_room(&self, network: IpAddr, is_unlimited: bool) -> Option<()> {
+        loop {
+            {
+                let mut open = self.open();
+                let of_network = open.by_network.get(&network).map_or(&[][..], Vec::as_slice);
+                if of_network.len() >= self.most_per_network && !is_unlimited {
+                    let longest = longest_waiting(of_network)?;
+                    open.close(network, &longest);
+                    return Some(());
+                }
+                if open.staying < self.most {
+                    return Some(());
+                }
+                if let Some((network, longest)) = open.longest_stalled() {
+                    open.close(network, &longest);
+                    return Some(());
+                }
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Counts bytes of the request that a connection is reading. When there is too little memory, the connection that has
+    /// some of it and whose client has kept it waiting longest is closed. Returns false if that is not enough.
+    pub fn take_memory(&self, activity: &Activity, received: usize) -> bool {
+        let needed = activity.add_received(received).saturating_sub(FREE_BYTES);
+        let more = needed.saturating_sub(activity.memory());
+        if more == 0 {
+            return true;
+        }
+        activity.add_memory(more);
+        let taken = self.memory.fetch_add(more, Relaxed) + more;
+        if taken > self.most_memory {
+            self.open().close_longest_stalled_with_memory();
+        }
+        taken <= self.most_memory + self.most_memory / 4
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn longest_stalled(&mut self) -> Option<(IpAddr, Arc<Activity>)> {
+        for _ in 0..2 {
+            while let Some((since, network, activity)) = self.longest.pop() {
+                if activity.stalled_since() == Some(since) && self.contains(network, &activity) {
+                    return Some((network, activity));
+                }
+            }
+            let all = self.by_network.iter().flat_map(|(network, of_network)| of_network.iter().map(|a| (*network, a)));
+            let stalled = all.filter_map(|(network, a)| Some((a.stalled_since()?, network, a.clone())));
+            self.longest = stalled.collect();
+            self.longest.sort_unstable_by_key(|(since, ..)| *since);
+            self.longest.truncate(LOOK_AHEAD);
+            self.longest.reverse();
+        }
+        None
+    }
+
+    fn close_longest_stalled_with_memory(&mut self) {
+        let all = self.by_network.iter().flat_map(|(network, of_network)| of_network.iter().map(|a| (*network, a)));
+        let stalled =
+            all.filter(|(_, a)| a.memory() > 0).filter_map(|(network, a)| Some((a.stalled_since()?, network, a)));
+        let longest = stalled.min_by_key(|(since, ..)| *since).map(|(_, network, a)| (network, a.clone()));
+        if let Some((network, activity)) = longest {
+            self.close(network, &activity);
+        }
+    }
+
+    fn contains(&self, network: IpAddr, activity: &Arc<Activity>) -> bool {
+        let of_network = self.by_network.get(&network);
+        of_network.is_some_and(|of_network| of_network.iter().any(|other| Arc::ptr_eq(other, activity)))
+    }
+
+    fn close(&mut self, network: IpAddr, activity: &Arc<Activity>) {
+        activity.close();
+        self.forget(network, activity);
+    }
+
+    fn forget(&mut self, network: IpAddr, activity: &Arc<Activity>) {
+        let Some(of_network) = self.by_network.get_mut(&network) else { return };
+        let Some(index) = of_network.iter().position(|other| Arc::ptr_eq(other, activity)) else { return };
+        of_network.swap_remove(index);
+        self.staying -= 1;
+        if of_network.is_empty() {
+            self.by_network.remove(&network);
+        }
+    }
+}
+
+fn longest_waiting(activities: &[Arc<Activity>]) -> Option<Arc<Activity>> {
+    let waiting = activities.iter().filter_map(|activity| Some((activity.waiting_since()?, activity)));
+    waiting.min_by_key(|(since, _)| *since).map(|(_, activity)| activity.clone())
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let mut open = self.limits.open();
+        open.forget(self.network, &self.activity);
+        open.count -= 1;
+        self.limits.memory.fetch_sub(self.activity.memory(), Relaxed);
+        self.limits.ended.notify_one();
+    }
+}
