@@ -1,55 +1,157 @@
 //! A copy of all data about a user, as a JSON file. Features add theirs in `Feature::export`.
+//!
+//! The file is written while it is read, a page of rows at a time. So even a long one takes little memory, and while it
+//! waits for its reader it holds no connection to the database. If it fails in the middle, the client's connection is
+//! closed before the end of the answer, and no browser takes the part for the whole.
 
 use super::feature::Feature;
 use crate::accounts::User;
-use crate::base::{Env, Result};
+use crate::base::{Env, Error, Result};
+use crate::db::request::{self, Requester};
 use crate::db::{Connection, DbRow};
 use crate::web::format::rfc3339;
 use crate::web::{Access, App, Routes};
+use anyhow::ensure;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value};
+use futures_util::future::ready;
+use futures_util::{FutureExt, StreamExt, TryFutureExt, stream};
+use serde_json::Value;
 use sqlx::{Column, Row};
-use tokio::sync::Mutex;
+use std::collections::HashSet;
+use std::mem::take;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get("/account/export", Access::Recent, show);
-    Ok(Feature { routes, export: &CORE, ..Feature::named("export") })
+    let settings = Some(Box::new(Exporting::default()) as _);
+    Ok(Feature { routes, export: &CORE, settings, ..Feature::named("export") })
 }
 
 /// What core stores about a user, without secrets.
 const CORE: [(&str, &str); 5] = [
-    ("user", "select id, username, created_at from users where id = $1"),
-    ("addresses", "select email, confirmed_at from addresses where user_id = $1"),
-    ("sessions", "select id, created_at, seen_at, address, device from sessions where user_id = $1 order by id"),
-    ("mails", "select id, kind, email, created_at from mails where user_id = $1 order by id"),
-    ("events", "select id, kind, about, created_at, address, device from events where user_id = $1 order by id"),
+    ("user", "select id, username, created_at from users where id = $1 and id > $2 order by id limit $3"),
+    (
+        "addresses",
+        "select email, confirmed_at from addresses where user_id = $1 and email > $2 order by email limit $3",
+    ),
+    (
+        "sessions",
+        "select id, created_at, seen_at, address, device from sessions where user_id = $1 and id > $2 \
+         order by id limit $3",
+    ),
+    ("mails", "select id, kind, email, created_at from mails where user_id = $1 and id > $2 order by id limit $3"),
+    (
+        "events",
+        "select id, kind, about, created_at, address, device from events where user_id = $1 and id > $2 \
+         order by id limit $3",
+    ),
 ];
 
-/// An export is built in memory, so they are made one at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+/// How many rows are read at once. A note may have 40,000 bytes.
+const ROWS: usize = 20;
+
+/// How many bytes are sent at once, or a little more.
+const PIECE: usize = 16 * 1024;
+
+/// How many users may export their data at the same time.
+const AT_ONCE: usize = 8;
+
+/// How many bytes per second a client has to read, on average over [`WINDOW`].
+const MIN_RATE: f64 = 16.0 * 1024.0;
+
+const WINDOW: Duration = Duration::from_secs(30);
 
 async fn show(State(app): State<App>, user: User) -> Result<Response> {
-    let _turn = ONE_AT_A_TIME.lock().await;
-    let export = app.db.read(async |db| {
-        let mut export = Map::new();
-        for (name, sql) in &app.features.export {
-            export.insert(name.to_string(), rows(db, sql, &user.id).await?);
-        }
-        Ok(export)
-    });
-    let json = serde_json::to_string_pretty(&export.await?).map_err(anyhow::Error::from)?;
+    let turn = app.settings::<Exporting>().begin(&user.id);
+    let turn = turn.ok_or(Error::Refused(StatusCode::SERVICE_UNAVAILABLE))?;
     let headers = [
         (CONTENT_TYPE, "application/json".to_string()),
         (CONTENT_DISPOSITION, format!("attachment; filename=\"{}.json\"", user.username)),
     ];
-    Ok((headers, json).into_response())
+    Ok((headers, body(app, turn, ReadingRate::over(WINDOW))).into_response())
 }
 
-async fn rows(db: &mut Connection, sql: &'static str, user_id: &str) -> Result<Value> {
-    let rows = sqlx::query(sql).bind(user_id).fetch_all(db).await?;
-    Ok(rows.iter().map(object).collect())
+/// The users whose exports are on their way.
+#[derive(Clone, Default)]
+struct Exporting(Arc<Mutex<HashSet<String>>>);
+
+impl Exporting {
+    /// `None` while this user has an export on its way, or too many others do.
+    fn begin(&self, user_id: &str) -> Option<Turn> {
+        let mut users = self.users();
+        let begins = users.len() < AT_ONCE && users.insert(user_id.to_string());
+        begins.then(|| Turn { exporting: self.clone(), user_id: user_id.to_string() })
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A user's export, which ends when this is dropped.
+struct Turn {
+    exporting: Exporting,
+    user_id: String,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.exporting.users().remove(&self.user_id);
+    }
+}
+
+/// More is written whenever the client asks for it, so for a `HEAD` nothing is read from the database.
+fn body(app: App, turn: Turn, rate: ReadingRate) -> Body {
+    let (sender, mut pieces) = mpsc::channel(1);
+    let writing = write(app, turn, File { pieces: sender, unsent: Vec::new(), rate });
+    // The body is read after the request has been handled, and takes its turns like it.
+    let writing = request::run(Requester::current(), writing).map(|(written, _)| written);
+    let writing = writing.inspect_err(|cause| tracing::warn!("an export was ended early: {cause:#}"));
+    let failure = stream::once(writing).filter_map(|written| ready(written.err().map(Err)));
+    let pieces = stream::poll_fn(move |context| pieces.poll_recv(context));
+    Body::from_stream(stream::select(pieces.map(Ok), failure))
+}
+
+/// Writes all of it, as `serde_json::to_string_pretty` would.
+async fn write(app: App, turn: Turn, mut file: File) -> anyhow::Result<()> {
+    let mut queries = app.features.export.clone();
+    queries.sort();
+    let mut before = "{";
+    for (name, sql) in queries {
+        file.write(&format!("{before}\n  \"{name}\": [")).await?;
+        write_rows(&app, sql, &turn.user_id, &mut file).await?;
+        before = ",";
+    }
+    file.write("\n}").await?;
+    file.send().await
+}
+
+async fn write_rows(app: &App, sql: &'static str, user_id: &str, file: &mut File) -> anyhow::Result<()> {
+    let (mut before, mut after) = ("", "]");
+    let mut key = String::new();
+    loop {
+        let rows = app.db.read(async |db| page(db, sql, user_id, &key).await).await?;
+        for row in &rows {
+            let json = serde_json::to_string_pretty(&object(row))?.replace('\n', "\n    ");
+            file.write(&format!("{before}\n    {json}")).await?;
+            (before, after) = (",", "\n  ]");
+        }
+        match rows.last() {
+            Some(last) if rows.len() == ROWS => key = last.try_get(0)?,
+            _ => return file.write(after).await,
+        }
+    }
+}
+
+/// The rows that follow the one with this key.
+async fn page(db: &mut Connection, sql: &'static str, user_id: &str, key: &str) -> Result<Vec<DbRow>> {
+    Ok(sqlx::query(sql).bind(user_id).bind(key).bind(ROWS as i64).fetch_all(db).await?)
 }
 
 /// A row as an object with its columns.
@@ -66,11 +168,79 @@ fn value(row: &DbRow, column: &impl Column) -> Value {
     }
 }
 
+/// The file on its way to the client.
+struct File {
+    pieces: mpsc::Sender<Bytes>,
+    unsent: Vec<u8>,
+    rate: ReadingRate,
+}
+
+impl File {
+    async fn write(&mut self, text: &str) -> anyhow::Result<()> {
+        self.unsent.extend_from_slice(text.as_bytes());
+        if self.unsent.len() < PIECE { Ok(()) } else { self.send().await }
+    }
+
+    /// Returns when the client has taken this piece and asks for the next. No query may begin before that: nothing polls it
+    /// while the client pauses, and it would keep its connection.
+    async fn send(&mut self) -> anyhow::Result<()> {
+        let (piece, begun) = (Bytes::from(take(&mut self.unsent)), Instant::now());
+        let bytes = piece.len();
+        self.pieces.send(piece).await?;
+        let _taken = self.pieces.reserve().await?;
+        self.rate.count(bytes, begun.elapsed())
+    }
+}
+
+/// How fast the client reads. The time in which the database is read does not count.
+struct ReadingRate {
+    window: Duration,
+    bytes: usize,
+    time: Duration,
+}
+
+impl ReadingRate {
+    fn over(window: Duration) -> ReadingRate {
+        ReadingRate { window, bytes: 0, time: Duration::ZERO }
+    }
+
+    /// Counts a piece that the client has taken so long for.
+    ///
+    /// # Errors
+    /// At the end of a window in which the client was too slow.
+    fn count(&mut self, bytes: usize, time: Duration) -> anyhow::Result<()> {
+        self.bytes += bytes;
+        self.time += time;
+        if self.time >= self.window {
+            ensure!(self.bytes as f64 >= MIN_RATE * self.time.as_secs_f64(), "the client reads too slowly");
+            *self = ReadingRate::over(self.window);
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::features;
-    use crate::test::TestApp;
+    use crate::test::{TestApp, Visitor};
+    use axum::extract::Request;
+    use axum::http::Method;
+    use axum::http::header::{COOKIE, HOST};
+    use http_body_util::BodyExt;
+
+    /// Gives every user two thousand events, from 1000NAME to 2999NAME.
+    const EVENTS: &str = "with recursive numbers (number) as \
+                          (select 1000 union all select number + 1 from numbers where number < 2999) \
+                          insert into events (id, user_id, kind, factors, created_at) \
+                          select cast(number as text) || username, users.id, 'example', 1, number from users, numbers";
+
+    /// The answer to a request for an export, of which nothing has been read.
+    async fn begin(visitor: &Visitor) -> Response {
+        let cookie = format!("session_token={}", visitor.cookie("session_token").unwrap());
+        let request = Request::get("/account/export").header(HOST, "localhost").header(COOKIE, cookie);
+        visitor.site.answer(request.body(Body::empty()).unwrap()).await
+    }
 
     #[tokio::test]
     async fn a_user_gets_all_data_about_them_as_a_file_and_no_secrets() {
@@ -89,6 +259,115 @@ mod tests {
         let created = export["user"][0]["created_at"].as_str().unwrap();
         assert!(created.starts_with("20") && created.ends_with('Z'), "{created}");
         assert_eq!(created.len(), "2026-05-01T10:00:00Z".len());
+    }
+
+    #[tokio::test]
+    async fn all_rows_come_in_order_and_none_of_other_users() {
+        let app = TestApp::new().await;
+        let (ada, _bob) = (app.person("ada").await, app.person("bob").await);
+        app.execute(EVENTS).await;
+        let text = ada.get("/account/export").await.assert_status(200).assert_lacks("bob").text();
+        let export: Value = serde_json::from_str(&text).unwrap();
+        let ids = export["events"].as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap());
+        let ids: Vec<&str> = ids.filter(|id| id.ends_with("ada")).collect();
+        assert_eq!(ids, (1000..3000).map(|number| format!("{number}ada")).collect::<Vec<_>>());
+        assert_eq!(text, serde_json::to_string_pretty(&export).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_head_reads_no_data_and_ends_at_once() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        for _ in 0..2 {
+            let before = app.statements();
+            let answer = ada.send(Method::HEAD, "/account/export", &[], "").await;
+            answer.assert_status(200).assert_header("content-type", "application/json").assert_body("");
+            // The session.
+            assert_eq!(app.statements() - before, 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_user_has_one_export_at_a_time_and_all_users_together_eight() {
+        let app = TestApp::new().await;
+        let (ada, ninth) = (app.person("ada").await, app.person("ninth").await);
+        let mut exports = vec![begin(&ada).await];
+        let refused = ada.get("/account/export").await;
+        refused.assert_status(503).assert_header("retry-after", "2").assert_contains("Busy just now");
+        for number in 2..9 {
+            exports.push(begin(&app.person(&format!("user{number}")).await).await);
+        }
+        assert!(exports.iter().all(|export| export.status() == 200));
+        ninth.get("/account/export").await.assert_status(503);
+        drop(exports.pop());
+        ninth.get("/account/export").await.assert_status(200);
+        ada.get("/account/export").await.assert_status(503);
+        exports.swap_remove(0).into_body().collect().await.unwrap();
+        ada.get("/account/export").await.assert_status(200);
+    }
+
+    #[tokio::test]
+    async fn an_export_that_waits_for_its_client_holds_no_connection() {
+        let app = TestApp::with_env(&[("DATABASE_POOL", "3")], Routes::new()).await;
+        let people = [app.person("ada").await, app.person("bob").await, app.person("cal").await];
+        app.execute(EVENTS).await;
+        let mut bodies = Vec::new();
+        for person in &people {
+            let mut body = begin(person).await.into_body();
+            assert!(body.frame().await.unwrap().is_ok());
+            bodies.push(body);
+        }
+        people[0].assert_is("ada").await;
+        app.execute("update users set created_at = 1").await;
+        for body in bodies {
+            assert!(body.collect().await.unwrap().to_bytes().ends_with(b"\n}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_export_that_fails_in_the_middle_does_not_end_like_a_whole_one() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        app.execute(EVENTS).await;
+        let mut body = begin(&ada).await.into_body();
+        assert!(body.frame().await.unwrap().is_ok());
+        app.execute("alter table events rename to lost").await;
+        assert!(body.collect().await.is_err());
+        app.execute("alter table lost rename to events").await;
+        ada.get("/account/export").await.assert_status(200);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_too_slowly_gets_no_whole_file() {
+        let app = TestApp::new().await;
+        let (_ada, id) = (app.person("ada").await, app.user("ada").await);
+        app.execute(EVENTS).await;
+        let turn = app.app.settings::<Exporting>().begin(&id).unwrap();
+        let mut body = body(app.app.clone(), turn, ReadingRate::over(Duration::from_secs(1)));
+        let end = loop {
+            match body.frame().await {
+                // 16 KiB each time.
+                Some(Ok(_)) => tokio::time::sleep(Duration::from_millis(1200)).await,
+                end => break end,
+            }
+        };
+        assert!(end.is_some_and(|end| end.unwrap_err().to_string().contains("too slowly")));
+    }
+
+    #[test]
+    fn a_client_has_to_read_sixteen_kibibytes_a_second_over_half_a_minute() {
+        let seconds = Duration::from_secs;
+        let mut rate = ReadingRate::over(WINDOW);
+        for _ in 0..99 {
+            rate.count(160 * 1024, seconds(10)).unwrap();
+        }
+        // A pause is made up for by what comes before or after it.
+        rate.count(0, seconds(29)).unwrap();
+        rate.count(480 * 1024, seconds(1)).unwrap();
+        for _ in 0..2 {
+            rate.count(159 * 1024, seconds(10)).unwrap();
+        }
+        assert!(rate.count(159 * 1024, seconds(10)).is_err());
     }
 
     /// Whether the last section of this part of the schema belongs to core or to a feature of this build.
@@ -116,6 +395,14 @@ mod tests {
             let columns = columns.split(");").next().unwrap();
             let owned = columns.contains("user_id") && !secret.contains(&name);
             assert!(!owned || exported.contains(&format!("from {name} ")), "nothing exports {name}");
+        }
+    }
+
+    /// One that is not would come over and over, or all at once.
+    #[test]
+    fn every_export_is_read_a_page_at_a_time() {
+        for (name, sql) in features::all(&Env::default()).unwrap().iter().flat_map(|feature| feature.export) {
+            assert!(sql.contains(" > $2") && sql.ends_with(" limit $3"), "{name}: {sql}");
         }
     }
 

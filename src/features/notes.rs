@@ -4,7 +4,7 @@
 //! note of another user is not found. `scripts/remove notes` removes all of it.
 
 use super::feature::Feature;
-use crate::accounts::User;
+use crate::accounts::{User, user};
 use crate::base::{Env, Error, FieldErrors, Result};
 use crate::db::{AFTER_ALL_IDS, Connection, DbRow, new_id, now};
 use crate::web::format::date;
@@ -20,6 +20,7 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new()
         .get("/notes", Access::User, index)
         .post("/notes", Access::User, create)
+        .bounded_by("10,000 notes of a user")
         .get("/notes/{id}", Access::User, show)
         .post("/notes/{id}", Access::User, update)
         .post("/notes/{id}/delete", Access::User, destroy);
@@ -27,9 +28,15 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
 }
 
 const EXPORT: (&str, &str) =
-    ("notes", "select id, text, created_at, updated_at from notes where user_id = $1 order by id");
+    ("notes", "select id, text, created_at, updated_at from notes where user_id = $1 and id > $2 order by id limit $3");
 
 const MAX_LENGTH: usize = 10_000;
+
+/// How many notes one user may have.
+const MAX_NOTES: i64 = 10_000;
+
+/// How much text there may be in all notes of one user, in bytes.
+const MAX_BYTES: i64 = 50 * 1024 * 1024;
 
 #[derive(Deserialize, Serialize, Default)]
 #[serde(default)]
@@ -98,16 +105,19 @@ async fn index(State(app): State<App>, user: User, page: Page, Query(query): Que
 }
 
 async fn create(State(app): State<App>, user: User, page: Page, Form(form): Form<NoteForm>) -> Result<Response> {
-    match form.validate() {
-        Ok(text) => {
-            app.db.write(async |db| insert(db, &user, &text).await).await?;
-            Ok(redirect("/notes").into_response())
-        }
-        Err(errors) => {
+    match save(&app, &user, &form).await {
+        Ok(()) => Ok(redirect("/notes").into_response()),
+        Err(error) => {
+            let errors = error.field_errors()?;
             let notes = list(&app, &user, &ListQuery::default()).await?;
             page.render_errors(&NotesPage { form, errors, notes }).await
         }
     }
+}
+
+async fn save(app: &App, user: &User, form: &NoteForm) -> Result<()> {
+    let text = form.validate()?;
+    app.db.write(async |db| insert(db, user, &text).await).await
 }
 
 async fn show(State(app): State<App>, user: User, page: Page, Path(id): Path<String>) -> Result<Response> {
@@ -122,17 +132,20 @@ async fn update(
     Path(id): Path<String>,
     Form(form): Form<NoteForm>,
 ) -> Result<Response> {
-    match form.validate() {
-        Ok(text) => {
-            app.db.write(async |db| change(db, &user, &id, &text).await).await?;
-            Ok(redirect(&format!("/notes/{id}")).into_response())
-        }
-        Err(errors) => {
+    match edit(&app, &user, &id, &form).await {
+        Ok(()) => Ok(redirect(&format!("/notes/{id}")).into_response()),
+        Err(error) => {
+            let errors = error.field_errors()?;
             // A note of another user is not found here either.
             app.db.read(async |db| text_of(db, &user, &id).await).await?;
             page.render_errors(&NotePage { id, form, errors }).await
         }
     }
+}
+
+async fn edit(app: &App, user: &User, id: &str, form: &NoteForm) -> Result<()> {
+    let text = form.validate()?;
+    app.db.write(async |db| change(db, user, id, &text).await).await
 }
 
 async fn destroy(State(app): State<App>, user: User, Path(id): Path<String>, _: Form<Empty>) -> Result<Redirect> {
@@ -158,15 +171,36 @@ async fn text_of(db: &mut Connection, user: &User, id: &str) -> Result<String> {
 }
 
 async fn insert(db: &mut Connection, user: &User, text: &str) -> Result<()> {
+    let id = new_id();
+    check_room(db, user, &id, text).await?;
     let sql = "insert into notes (id, user_id, text, created_at, updated_at) values ($1, $2, $3, $4, $4)";
-    sqlx::query(sql).bind(new_id()).bind(&*user.id).bind(text).bind(now()).execute(db).await?;
+    sqlx::query(sql).bind(id).bind(&*user.id).bind(text).bind(now()).execute(db).await?;
     Ok(())
 }
 
 async fn change(db: &mut Connection, user: &User, id: &str, text: &str) -> Result<()> {
+    check_room(db, user, id, text).await?;
     let sql = "update notes set text = $1, updated_at = $2 where id = $3 and user_id = $4";
     let changed = sqlx::query(sql).bind(text).bind(now()).bind(id).bind(&*user.id).execute(db).await?;
     if changed.rows_affected() == 0 { Err(Error::NOT_FOUND) } else { Ok(()) }
+}
+
+/// Checks that beside the user's other notes there is room for one with this id and text. The user's row is locked first:
+/// of two requests at once, the second counts what the first has written.
+async fn check_room(db: &mut Connection, user: &User, id: &str, text: &str) -> Result<()> {
+    user::lock(db, &user.id).await?.ok_or(Error::NOT_FOUND)?;
+    let sql = "select count(*) as count, cast(coalesce(sum(octet_length(text)), 0) as bigint) as bytes \
+               from notes where user_id = $1 and id <> $2";
+    let others = sqlx::query(sql).bind(&*user.id).bind(id).fetch_one(db).await?;
+    let (count, bytes): (i64, i64) = (others.try_get("count")?, others.try_get("bytes")?);
+    let sentence = if count >= MAX_NOTES {
+        "You have 10,000 notes, and there is no room for more. Delete some first."
+    } else if bytes + text.len() as i64 > MAX_BYTES {
+        "With this text your notes would have more than 50 MiB of text. Delete some first."
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(FieldErrors::FORM, sentence))
 }
 
 async fn delete(db: &mut Connection, user: &User, id: &str) -> Result<()> {
@@ -179,6 +213,7 @@ async fn delete(db: &mut Connection, user: &User, id: &str) -> Result<()> {
 mod tests {
     use super::*;
     use crate::test::{Answer, TestApp, Visitor, check};
+    use futures_util::future::join_all;
 
     async fn write(visitor: &Visitor, text: &str) -> Answer {
         visitor.post("/notes", &[("text", text)]).await
@@ -195,7 +230,11 @@ mod tests {
     fn its_pages_render() {
         let note = || Note { id: "0190".into(), text: "a <b>\nc".into(), written: "1 May 2026".into() };
         let form = || NoteForm { text: "typed".into() };
-        let errors = || FieldErrors::of("text", "No.");
+        let errors = || {
+            let mut errors = FieldErrors::of("text", "No.");
+            errors.add(FieldErrors::FORM, "No.");
+            errors
+        };
         let two = List { rows: vec![note(), note()], next: Some("?after=0190".into()) };
         let none = List { rows: vec![], next: None };
         check(&[
@@ -276,6 +315,81 @@ mod tests {
         first.assert_contains("note 50").assert_contains("note 01").assert_lacks("note 00");
         let second = ada.get(&first.link("next")).await;
         second.assert_contains("note 00").assert_lacks("note 01").assert_lacks("rel=\"next\"");
+    }
+
+    /// 9,998 notes of Ada's.
+    const MANY: &str = "with recursive numbers (number) as \
+                        (select 1 union all select number + 1 from numbers where number < 9998) \
+                        insert into notes (id, user_id, text, created_at, updated_at) \
+                        select '00' || number, users.id, 'old', 0, 0 from users, numbers \
+                        where username = 'ada'";
+
+    #[tokio::test]
+    async fn a_user_has_ten_thousand_notes_at_most_also_when_several_are_written_at_once() {
+        let app = TestApp::new().await;
+        let (ada, bob) = (app.person("ada").await, app.person("bob").await);
+        app.execute(MANY).await;
+        let answers = join_all((0..6).map(|_| write(&ada, "new"))).await;
+        let (written, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 303);
+        assert_eq!((written.len(), refused.len()), (2, 4));
+        for answer in refused {
+            answer.assert_status(422).assert_contains("form-error").assert_contains("You have 10,000 notes");
+            answer.assert_contains(">\nnew</textarea>");
+        }
+        assert_eq!(app.count("select count(*) from notes").await, 10_000);
+        write(&bob, "new").await.assert_redirect("/notes");
+        let path = newest_path(&ada).await;
+        ada.post(&path, &[("text", "changed")]).await.assert_redirect(&path);
+        ada.post(&format!("{path}/delete"), &[]).await.assert_redirect("/notes");
+        write(&ada, "new").await.assert_redirect("/notes");
+    }
+
+    /// 1,280 notes of Ada's with 40,960 bytes each: 50 MiB.
+    const MUCH: &str = "with recursive texts (text, doubled) as (select cast('🗝🗝🗝🗝🗝🗝🗝🗝🗝🗝' as text), 0 \
+                        union all select text || text, doubled + 1 from texts where doubled < 10), \
+                        numbers (number) as (select 1 union all select number + 1 from numbers where number < 1280) \
+                        insert into notes (id, user_id, text, created_at, updated_at) \
+                        select '00' || number, users.id, text, 0, 0 from users, texts, numbers \
+                        where username = 'ada' and doubled = 10";
+
+    #[tokio::test]
+    async fn the_notes_of_a_user_have_fifty_mebibytes_of_text_at_most() {
+        let app = TestApp::new().await;
+        let (ada, bob) = (app.person("ada").await, app.person("bob").await);
+        app.execute(MUCH).await;
+        let full = "50 MiB of text";
+        write(&ada, "a").await.assert_status(422).assert_contains("form-error").assert_contains(full);
+        write(&bob, "a").await.assert_redirect("/notes");
+        // That this one gets shorter leaves 960 bytes.
+        ada.post_multipart("/notes/001", &[("text", &"🗝".repeat(10_000))]).await.assert_redirect("/notes/001");
+        let (longest, too_long) = ("é".repeat(480), "é".repeat(481));
+        write(&ada, &too_long).await.assert_status(422).assert_contains(full);
+        write(&ada, &longest).await.assert_redirect("/notes");
+        let path = newest_path(&ada).await;
+        let refused = ada.post(&path, &[("text", &too_long)]).await;
+        refused.assert_status(422).assert_contains("form-error").assert_contains(full);
+        refused.assert_contains(&format!(">\n{too_long}</textarea>"));
+        ada.post(&path, &[("text", &longest)]).await.assert_redirect(&path);
+        let all = "select cast(sum(octet_length(text)) as bigint) from notes where text <> 'a'";
+        assert_eq!(app.count(all).await, 50 * 1024 * 1024);
+    }
+
+    #[tokio::test]
+    async fn texts_that_are_changed_at_once_do_not_pass_the_limit_together() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        app.execute(MUCH).await;
+        for path in ["/notes/001", "/notes/002"] {
+            ada.post(path, &[("text", "short")]).await.assert_redirect(path);
+        }
+        // Where two texts of 40,960 bytes were, there is room for two of 40,000.
+        let text = "🗝".repeat(10_000);
+        let long = [("text", &*text)];
+        let change = |path| ada.post_multipart(path, &long);
+        let answers = join_all(["/notes/001", "/notes/002", "/notes"].map(change)).await;
+        let refused: Vec<_> = answers.iter().filter(|answer| answer.status != 303).collect();
+        assert_eq!(refused.len(), 1);
+        refused[0].assert_status(422).assert_contains("50 MiB of text");
     }
 
     #[tokio::test]

@@ -45,7 +45,7 @@ const MAX_BYTES: usize = 64 * 1024;
 const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 const PURGE: &str = "delete from session_data where expires_at <= $1 and id in \
-     (select id from session_data where session_id is null and expires_at <= $1 limit 1000)";
+     (select id from session_data where token_hash is not null and expires_at <= $1 limit 1000)";
 
 const COOKIE: &str = "visitor";
 
