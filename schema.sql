@@ -99,8 +99,7 @@ create index events_by_user on events (user_id, id);
 create index events_by_time on events (created_at);
 
 -- 4 limits
--- Counts by key; times are milliseconds here. A row does not reference its user, because counting must not wait for a
--- transaction that changes the user.
+-- Counts by key; times are milliseconds here. A row may outlive its user, whose name can be tried as before.
 create table limits (
     key bytea primary key,
     user_id text,
@@ -130,6 +129,17 @@ create table mails (
 );
 create index mails_by_user on mails (user_id);
 create index mails_due on mails (due_at) where failed_at is null;
+
+-- 6 indexes
+-- Mails to users are sent before those that anybody can ask for.
+create index mails_due_to_users on mails (due_at) where failed_at is null and user_id is not null;
+
+-- What has expired is found without a look at all the rest. Limits have no such index: Postgres updates a row faster, again
+-- and again, while no index has what changes.
+create index sessions_by_age on sessions (created_at);
+create index sessions_by_use on sessions (seen_at);
+create index devices_by_use on devices (seen_at);
+create index mails_given_up on mails (failed_at) where failed_at is not null;
 
 -- 10 notes
 create table notes (
@@ -172,3 +182,9 @@ create table passkeys (
     used_at bigint
 );
 create index passkeys_by_user on passkeys (user_id, id);
+
+-- 14 session_data
+create index session_data_by_time on session_data (expires_at) where token_hash is not null;
+
+-- 15 two_factor
+create index totp_by_age on totp (created_at) where confirmed_at is null;

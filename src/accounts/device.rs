@@ -55,12 +55,12 @@ pub async fn delete(db: &mut Connection, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the user's devices that have no session, so that after all other sessions have ended one is left at most.
-pub async fn delete_without_session(db: &mut Connection, user_id: &str) -> Result<()> {
+/// Deletes the user's devices that have no session, so that after all other sessions have ended one is left at most. Returns
+/// how many there were.
+pub async fn delete_without_session(db: &mut Connection, user_id: &str) -> Result<u64> {
     let sql = "delete from devices where user_id = $1 and not exists \
                (select 1 from sessions s where s.device_id = devices.id and s.user_id = $1)";
-    sqlx::query(sql).bind(user_id).execute(db).await?;
-    Ok(())
+    Ok(sqlx::query(sql).bind(user_id).execute(db).await?.rows_affected())
 }
 
 /// Deletes devices that were used last at `$1` or before.

@@ -1,4 +1,5 @@
-//! Events: what happened to whom, recorded in the transaction that does it, and never changed afterwards.
+//! Events: what happened to whom, recorded in the transaction that does it, and never changed afterwards. Only an attempt
+//! that may still succeed is taken back when it does.
 //!
 //! An event is a const beside the code that records it. `accounts::EVENTS` lists those of this floor, `Feature::events`
 //! those of a feature.
@@ -8,6 +9,7 @@ use crate::base::Result;
 use crate::db::{Connection, DbRow, new_id, now};
 use crate::mail::outbox;
 use sqlx::{FromRow, Row};
+use std::time::Duration;
 
 /// A kind of event: `Event::named("note_shared", "Note shared")`.
 #[derive(Clone, Copy, Debug)]
@@ -82,23 +84,51 @@ impl<'a> NewEvent<'a> {
 pub const NOTICE: &str = "notice";
 
 /// Records an event, and queues the notice if it has one. `user_id` is `None` for what happened to an unknown name.
-pub async fn record(
+pub async fn record(db: &mut Connection, user_id: impl Into<Option<&str>>, new: NewEvent<'_>) -> Result<()> {
+    let (event, user_id) = (new.event, user_id.into());
+    let id = insert(db, user_id, new).await?;
+    match event.notice {
+        // For an unknown name too, so that it costs the same statements as a known one.
+        Some(_) => outbox::queue_to_user(db, NOTICE, user_id.unwrap_or_default(), &id).await,
+        None => Ok(()),
+    }
+}
+
+/// As [`record`], for what turns out within this time, and may be taken back until then: the notice waits for that. Returns
+/// the id.
+pub async fn record_provisionally(
     db: &mut Connection,
-    user_id: impl Into<Option<&str>>,
+    user_id: Option<&str>,
+    new: NewEvent<'_>,
+    within: Duration,
+) -> Result<String> {
+    let event = new.event;
+    let id = insert(db, user_id, new).await?;
+    if event.notice.is_some() {
+        outbox::queue_to_user_after(db, within, NOTICE, user_id.unwrap_or_default(), &id).await?;
+    }
+    Ok(id)
+}
+
+/// Deletes an event that [`record_provisionally`] has recorded. A notice of what is not there is not sent.
+pub async fn take_back(db: &mut Connection, id: &str) -> Result<()> {
+    sqlx::query("delete from events where id = $1").bind(id).execute(db).await?;
+    Ok(())
+}
+
+async fn insert(
+    db: &mut Connection,
+    user_id: Option<&str>,
     NewEvent { event, client, level, about }: NewEvent<'_>,
-) -> Result<()> {
-    let (id, user_id) = (new_id(), user_id.into());
+) -> Result<String> {
+    let id = new_id();
     let client = (event.cause != Cause::OtherUser).then_some(client);
     let sql = "insert into events (id, user_id, kind, about, factors, created_at, address, device) \
                values ($1, $2, $3, $4, $5, $6, $7, $8)";
     let query = sqlx::query(sql).bind(&*id).bind(user_id).bind(event.kind).bind(about).bind(level.factors());
     let query = query.bind(now()).bind(client.map(|client| client.address.to_string()));
-    query.bind(client.map(|client| &*client.user_agent)).execute(&mut *db).await?;
-    if event.notice.is_none() {
-        return Ok(());
-    }
-    // For an unknown name too, so that it costs the same statements as a known one.
-    outbox::queue_to_user(db, NOTICE, user_id.unwrap_or_default(), &id).await
+    query.bind(client.map(|client| &*client.user_agent)).execute(db).await?;
+    Ok(id)
 }
 
 /// Removes from a user's events everything that could tell who they were.

@@ -128,7 +128,8 @@ pub async fn consume(db: &mut Connection, purpose: Purpose, text: &str) -> Resul
 
 /// Invalidates the user's links for this purpose.
 pub async fn revoke(db: &mut Connection, user_id: &str, purpose: Purpose) -> Result<()> {
-    stored_token::delete_all(db, user_id, purpose.name()).await
+    stored_token::delete_all(db, user_id, purpose.name()).await?;
+    Ok(())
 }
 
 /// Invalidates links to confirm other addresses of the user. A link to this address stays valid until a newer one is sent,

@@ -83,7 +83,7 @@ pub async fn delete(db: &mut Connection, token: &Token) -> Result<bool> {
     stored_token::delete(db, &token.hash(), PURPOSE).await
 }
 
-/// Deletes all pending log-ins of this user.
-pub async fn delete_all(db: &mut Connection, user_id: &str) -> Result<()> {
+/// Deletes all pending log-ins of this user, and returns how many there were.
+pub async fn delete_all(db: &mut Connection, user_id: &str) -> Result<u64> {
     stored_token::delete_all(db, user_id, PURPOSE).await
 }

@@ -44,11 +44,10 @@ pub async fn delete(db: &mut Connection, hash: &[u8], purpose: &str) -> Result<b
     Ok(deleted.rows_affected() > 0)
 }
 
-/// Deletes all of a user's tokens for this purpose.
-pub async fn delete_all(db: &mut Connection, user_id: &str, purpose: &str) -> Result<()> {
+/// Deletes all of a user's tokens for this purpose, and returns how many there were.
+pub async fn delete_all(db: &mut Connection, user_id: &str, purpose: &str) -> Result<u64> {
     let sql = "delete from tokens where user_id = $1 and purpose = $2";
-    sqlx::query(sql).bind(user_id).bind(purpose).execute(db).await?;
-    Ok(())
+    Ok(sqlx::query(sql).bind(user_id).bind(purpose).execute(db).await?.rows_affected())
 }
 
 /// Deletes expired tokens; `$1` is the time.

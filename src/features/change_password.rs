@@ -25,6 +25,7 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new()
         .get(PATH, Access::Recent, show)
         .post(PATH, Access::Recent, update)
+        .bounded_by("each change costs a hash")
         .post(REMOVE, Access::Recent, remove)
         .get(WELL_KNOWN, Access::Public, to_page);
     let flashes = &[CHANGED, REMOVED];
@@ -125,12 +126,12 @@ async fn change_password(app: &App, session: &Session, login: &Login, form: &Pas
     let addresses = app.db.read(async |db| address::of_user(db, &user.id).await).await?;
     let personal = personal_words(&app.config, &user.username, addresses.all());
     let hash = match app.passwords.hash(new, personal).await {
-        Err(Error::Invalid(errors)) => {
+        Ok(hash) => hash,
+        Err(error) => {
             // The current password was right, so it must not count as a failed attempt.
             app.db.write(async |db| lock(db, session, current.as_ref()).await).await?;
-            return Err(errors.into());
+            return Err(error);
         }
-        hashed => hashed?,
     };
     let changed = app.db.write(async |db| {
         lock(db, session, current.as_ref()).await?;
@@ -174,15 +175,19 @@ async fn remove_password(app: &App, session: &Session, login: &Login) -> Result<
     let removed = app.db.write(async |db| {
         lock_confirmed(app, db, session).await?;
         let factors = FactorCounts::of_user(app, db, user_id).await?;
-        if factors.has_password() && factors.login_methods(app) < 2 {
+        if !factors.has_password() {
+            return Ok(redirect(PATH));
+        }
+        if factors.login_methods(app) < 2 {
             let sentence = "The password is the only way into your account. Add another before you remove it.";
             return Err(Error::invalid("remove", sentence));
         }
         password::table::remove(db, user_id).await?;
         event::record(db, user_id, PASSWORD_REMOVED.by(&login.client)).await?;
-        login.credentials_changed(db, session, AuthLevel::OneFactor).await
+        let cookie = login.credentials_changed(db, session, AuthLevel::OneFactor).await?;
+        Ok(redirect(PATH).cookie(cookie).flash(REMOVED))
     });
-    Ok(redirect(PATH).cookie(removed.await?).flash(REMOVED))
+    removed.await
 }
 
 #[cfg(test)]
@@ -326,6 +331,18 @@ mod tests {
         // The password that was removed can be set again.
         submit(&ada, "", PASSWORD, PASSWORD).await.assert_redirect(PATH);
         assert!(app.is_password_of("ada", PASSWORD).await);
+    }
+
+    #[tokio::test]
+    async fn to_remove_a_password_that_is_not_there_changes_nothing() {
+        let app = with_another_login_method().await;
+        let ada = app.person("ada").await;
+        add_login_method(&app).await;
+        app.remove_password("ada").await;
+        let elsewhere = app.browser_of("ada").await;
+        ada.post(REMOVE, &[]).await.assert_redirect(PATH).assert_no_header("set-cookie");
+        elsewhere.assert_is("ada").await;
+        assert_eq!(app.count("select count(*) from events where kind = 'password_removed'").await, 0);
     }
 
     #[tokio::test]

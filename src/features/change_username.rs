@@ -1,8 +1,9 @@
-//! Users change their own username. The old one is reserved for a while.
+//! Users change their own username, a few times a month. The old one is reserved for a while.
 
 use super::feature::Feature;
 use crate::accounts::{Client, Session, Username, session, user};
-use crate::base::{Env, Error, FieldErrors, Result};
+use crate::base::{Env, Error, FieldErrors, Rate, Result};
+use crate::db::rate_limit::{self, Key};
 use crate::web::{Access, App, Flash, Form, Page, Routes, Template, files, redirect};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -10,10 +11,14 @@ use serde::{Deserialize, Serialize};
 
 const PATH: &str = "/account/username";
 
-pub fn feature(_: &Env) -> anyhow::Result<Feature> {
+pub fn feature(env: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get(PATH, Access::Recent, show).post(PATH, Access::Recent, update);
-    Ok(Feature { routes, flashes: &[CHANGED], ..Feature::named("change_username") })
+    let renames = Renames(env.rate("RENAMES", "3/30d")?);
+    Ok(Feature { routes, flashes: &[CHANGED], settings: Some(Box::new(renames)), ..Feature::named("change_username") })
 }
+
+/// How often a user may change the name. Each change keeps one more name from everybody for `NAME_REST`.
+struct Renames(Rate);
 
 const CHANGED: Flash = Flash { name: "username_changed", words: "Your username was changed." };
 
@@ -63,11 +68,15 @@ async fn update(
 async fn change(app: &App, session: &Session, client: &Client, form: &UsernameForm) -> Result<()> {
     let (user, invalid) = (&session.user, |sentence| Error::invalid("username", sentence));
     let name = form.validate(&app.config.site_name, &user.username).map_err(invalid)?;
+    let (key, Renames(rate)) = (Key::new("rename", &user.id), app.settings());
     let renamed = app.db.write(async |db| {
         session::lifecycle::lock(db, session).await?;
-        user::rename(db, &user.id, &name, app.config.name_rest, client).await
+        rate_limit::take(db, &key, *rate).await?;
+        // A name that is taken is an error here, so that it does not count.
+        let is_free = user::rename(db, &user.id, &name, app.config.name_rest, client).await?;
+        if is_free { Ok(()) } else { Err(invalid(name.taken())) }
     });
-    if renamed.await? { Ok(()) } else { Err(invalid(name.taken())) }
+    renamed.await
 }
 
 #[cfg(test)]
@@ -112,6 +121,37 @@ mod tests {
         app.execute("update limits set free_at = free_at - 7776000000").await;
         rename(&eve, "ada").await.assert_redirect(PATH);
         eve.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn the_fourth_change_in_thirty_days_is_refused_and_mistakes_do_not_count() {
+        let app = TestApp::new().await;
+        let (ada, eve) = (app.person("ada").await, app.person("eve").await);
+        for name in ["eve", "admin", "a b", "ada", "eve"] {
+            rename(&ada, name).await.assert_status(422);
+        }
+        rename(&ada, "countess").await.assert_redirect(PATH);
+        rename(&ada, "lovelace").await.assert_redirect(PATH);
+        // Her first name is not reserved any more. To take it back is a change like any other.
+        app.app.db.write(async |db| rate_limit::reset(db, &Key::new("name", "ada")).await).await.unwrap();
+        rename(&ada, "ada").await.assert_redirect(PATH);
+        let rows = "select (select count(*) from events) + (select count(*) from limits)";
+        let before = app.count(rows).await;
+        let refused = rename(&ada, "enchantress").await;
+        refused.assert_status(429).assert_contains("You can try again in 10 days.");
+        assert_eq!(app.count(rows).await, before);
+        ada.assert_is("ada").await;
+        rename(&eve, "enchantress").await.assert_redirect(PATH);
+    }
+
+    #[tokio::test]
+    async fn a_site_decides_how_often_names_are_changed() {
+        let app = TestApp::with_env(&[("RENAMES", "1/1h")], Routes::new()).await;
+        let ada = app.person("ada").await;
+        rename(&ada, "countess").await.assert_redirect(PATH);
+        rename(&ada, "lovelace").await.assert_status(429).assert_contains("You can try again in 60 minutes.");
+        let wrong = feature(&[("RENAMES", "often")].into_iter().collect()).err().unwrap();
+        assert!(wrong.to_string().starts_with("RENAMES=often is not a rate"), "{wrong}");
     }
 
     #[tokio::test]

@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 const PATH: &str = "/confirm";
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    let routes = Routes::new().get(PATH, Access::User, show).post(PATH, Access::User, create);
+    let routes = Routes::new()
+        .get(PATH, Access::User, show)
+        .post(PATH, Access::User, create)
+        .bounded_by("each confirmation costs a hash or a code that works once");
     Ok(Feature { routes, confirm_path: Some(PATH), ..Feature::named("confirm") })
 }
 

@@ -177,6 +177,8 @@ async fn confirm_or_reject(
     // Mail gateways rewrite links, so the query is only searched.
     let by_program = query.is_some_and(|query| query.contains(UNSUBSCRIBE));
     let is_rejected = by_program || form.reject.or(form.unsubscribe).is_some();
+    // A link that does not work costs no turn to write.
+    app.db.read(async |db| link::find(db, Purpose::Confirm, &token).await).await?;
     let answered = app.db.write(async |db| {
         let link = link::consume(db, Purpose::Confirm, &token).await?;
         match is_rejected {

@@ -75,10 +75,10 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
 mod tests {
     use super::*;
     use crate::accounts::EVENTS;
-    use crate::test::{PASSWORD, TestApp};
-    use crate::web::Access;
+    use crate::test::{PASSWORD, TestApp, Visitor};
+    use crate::web::{Access, Routes, routes::Route};
     use axum::http::Method;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     #[tokio::test]
     async fn every_route_lets_in_whom_it_says_and_nobody_else() {
@@ -125,6 +125,72 @@ mod tests {
         assert_eq!(app.statements() - statements, asked);
         ada.assert_is("ada").await;
         elsewhere.assert_is("ada").await;
+    }
+
+    /// A value for every field of the forms here. Every second time the name and the password are the person's own.
+    fn fields(own_name: &str, number: u32) -> Vec<(&'static str, String)> {
+        let username = if number.is_multiple_of(2) { own_name.to_string() } else { format!("name{number}") };
+        let (new, code) = ("quiet harbour lamp".to_string(), format!("{number:06}"));
+        Vec::from([
+            ("username", username),
+            ("email", format!("name{number}@example.com")),
+            ("current_password", PASSWORD.into()),
+            ("password", if number.is_multiple_of(2) { PASSWORD.into() } else { new.clone() }),
+            ("confirm_password", new),
+            ("code", code),
+            ("name", "A name".into()),
+            ("theme", "dark".into()),
+            ("text", "A note".into()),
+        ])
+    }
+
+    /// Sends all of them as the form or the JSON that the route takes.
+    async fn post(visitor: &Visitor, path: &str, fields: &[(&'static str, String)]) {
+        let form: Vec<_> = fields.iter().map(|(name, value)| (*name, &**value)).collect();
+        if visitor.post(path, &form).await.status == 415 {
+            let json: BTreeMap<_, _> = form.into_iter().collect();
+            visitor.post_body(path, Some("application/json"), &serde_json::to_vec(&json).unwrap()).await;
+        }
+    }
+
+    /// Posts three hundred times, or until twenty requests have added less than ten rows: a rate limit lets one through now
+    /// and then. Returns whether they still add more.
+    async fn grows(app: &TestApp, rows: &'static str, visitor: &Visitor, own_name: &str, path: &str) -> bool {
+        let mut before = app.count(rows).await;
+        for number in 0..300 {
+            post(visitor, path, &fields(own_name, number)).await;
+            if number % 20 == 19 {
+                let now = app.count(rows).await;
+                if now < before + 10 {
+                    return false;
+                }
+                before = now;
+            }
+        }
+        true
+    }
+
+    #[tokio::test]
+    async fn no_post_fills_the_database_unless_it_says_what_bounds_it() {
+        let limits = ["PASSWORD_ATTEMPTS_PER_ADDRESS", "SIGNUPS_PER_ADDRESS", "MAILS_PER_ADDRESS"];
+        let app = TestApp::with_env(&limits.map(|name| (name, "10/1h")), Routes::new()).await;
+        let tables = include_str!("../../schema.sql").lines().filter_map(|line| line.strip_prefix("create table "));
+        let counts = tables.map(|line| format!("(select count(*) from {})", line.trim_end_matches(" (")));
+        let rows: &str = format!("select {}", counts.collect::<Vec<_>>().join(" + ")).leak();
+        let features = all(&Env::default()).unwrap();
+        let routes = features.iter().flat_map(|feature| feature.routes.iter());
+        let posts = routes.filter(|route| route.method == Method::POST && route.bound.is_none());
+        let mut growing = Vec::new();
+        for (number, path) in posts.map(Route::example_path).enumerate() {
+            app.execute("delete from limits").await;
+            let name = format!("person{number}");
+            let (visitor, user) = (app.visitor(), app.person(&name).await);
+            if grows(&app, rows, &visitor, &name, &path).await || grows(&app, rows, &user, &name, &path).await {
+                growing.push(path);
+            }
+        }
+        let advice = "give each a rate limit, or a quota that it names by `bounded_by`";
+        assert!(growing.is_empty(), "these can fill the database: {growing:?}; {advice}");
     }
 
     #[test]

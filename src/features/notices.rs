@@ -160,6 +160,8 @@ async fn show(State(app): State<App>, page: Page, Path(token): Path<String>) -> 
 }
 
 async fn undo(State(app): State<App>, client: Client, Path(token): Path<String>, _: Form<Empty>) -> Result<Redirect> {
+    // A link that does not work costs no turn to write.
+    app.db.read(async |db| link::find(db, Purpose::Undo, &token).await).await?;
     app.db.write(async |db| take_back(&app, db, &token, &client).await).await?;
     Ok(redirect(app.login_path()).flash(TAKEN_BACK))
 }

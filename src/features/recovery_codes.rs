@@ -2,11 +2,13 @@
 
 use super::feature::Feature;
 use crate::accounts::{Client, Event, Session, User, event, recovery_code};
-use crate::base::{Env, Result};
+use crate::base::{Env, Rate, Result};
+use crate::db::rate_limit::{self, Key};
 use crate::web::{Access, App, Empty, Form, Page, Routes, Template, factors, files};
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
+use std::time::Duration;
 
 const PATH: &str = "/account/recovery-codes";
 
@@ -17,6 +19,9 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
 
 pub const MADE: Event = Event::named("recovery_codes_made", "New recovery codes were made")
     .with_notice("New recovery codes were made", "Those that were made before do not work any more.");
+
+/// How often a user may make new ones, so that nobody fills the list of what happened.
+const MADE_PER_USER: Rate = Rate { times: 10, per: Duration::from_secs(60 * 60) };
 
 #[derive(Serialize)]
 struct CodesPage {
@@ -51,6 +56,7 @@ async fn create(
     let user_id = &*session.user.id;
     let replaced = app.db.write(async |db| {
         factors::lock_confirmed(&app, db, &session).await?;
+        rate_limit::take(db, &Key::new("recovery_codes", user_id), MADE_PER_USER).await?;
         event::record(db, user_id, MADE.by(&client)).await?;
         recovery_code::replace(db, user_id).await
     });
@@ -110,6 +116,21 @@ mod tests {
         assert!(!works(&app, "ada", adas.first().unwrap()).await);
         assert!(!works(&app, "ada", eves.first().unwrap()).await);
         assert!(works(&app, "eve", eves.first().unwrap()).await);
+    }
+
+    #[tokio::test]
+    async fn the_eleventh_set_in_an_hour_is_refused_and_the_tenth_still_works() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let mut codes = BTreeSet::new();
+        for _ in 0..10 {
+            codes = make(&ada).await;
+        }
+        ada.post(PATH, &[]).await.assert_status(429).assert_contains("in 6 minutes");
+        assert_eq!(app.count("select count(*) from events where kind = 'recovery_codes_made'").await, 10);
+        assert!(works(&app, "ada", codes.first().unwrap()).await);
+        let eve = app.person("eve").await;
+        assert_eq!(make(&eve).await.len(), 10);
     }
 
     #[tokio::test]

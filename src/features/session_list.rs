@@ -86,9 +86,9 @@ async fn revoke(
 }
 
 async fn revoke_others(State(app): State<App>, own: Session, client: Client, _: Form<Empty>) -> Result<Redirect> {
-    let revoked = app.db.write(async |db| {
-        lifecycle::revoke_others(db, &own).await?;
-        event::record(db, &*own.user.id, OTHERS_ENDED.by(&client)).await
+    let revoked = app.db.write(async |db| match lifecycle::revoke_others(db, &own).await? {
+        true => event::record(db, &*own.user.id, OTHERS_ENDED.by(&client)).await,
+        false => Ok(()),
     });
     revoked.await?;
     Ok(redirect(PATH).flash(OTHER_SESSIONS_ENDED))
@@ -192,6 +192,17 @@ mod tests {
         ada.get(PATH).await.assert_contains("You are logged out everywhere else.");
         bob.assert_is("bob").await;
         assert_eq!(app.count("select count(*) from devices").await, 2);
+    }
+
+    #[tokio::test]
+    async fn to_log_out_everywhere_else_where_nobody_is_leaves_no_event() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let _elsewhere = app.browser_of("ada").await;
+        for _ in 0..3 {
+            ada.post(REVOKE_OTHERS, &[]).await.assert_redirect(PATH);
+            assert_eq!(app.count("select count(*) from events where kind = 'other_sessions_ended'").await, 1);
+        }
     }
 
     #[tokio::test]

@@ -4,11 +4,12 @@
 //! The row says what the mail is about, not what it says: that is written when it is sent. So a request that asks for a
 //! mail takes the same time no matter whose address it is, and no link waits in the database to be stolen.
 
+use super::daily_limit::DailyLimit;
 use super::message::{MailContent, Outgoing};
 use super::smtp;
 use crate::base::Result;
 use crate::db::{Connection, Database, DbRow, new_id, now};
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use sqlx::{FromRow, Row};
@@ -96,12 +97,24 @@ pub async fn queue(
 
 /// As [`queue`], to the address that the user has confirmed at this moment, if there is one.
 pub async fn queue_to_user(db: &mut Connection, kind: &'static str, user_id: &str, about: &str) -> Result<()> {
-    let sql = "insert into mails (id, kind, user_id, email, about, created_at, due_at, attempts) \
-               select $1, $2, user_id, email, $3, $4, $4, 0 from addresses \
-               where user_id = $5 and confirmed_at is not null";
-    let query = sqlx::query(sql).bind(new_id()).bind(kind).bind(about).bind(now()).bind(user_id);
-    query.execute(&mut *db).await?;
+    queue_to_user_after(db, Duration::ZERO, kind, user_id, about).await?;
     db.notify_on_commit();
+    Ok(())
+}
+
+/// As [`queue_to_user`], not to be sent before so much time has passed.
+pub async fn queue_to_user_after(
+    db: &mut Connection,
+    delay: Duration,
+    kind: &'static str,
+    user_id: &str,
+    about: &str,
+) -> Result<()> {
+    let sql = "insert into mails (id, kind, user_id, email, about, created_at, due_at, attempts) \
+               select $1, $2, user_id, email, $3, $4, $4 + $5, 0 from addresses \
+               where user_id = $6 and confirmed_at is not null";
+    let query = sqlx::query(sql).bind(new_id()).bind(kind).bind(about).bind(now());
+    query.bind(delay.as_secs() as i64).bind(user_id).execute(db).await?;
     Ok(())
 }
 
@@ -135,12 +148,20 @@ pub async fn count(db: &mut Connection) -> Result<(i64, i64)> {
 pub const PURGE: &str =
     "delete from mails where id in (select id from mails where failed_at <= $1 - 30 * 86400 limit 1000)";
 
+/// Finds the mail that has been due longest. One to a user comes before one that anybody can ask for, because a crowd of
+/// those must not delay a notice.
+const DUE: &str = "select id from mails where id = coalesce(\
+     (select id from mails where due_at <= $1 and failed_at is null and user_id is not null order by due_at limit 1), \
+     (select id from mails where due_at <= $1 and failed_at is null order by due_at limit 1))";
+
 /// Sends what is in the outbox.
 #[derive(Clone)]
 pub struct Outbox {
     pub db: Database,
     pub write: Write,
     pub deliver: Deliver,
+    /// For the whole site, whichever process sends.
+    pub limit: Option<DailyLimit>,
 }
 
 impl Outbox {
@@ -182,13 +203,10 @@ impl Outbox {
         }
     }
 
-    /// Takes the mail that has been due longest.
+    /// Takes the mail that is to be sent next.
     async fn claim(&self) -> Result<Option<Mail>> {
         loop {
-            let due = async |db: &mut Connection| {
-                let sql = "select id from mails where due_at <= $1 and failed_at is null order by due_at limit 1";
-                Ok(sqlx::query_scalar(sql).bind(now()).fetch_optional(db).await?)
-            };
+            let due = async |db: &mut Connection| Ok(sqlx::query_scalar(DUE).bind(now()).fetch_optional(db).await?);
             let Some(id): Option<String> = self.db.read(due).await? else { return Ok(None) };
             let claim = async |db: &mut Connection| {
                 let sql = "update mails set due_at = $1 + $2, attempts = attempts + 1 where id = $3 and due_at <= $1 \
@@ -219,8 +237,27 @@ impl Outbox {
     }
 
     async fn write_and_deliver(&self, mail: &Mail) -> anyhow::Result<()> {
-        let Some(content) = (self.write)(mail.clone()).await? else { return Ok(()) };
-        (self.deliver)(Outgoing { id: mail.id.clone(), email: mail.email.clone(), content }).await
+        // Counted before it is written, because writing it can make a link.
+        if let Some(limit) = &self.limit
+            && !limit.take(&self.db, &mail.kind).await?
+        {
+            bail!("the site has sent as many mails as MAILS_PER_DAY allows");
+        }
+        let delivered = match (self.write)(mail.clone()).await {
+            Ok(Some(content)) => {
+                let outgoing = Outgoing { id: mail.id.clone(), email: mail.email.clone(), content };
+                (self.deliver)(outgoing).await.map(|()| true)
+            }
+            Ok(None) => Ok(false),
+            Err(error) => Err(error),
+        };
+        if let Some(limit) = &self.limit
+            && !matches!(delivered, Ok(true))
+            && let Err(error) = limit.give_back(&self.db).await
+        {
+            tracing::warn!("a mail that was not sent counts for MAILS_PER_DAY: {:#}", anyhow::Error::from(error));
+        }
+        delivered.map(drop)
     }
 
     /// Renews the lease; ends when that fails, because another process may take the mail then.
@@ -303,6 +340,75 @@ mod tests {
         assert_eq!(app.app.db.read(async |db| count(db).await).await.unwrap(), (0, 1));
         app.outbox().send_all().await;
         assert_eq!(app.count("select attempts from mails").await, 11);
+    }
+
+    #[tokio::test]
+    async fn mails_to_users_are_sent_before_those_that_anybody_can_ask_for() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let id = app.user("ada").await;
+        let queue = async |user_id, about| {
+            let queue = async |db: &mut Connection| queue(db, "test", user_id, "ada@example.com", about).await;
+            app.app.db.write(queue).await.unwrap();
+            app.execute("update mails set due_at = due_at - 1").await;
+        };
+        for (user_id, about) in [(None, "first"), (None, "second"), (Some(&*id), "third"), (Some(&*id), "fourth")] {
+            queue(user_id, about).await;
+        }
+        for about in ["third", "fourth", "first", "second"] {
+            assert_eq!(app.outbox().claim().await.unwrap().unwrap().about, about);
+        }
+        assert!(app.outbox().claim().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_next_mail_is_found_by_an_index_however_many_wait() {
+        let app = TestApp::new().await;
+        let Some(plan) = app.query_plan(DUE).await else { return };
+        assert!(plan.contains("mails_due_to_users (due_at<?)") && plan.contains("mails_due (due_at<?)"), "{plan}");
+        assert!(!plan.contains("ORDER BY"), "{plan}");
+    }
+
+    /// The outbox of this app, on a site that sends 20 mails a day, and where every mail says the same.
+    fn limited(app: &TestApp) -> Outbox {
+        let content = || MailContent { subject: "Hello".into(), text: "".into(), html: "".into(), unsubscribe: None };
+        let write: Write = Arc::new(move |_: Mail| async move { Ok(Some(content())) }.boxed());
+        Outbox { write, limit: Some(DailyLimit::new(20, &["essential"])), ..app.outbox().clone() }
+    }
+
+    #[tokio::test]
+    async fn a_site_sends_no_more_mails_a_day_than_it_may_and_keeps_a_tenth_for_what_people_need() {
+        let app = TestApp::new().await;
+        let outbox = limited(&app);
+        let sent = async |kind: &'static str, times| {
+            for _ in 0..times {
+                let queue = async |db: &mut Connection| queue(db, kind, None, "ada@example.com", "").await;
+                app.app.db.write(queue).await.unwrap();
+            }
+            let waiting = app.count("select count(*) from mails").await;
+            outbox.send_all().await;
+            waiting - app.count("select count(*) from mails").await
+        };
+        assert_eq!(sent("test", 30).await, 18);
+        assert_eq!(sent("essential", 5).await, 2);
+        assert_eq!(app.count("select count(*) from mails where error like '%MAILS_PER_DAY%'").await, 15);
+        // One more is allowed every 72 minutes, and goes to what is essential first.
+        app.execute("update limits set free_at = free_at - 72 * 60 * 1000").await;
+        app.execute("update mails set due_at = 0").await;
+        assert_eq!(sent("test", 0).await, 1);
+        assert_eq!(app.count("select count(*) from mails where kind = 'essential'").await, 2);
+    }
+
+    #[tokio::test]
+    async fn a_mail_that_was_not_delivered_does_not_count_as_one_of_the_day() {
+        let app = TestApp::new().await;
+        let fail: Deliver = Arc::new(|_: Outgoing| async { Err(anyhow!("the mail server is away")) }.boxed());
+        let outbox = Outbox { deliver: fail, ..limited(&app) };
+        for _ in 0..25 {
+            queue_one(&app).await;
+        }
+        outbox.send_all().await;
+        assert_eq!(app.count("select count(*) from mails where error like '%is away'").await, 25);
     }
 
     #[tokio::test]

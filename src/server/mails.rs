@@ -1,15 +1,18 @@
 //! The outbox of the app: features write the mails, and SMTP or a feature delivers them.
 
-use crate::accounts::user;
+use crate::accounts::{event::NOTICE, link::RESET_MAIL, user};
 use crate::base::MailDelivery;
 use crate::db::Connection;
-use crate::mail::{Deliver, Mail, MailContent, Outbox, Outgoing, outbox, smtp::Smtp};
+use crate::mail::{DailyLimit, Deliver, Mail, MailContent, Outbox, Outgoing, outbox, smtp::Smtp};
 use crate::web::App;
 use anyhow::Result;
 use futures_util::FutureExt;
 use futures_util::future::ready;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// By what people get an account back, so that they get it on every day.
+const ESSENTIAL: &[&str] = &[RESET_MAIL, NOTICE];
 
 /// `in_development` takes mails while no mail server is configured.
 ///
@@ -32,7 +35,8 @@ pub fn outbox(app: &App, in_development: Option<Deliver>) -> Result<Outbox> {
         let app = writer.clone();
         async move { write(&app, &mail).await }.boxed()
     });
-    Ok(Outbox { db: app.db.clone(), write, deliver })
+    let limit = app.config.mails_per_day.map(|mails| DailyLimit::new(mails, ESSENTIAL));
+    Ok(Outbox { db: app.db.clone(), write, deliver, limit })
 }
 
 /// Without a mail server or a mailbox, the log says what would have been sent.

@@ -1,7 +1,10 @@
 //! Guessing passwords: rate limits hold across processes and restarts, and do not lock the owner out.
 //! needs: home, login, signup
 
-use crate::common::{Answer, Browser, Database, PASSWORD, Server, form, retry_while_busy, run_alone, send_at_once};
+use crate::common::{
+    Answer, Browser, Connection, Database, PASSWORD, Server, form, retry_while_busy, run_alone, send_at_once,
+    wait_until,
+};
 use std::thread;
 
 /// Ten guesses in three minutes from one address.
@@ -198,6 +201,29 @@ fn a_restart_forgets_no_limit() {
     let mut elsewhere = server.browser().with_header("X-Forwarded-For", "192.0.2.1");
     elsewhere.log_in("ada").assert_must_wait(1..=30);
     elsewhere.log_in("another").assert_status(422);
+}
+
+#[test]
+fn guesses_that_hang_up_and_those_that_a_crash_cuts_off_are_recorded() {
+    let database = Database::new();
+    let mut server = Server::on(&database, &[("HASH_WAIT", "60s"), ("HANDLER_TIMEOUT", "60s")]);
+    owner(&server, "ada");
+    // To verify it takes longer than this test.
+    database.execute("update passwords set hash = replace(hash, 'i=1000,', 'i=2000000000,')");
+    let counted = || database.count("select coalesce(max(count), 0) from limits");
+    for number in 1..=5 {
+        let mut connection = Connection::open(server.port).unwrap();
+        connection.send(form("/login", "", &[("username", "ada"), ("password", "a guess")])).unwrap();
+        assert!(wait_until(5, || counted() == number), "guess {number} does not count:\n{}", *server);
+    }
+    server.browser().log_in("ada").assert_must_wait(1..=30);
+    server.signal(rustix::process::Signal::KILL);
+    server.wait_for_exit(10);
+    let recorded = |kind: &str| {
+        let ada = "(select id from users where username = 'ada')";
+        database.count(&format!("select count(*) from events where kind = '{kind}' and user_id = {ada}"))
+    };
+    assert_eq!((recorded("log_in_failed"), recorded("throttled")), (5, 1));
 }
 
 #[test]

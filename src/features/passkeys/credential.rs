@@ -19,8 +19,10 @@ use webauthn_rs::prelude::{
 /// How many a user may have.
 const MOST: usize = 20;
 
-pub const EXPORT: (&str, &str) =
-    ("passkeys", "select id, name, created_at, used_at from passkeys where user_id = $1 order by id");
+pub const EXPORT: (&str, &str) = (
+    "passkeys",
+    "select id, name, created_at, used_at from passkeys where user_id = $1 and id > $2 order by id limit $3",
+);
 
 pub const COUNT: &str = "select count(*) from passkeys where user_id = $1";
 

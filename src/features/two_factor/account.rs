@@ -178,7 +178,7 @@ async fn remove(
 
 #[cfg(test)]
 mod tests {
-    use super::super::phone::{Phone, between, later, send, start_log_in, turn_on};
+    use super::super::phone::{Phone, between, later, send, start_log_in, turn_on, turn_on_and_off};
     use super::*;
     use crate::test::{Answer, TestApp, Visitor, check};
 
@@ -305,6 +305,19 @@ mod tests {
         app.execute("delete from totp").await;
         let (_, codes) = turn_on(&ada).await;
         send(&ada, OFF, &codes[0]).await.assert_status(429);
+    }
+
+    #[tokio::test]
+    async fn it_is_turned_on_and_off_no_more_than_ten_times_at_once() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        for _ in 0..10 {
+            turn_on_and_off(&ada).await;
+        }
+        let events = app.count("select count(*) from events").await;
+        let (_, phone) = start_set_up(&ada).await;
+        send(&ada, CONFIRM, &phone.code()).await.assert_status(429).assert_contains("in 6 minutes");
+        assert_eq!((app.count(CONFIRMED).await, app.count("select count(*) from events").await), (0, events));
     }
 
     #[tokio::test]

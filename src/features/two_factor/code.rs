@@ -2,12 +2,13 @@
 
 use super::settings::TwoFactorSettings;
 use crate::accounts::{AuthLevel, Client, Event, event, recovery_code, user};
-use crate::base::{FieldErrors, Result, Sealed};
+use crate::base::{FieldErrors, Rate, Result, Sealed};
 use crate::db::rate_limit::{self, Key};
 use crate::db::{Connection, now, now_in_milliseconds};
 use crate::web::App;
 use anyhow::Context;
 use serde::Deserialize;
+use std::time::Duration;
 use totp_rs::Builder;
 
 pub const WRONG_CODE: Event = Event::named("wrong_code", "A code was wrong");
@@ -36,10 +37,16 @@ const TABLE: &str = "totp";
 
 pub const COUNT: &str = "select count(*) from totp where user_id = $1 and confirmed_at is not null";
 
-/// Deletes set-ups that were not finished within the hour; `$1` is the time.
-pub const PURGE: &str = "delete from totp where confirmed_at is null and created_at <= $1 - 3600";
+/// Deletes set-ups that were not finished within the hour; `$1` is the time. The condition is repeated outside for one that
+/// is confirmed at this moment.
+pub const PURGE: &str = "delete from totp where confirmed_at is null and user_id in \
+     (select user_id from totp where confirmed_at is null and created_at <= $1 - 3600 limit 1000)";
 
-pub const EXPORT: (&str, &str) = ("two_factor", "select created_at, confirmed_at from totp where user_id = $1");
+/// A user has one at most, so its key is never needed.
+pub const EXPORT: (&str, &str) = (
+    "two_factor",
+    "select created_at, confirmed_at from totp where user_id = $1 and user_id > $2 order by user_id limit $3",
+);
 
 pub const UNDO: &str = "delete from totp where user_id = $1 and confirmed_at >= $2";
 
@@ -129,17 +136,21 @@ pub async fn unconfirmed_secret(db: &mut Connection, app: &App, user_id: &str) -
     secret(db, app, "select secret from totp where user_id = $1 and confirmed_at is null", user_id).await
 }
 
+/// How often a user may finish a set-up. Its recovery codes turn it off again at once, so nothing else would limit that.
+const SET_UPS: Rate = Rate { times: 10, per: Duration::from_secs(60 * 60) };
+
 /// Finishes a set-up by a code of its secret, which is used up by that. The user's row is locked by [`user::lock`]. A wrong
 /// code is `false`, as in [`verify`].
 ///
 /// # Errors
-/// As [`verify`].
+/// As [`verify`]; [`crate::base::error::Error::TooMany`] after too many set-ups too.
 pub async fn confirm(db: &mut Connection, app: &App, user_id: &str, secret: &[u8], code: &str) -> Result<bool> {
     // A count of its own: mistakes here lock nothing that the user logs in with, and a right code unlocks nothing.
     let (key, backoff) = (Key::new("two_factor_set_up", user_id), app.settings::<TwoFactorSettings>().backoff);
     rate_limit::attempt(db, &key, None, backoff, now_in_milliseconds()).await?;
     let Some(step) = step_of(secret, code, now())? else { return Ok(false) };
     rate_limit::reset(db, &key).await?;
+    rate_limit::take(db, &Key::new("two_factor_on", user_id), SET_UPS).await?;
     let sql = "update totp set confirmed_at = $1, last_step = $2 where user_id = $3";
     sqlx::query(sql).bind(now()).bind(step).bind(user_id).execute(db).await?;
     Ok(true)
