@@ -8,11 +8,15 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod connections;
 mod crash;
+mod crowd;
 mod database_outage;
+mod hang_ups;
 mod login_timing;
 mod mail_shutdown;
 mod mail_timing;
+mod memory;
 mod serve_shutdown;
 mod serve_timeouts;
 mod signup_load;
