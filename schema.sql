@@ -107,6 +107,8 @@ create table limits (
     free_at bigint not null
 );
 create index limits_by_user on limits (user_id);
+create index limits_by_time on limits (free_at) where count = 0;
+create index attempts_by_time on limits (free_at) where count > 0;
 
 create table salts (
     name text primary key,

@@ -254,11 +254,14 @@ pub async fn salt(db: &mut Connection) -> Result<Vec<u8>> {
     Ok(sqlx::query_scalar("select value from salts where name = 'limits'").fetch_one(db).await?)
 }
 
-/// Deletes rows that limit nothing any more; `$1` is the time in seconds. Counts of unknown names are deleted after half a
-/// year; an account's stay until a right password. The condition is repeated outside for a row that is counted at this moment.
-pub const PURGE: &str = "delete from limits where \
-     (count = 0 and free_at <= $1 * 1000 or free_at <= ($1 - 180 * 86400) * 1000) and key in \
-     (select key from limits where (count = 0 and free_at <= $1 * 1000 or free_at <= ($1 - 180 * 86400) * 1000) \
+/// Deletes rows that limit nothing any more; `$1` is the time in seconds. The condition is repeated outside for a row that is
+/// counted at this moment.
+pub const PURGE: &str = "delete from limits where count = 0 and free_at <= $1 * 1000 and key in \
+     (select key from limits where count = 0 and free_at <= $1 * 1000 limit 1000)";
+
+/// Deletes counts of attempts at unknown names, half a year after the last. An account's stay until a right password.
+pub const PURGE_ATTEMPTS: &str = "delete from limits where count > 0 and free_at <= ($1 - 180 * 86400) * 1000 \
+     and key in (select key from limits where count > 0 and free_at <= ($1 - 180 * 86400) * 1000 \
      and not exists (select 1 from users where users.id = limits.user_id) limit 1000)";
 
 async fn free_at(db: &mut Connection, key: &Key) -> Result<i64> {

@@ -62,9 +62,13 @@ pub async fn run_until<T>(limit: Duration, work: impl Future<Output = T>) -> Opt
         return Some(answer);
     }
     let _ = REQUEST.try_with(|request| request.is_late.set(true));
-    poll_fn(|context| match REQUEST.try_with(|request| request.in_transaction.get()) {
-        Ok(true) => work.as_mut().poll(context).map(Some),
-        _ => Poll::Ready(None),
+    let in_transaction = || REQUEST.try_with(|request| request.in_transaction.get()).unwrap_or_default();
+    poll_fn(|context| match in_transaction() {
+        true => match work.as_mut().poll(context) {
+            Poll::Pending if !in_transaction() => Poll::Ready(None),
+            answer => answer.map(Some),
+        },
+        false => Poll::Ready(None),
     })
     .await
 }

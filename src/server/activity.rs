@@ -27,8 +27,10 @@ pub struct Activity {
     changed: Notify,
 }
 
-/// What a client has sent by the time the connection is asked to close is read within this time.
+/// What a client has sent by the time the connection is asked to close is read in moments of this length, each of which
+/// brings a part of it.
 const MOMENT: Duration = Duration::from_millis(1);
+const MOST_MOMENTS: usize = 20;
 
 /// Microseconds since the process has begun to count, from 1.
 fn now() -> u64 {
@@ -72,6 +74,11 @@ impl Activity {
         Some(self.stalled_since.load(Relaxed)).filter(|&since| since != 0)
     }
 
+    /// The first byte of a request has come. What came before it, the client did not owe.
+    pub fn begin_request(&self) {
+        self.stalled_since.store(now(), Relaxed);
+    }
+
     /// From now on its client keeps it waiting.
     pub fn stall(&self) {
         self.stall_since(now());
@@ -90,7 +97,7 @@ impl Activity {
     }
 
     fn notify_if_closing(&self) {
-        if self.closing.load(Relaxed) {
+        if self.is_closing() {
             self.changed.notify_one();
         }
     }
@@ -118,6 +125,11 @@ impl Activity {
         Answering(self.clone())
     }
 
+    /// Whether it has been asked to close.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Relaxed)
+    }
+
     /// Asks for the connection to be closed.
     pub fn close(&self) {
         self.closing.store(true, Relaxed);
@@ -127,10 +139,16 @@ impl Activity {
     /// Ends when the connection is to be closed. A request that has come by then is answered first, unless the client keeps
     /// the app waiting.
     pub async fn closed(&self) {
-        while !self.closing.load(Relaxed) {
+        while !self.is_closing() {
             self.changed.notified().await;
         }
-        sleep(MOMENT).await;
+        for _ in 0..MOST_MOMENTS {
+            let before = self.received();
+            sleep(MOMENT).await;
+            if self.received() == before {
+                break;
+            }
+        }
         while self.stalled_since().is_none() {
             self.changed.notified().await;
         }

@@ -8,7 +8,6 @@ use crate::db::rate_limit::network;
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -22,9 +21,8 @@ pub struct ConnectionLimits {
     open: Mutex<Open>,
     /// Notified when a connection has ended.
     ended: Notify,
-    /// Bytes that all connections may take for long requests, and how many they have taken.
+    /// Bytes that all connections may take for long requests.
     most_memory: usize,
-    memory: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -33,6 +31,8 @@ struct Open {
     by_network: HashMap<IpAddr, Vec<Arc<Activity>>>,
     /// How many there are in `by_network`.
     staying: usize,
+    /// Bytes that those in `by_network` have taken for long requests.
+    memory: usize,
     /// With those that have been asked to close.
     count: usize,
     /// Some that had been stalled longest when somebody last looked; the last of these the longest.
@@ -71,7 +71,6 @@ impl ConnectionLimits {
             open: Mutex::default(),
             ended: Notify::new(),
             most_memory: (16 << 20).max(16 * config.body_limit),
-            memory: AtomicUsize::new(0),
         }
     }
 
@@ -79,12 +78,15 @@ impl ConnectionLimits {
     pub async fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<OpenConnection> {
         let network = network(peer, 64);
         let is_unlimited = self.unlimited.iter().any(|proxies| proxies.contains(&peer.to_canonical()));
-        let room = timeout(PATIENCE, self.make_room(network, is_unlimited)).await;
-        room.unwrap_or_default()?;
-        // A connection that makes room has its socket for a moment longer.
-        while self.open().count >= self.most + CLOSING {
-            self.ended.notified().await;
-        }
+        let room = async {
+            self.make_room(network, is_unlimited).await?;
+            // A connection that makes room has its socket for a moment longer.
+            while self.open().count >= self.most + CLOSING {
+                self.ended.notified().await;
+            }
+            Some(())
+        };
+        timeout(PATIENCE, room).await.unwrap_or_default()?;
         let (activity, mut open) = (Activity::new(), self.open());
         open.by_network.entry(network).or_default().push(activity.clone());
         open.staying += 1;
@@ -123,12 +125,16 @@ impl ConnectionLimits {
         if more == 0 {
             return true;
         }
-        activity.add_memory(more);
-        let taken = self.memory.fetch_add(more, Relaxed) + more;
-        if taken > self.most_memory {
-            self.open().close_longest_stalled_with_memory();
+        let mut open = self.open();
+        if activity.is_closing() {
+            return false;
         }
-        taken <= self.most_memory + self.most_memory / 4
+        activity.add_memory(more);
+        open.memory += more;
+        if open.memory > self.most_memory {
+            open.close_longest_stalled_with_memory();
+        }
+        open.memory <= self.most_memory
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -179,6 +185,7 @@ impl Open {
         let Some(index) = of_network.iter().position(|other| Arc::ptr_eq(other, activity)) else { return };
         of_network.swap_remove(index);
         self.staying -= 1;
+        self.memory -= activity.memory();
         if of_network.is_empty() {
             self.by_network.remove(&network);
         }
@@ -195,7 +202,6 @@ impl Drop for OpenConnection {
         let mut open = self.limits.open();
         open.forget(self.network, &self.activity);
         open.count -= 1;
-        self.limits.memory.fetch_sub(self.activity.memory(), Relaxed);
         self.limits.ended.notify_one();
     }
 }

@@ -113,6 +113,7 @@ pub async fn serve(site: &Site, listener: TcpListener, stop: impl Future<Output 
         while let Ok((stream, peer)) = listener.accept() {
             if let (Ok(()), Ok(stream)) = (stream.set_nonblocking(true), TcpStream::from_std(stream)) {
                 accept(stream, peer).await;
+                yield_now().await;
             }
         }
     };
@@ -171,8 +172,8 @@ async fn serve_connection(
                 pace.wait().await;
                 requests.proceed();
             }
-            if requests.memory() > 0 {
-                // It is given back when the connection ends.
+            if requests.memory() > 0 || requests.is_closing() {
+                // Memory is given back when the connection ends.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response.map(|body| AnswerBody { body, answering }))
@@ -187,7 +188,10 @@ async fn serve_connection(
         () = activity.closed() => {}
         () = stop(&mut stopping) => {
             http.as_mut().graceful_shutdown();
-            let _ = http.await;
+            tokio::select! {
+                _ = http => {}
+                () = activity.closed() => {}
+            }
         }
     }
 }

@@ -79,7 +79,10 @@ impl AsyncRead for Socket {
         if this.activity.is_waiting() {
             match this.waits_for {
                 WaitsFor::EndOfHead => {}
-                _ if received > 0 => this.wait_for(WaitsFor::EndOfHead, this.head_timeout),
+                _ if received > 0 => {
+                    this.activity.begin_request();
+                    this.wait_for(WaitsFor::EndOfHead, this.head_timeout);
+                }
                 WaitsFor::FirstByte => {}
                 WaitsFor::Nothing => this.wait_for(WaitsFor::FirstByte, this.keep_alive),
             }
