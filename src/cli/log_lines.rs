@@ -140,7 +140,7 @@ where
             let line = shorten(&text, LONGEST_LINE - 2 - span.len()) + " " + &span;
             return writeln!(to, "{}", line.trim_end());
         }
-        // The beginning of an object is none, so another one has the beginning of its fields.
+        // An object that is cut off is no JSON, so its fields are cut instead.
         let (mut fields, mut time, mut most) = (Text::default(), String::new(), LONGEST_LINE);
         let _ = DefaultFields::new().format_fields(Writer::new(&mut fields), event);
         SystemTime.format_time(&mut Writer::new(&mut time))?;

@@ -29,7 +29,7 @@ const SCHEMA: &str = include_str!("../../schema.sql");
 #[derive(Clone)]
 pub struct Database {
     pool: sqlx::Pool<Db>,
-    /// At the connections of the pool, except those in reserve.
+    /// For the connections of the pool, except those in reserve.
     connections: FairSemaphore,
     /// SQLite has one writer at a time, and its own lock is not fair.
     writer: Option<FairSemaphore>,
@@ -206,8 +206,9 @@ pub async fn within_deadline<T>(work: impl Future<Output = Result<T>>) -> Result
 pub struct Connection {
     inner: Option<PoolConnection<Db>>,
     in_transaction: bool,
+    /// For a connection of the pool.
     permit: Option<Permit>,
-    /// To write.
+    /// For the writer of SQLite.
     write_permit: Option<Permit>,
     notifies: bool,
     pub refusals: Refusals,

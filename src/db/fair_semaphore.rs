@@ -18,7 +18,7 @@ pub struct FairSemaphore(Arc<Mutex<State>>);
 struct State {
     free: usize,
     waiting: usize,
-    /// Never empty queues.
+    /// None of them is empty.
     queues: HashMap<Requester, VecDeque<oneshot::Sender<Permit>>>,
     /// The keys of the queues; the first is served next.
     round: VecDeque<Requester>,

@@ -74,7 +74,7 @@ impl Activity {
         Some(self.stalled_since.load(Relaxed)).filter(|&since| since != 0)
     }
 
-    /// The first byte of a request has come. What came before it, the client did not owe.
+    /// The first byte of a request has come. From now on, and not before, the client keeps the connection waiting for it.
     pub fn begin_request(&self) {
         self.stalled_since.store(now(), Relaxed);
     }
@@ -164,8 +164,8 @@ impl Drop for Answering {
     }
 }
 
-/// A request's body. While more of it has to come, the client keeps the connection waiting, since it began to wait for this
-/// request: who sends a body byte by byte gains nothing.
+/// A request's body. While a part of it is still to come, the client keeps the connection waiting, and has since the first
+/// byte of the request: sending a body byte by byte gains nothing.
 pub struct RequestBody {
     body: Incoming,
     activity: Arc<Activity>,

@@ -1,4 +1,4 @@
-//! FairSemaphore errors into answers, and puts a page on every error that has none.
+//! Turns errors into answers, and puts a page on every error that has none.
 //!
 //! An error travels up without a body. [`run`] gives it one, wherever it comes from: a handler, a check, or the router for an
 //! unknown path.

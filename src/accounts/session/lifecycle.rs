@@ -82,7 +82,7 @@ pub async fn renew(db: &mut Connection, old: &Token, level: AuthLevel) -> Result
     Ok((token, stay != 0))
 }
 
-/// Whether there is a session with this token, be it expired.
+/// Whether there is a session with this token, even an expired one.
 pub async fn exists(db: &mut Connection, token: &Token) -> Result<bool> {
     let query = sqlx::query("select 1 from sessions where token_hash = $1").bind(token.hash().to_vec());
     Ok(query.fetch_optional(db).await?.is_some())
