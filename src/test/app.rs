@@ -86,6 +86,8 @@ impl TestApp {
         let database = TestDatabase::new().await;
         let common = [
             ("DATABASE_URL", &*database.url),
+            // Opening eight takes Postgres longer than most tests.
+            ("DATABASE_POOL", "4"),
             ("PASSWORD_ITERATIONS", "1"),
             ("SECRET_KEY", "a key for tests alone with 32 bytes or more"),
             // All visitors have one address.

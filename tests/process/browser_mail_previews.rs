@@ -1,7 +1,7 @@
 //! Mails as a mail program shows them, and the pages that show them, are photographed into target/screenshots.
 //! needs: email, home, login, mailbox, notices, password_reset, signup
 
-use crate::common::PASSWORD;
+use crate::common::{PASSWORD, wait_until};
 use crate::webdriver::site::Site;
 use crate::webdriver::{Browser, PHONE, WINDOWS};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -30,7 +30,12 @@ fn mails_are_photographed() {
         ("Please confirm your address", "mail-confirm"),
     ];
     for (subject, name) in mails {
-        browser.visit(&mailbox);
+        // A notice of wrong passwords waits until none of them can turn out to be right.
+        let is_there = || {
+            browser.visit(&mailbox);
+            browser.text("main").contains(subject)
+        };
+        assert!(wait_until(20, is_there), "there is no mail {subject:?}");
         let frame = format!("//article[h2 = '{subject}']//iframe");
         let mail = browser.attribute(&frame, "srcdoc").expect("it has an HTML part");
         let mail = utf8_percent_encode(&mail, NON_ALPHANUMERIC);

@@ -351,7 +351,7 @@ fn people_are_served_whatever_a_crowd_does() {
              where user_id = (select id from users where username = 'eve')"
         ));
     }
-    let time = Duration::from_secs(setting("CROWD_SECONDS", 2));
+    let time = Duration::from_secs(setting("CROWD_SECONDS", 1));
     let (most, files) = (setting("CROWD_CONNECTIONS", 300), setting("CROWD_FILES", 256));
     let chosen = setting("CROWD_ATTACK", String::new());
     // One address stands for many, and the limits are the usual ones.
