@@ -85,8 +85,9 @@ const ATTACKS: [(&str, usize, Attack); 14] = [
     }),
 ];
 
+/// Hexadecimal digits. The last ones of such an id are random, so they come first here.
 fn random() -> String {
-    Uuid::new_v4().simple().to_string()
+    Uuid::now_v7().simple().to_string().chars().rev().collect()
 }
 
 /// It has the form of the site's tokens.
