@@ -70,7 +70,7 @@ impl ConnectionLimits {
             unlimited: config.trusted_proxies.clone(),
             open: Mutex::default(),
             ended: Notify::new(),
-            most_memory: (16 << 20).max(16 * config.body_limit),
+            most_memory: (8 << 20).max(8 * config.body_limit),
         }
     }
 
