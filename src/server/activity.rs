@@ -39,11 +39,12 @@ fn now() -> u64 {
 }
 
 impl Activity {
-    /// Of a new connection. Its first request may be there already, so it does not wait before [`Activity::wait`].
+    /// Of a new connection, which waits for its first request.
     pub fn new() -> Arc<Activity> {
+        let now = now();
         Arc::new(Activity {
-            waiting_since: AtomicU64::new(0),
-            stalled_since: AtomicU64::new(0),
+            waiting_since: AtomicU64::new(now),
+            stalled_since: AtomicU64::new(now),
             received: AtomicUsize::new(0),
             memory: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
@@ -51,8 +52,8 @@ impl Activity {
         })
     }
 
-    /// It waits for a request.
-    pub fn wait(&self) {
+    /// It waits for the next request.
+    fn wait(&self) {
         let now = now();
         self.waiting_since.store(now, Relaxed);
         self.stalled_since.store(now, Relaxed);

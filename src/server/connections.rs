@@ -146,7 +146,6 @@ async fn serve_connection(
         stop(&mut stopping).await;
         sleep(GRACE_PERIOD).await;
     };
-    activity.wait();
     tokio::select! {
         biased;
         _ = stream.readable() => {}
