@@ -30,6 +30,8 @@ pub struct Config {
     pub database_pool: u32,
     pub trusted_proxies: Vec<IpNet>,
     pub insecure_http: bool,
+    /// Whether browsers shall use https for all subdomains too.
+    pub hsts_subdomains: bool,
     pub log_json: bool,
     pub mail: MailDelivery,
     pub mail_from: Mailbox,
@@ -96,6 +98,7 @@ impl Config {
             database_pool: env.number("DATABASE_POOL", 8, 3..=1000)?,
             trusted_proxies: parse_proxies(env.text("TRUSTED_PROXIES").unwrap_or("none"))?,
             insecure_http: env.yes("INSECURE_HTTP")?,
+            hsts_subdomains: env.yes("HSTS_SUBDOMAINS")?,
             log_json: match env.text("LOG_FORMAT") {
                 None | Some("text") => false,
                 Some("json") => true,
@@ -171,7 +174,7 @@ impl Config {
     fn check(&self, env: &Env) -> Result<()> {
         ensure!(!self.site_name.contains(char::is_control), "SITE_NAME must be one line");
         ensure!(
-            self.trusted_proxies.iter().all(|net| net.prefix_len() > 0),
+            IpNet::aggregate(&self.trusted_proxies).iter().all(|net| net.prefix_len() > 0),
             "TRUSTED_PROXIES trusts every address, so anybody could claim any address: name the proxies"
         );
         ensure!(
@@ -282,8 +285,14 @@ fn parse_base_url(text: &str) -> Result<Url> {
 
 fn parse_sender(text: Option<&str>, site_name: &str, site: &Url) -> Result<Mailbox> {
     if let Some(text) = text {
-        let sender = text.parse();
-        return sender.with_context(|| format!("MAIL_FROM={text}: write Name <address@example.com>"));
+        let sender: Mailbox =
+            text.parse().with_context(|| format!("MAIL_FROM={text}: write Name <address@example.com>"))?;
+        ensure!(
+            sender.email.to_string().is_ascii(),
+            "MAIL_FROM={text}: most mail servers take an address only in ASCII; write a domain such as münchen.de as \
+             xn--mnchen-3ya.de"
+        );
+        return Ok(sender);
     }
     // A site at an IP address has no domain to send from.
     let host = site.domain().unwrap_or("localhost");

@@ -1,8 +1,10 @@
 //! Environment variables, and the kinds of values they hold: times, rates, yes or no.
 
+use super::dotenv;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,22 +14,20 @@ use std::time::Duration;
 pub struct Env(HashMap<String, String>);
 
 impl Env {
-    /// The variables of the process, and those of a `.env` file that the process does not have.
+    /// The variables of the process, and those of a `.env` file in the current folder that the process does not have.
     ///
     /// # Errors
-    /// When the `.env` file cannot be read.
+    /// When there is a `.env` file that cannot be read.
     pub fn load() -> Result<Env> {
-        match dotenvy::dotenv() {
-            // The error repeats the line, which may hold a password.
-            Err(dotenvy::Error::LineParse(..)) => {
-                bail!("a line of the .env file cannot be read: write NAME=value, and quote a value that has spaces")
-            }
-            Err(error) if !error.not_found() => bail!("the .env file cannot be read: {error}"),
-            // A value that is not Unicode must not count as absent. Its replacement characters fail to parse.
-            _ => Ok(std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
-                .collect()),
-        }
+        let mut variables = match std::fs::read_to_string(".env") {
+            Err(error) if error.kind() == ErrorKind::NotFound => HashMap::new(),
+            text => dotenv::parse(&text.context("the .env file cannot be read")?)?,
+        };
+        // A value that is not Unicode must not count as absent. Its replacement characters fail to parse.
+        let of_process = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
+        variables.extend(of_process);
+        Ok(Env(variables))
     }
 
     pub fn text(&self, name: &str) -> Option<&str> {

@@ -1,6 +1,7 @@
 //! The ground floor: settings, errors, tokens and files. Everything may import it, and it imports nothing of the app.
 
 pub mod config;
+pub mod dotenv;
 pub mod env;
 pub mod error;
 pub mod files;

@@ -1,0 +1,88 @@
+//! Reads `.env` files: lines `NAME=value`, of which every character means itself.
+
+use anyhow::{Result, bail, ensure};
+use std::collections::HashMap;
+
+/// The variables of a `.env` file. Lines may be empty, or comments that begin with `#`; `export` before a name is ignored.
+/// A value that has spaces stands in quotes, single or double.
+///
+/// # Errors
+/// At a line that could be read in two ways. The message names the line by its number, because a value may be secret.
+pub fn parse(text: &str) -> Result<HashMap<String, String>> {
+    let mut variables = HashMap::new();
+    for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let Some((name, value)) = parse_line(line) else {
+            bail!("line {number} of the .env file cannot be read: write NAME=value, and quote a value that has spaces");
+        };
+        let is_new = variables.insert(name.to_string(), value.to_string()).is_none();
+        ensure!(is_new, "line {number} of the .env file sets {name} a second time");
+    }
+    Ok(variables)
+}
+
+fn parse_line(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
+    let (name, value) = (name.trim(), value.trim());
+    let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    is_name.then_some(())?;
+    let quote = value.chars().next().filter(|c| matches!(c, '"' | '\''));
+    let (value, rest) = match quote {
+        Some(quote) => value[1..].split_once(quote)?,
+        None => value.split_once(char::is_whitespace).unwrap_or((value, "")),
+    };
+    let rest = rest.trim_start();
+    (rest.is_empty() || rest.starts_with('#')).then_some((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_character_of_a_value_means_itself() {
+        for (line, value) in [
+            ("A=Cash$money", "Cash$money"),
+            ("A=${HOME}`id`", "${HOME}`id`"),
+            ("A='Cash $money'", "Cash $money"),
+            (r#"A="a\nb""#, r"a\nb"),
+            (r#"A="it's""#, "it's"),
+            (r"A=a\b", r"a\b"),
+            ("A=a#b=c", "a#b=c"),
+            ("A=a # a comment", "a"),
+            ("A=\"a # b\" # a comment", "a # b"),
+            ("export A=a", "a"),
+            ("A = a", "a"),
+            ("A=", ""),
+            ("A=''", ""),
+            ("\u{feff}A=å", "å"),
+            ("# A=b\r\n\r\nA=a\r\n", "a"),
+        ] {
+            assert_eq!(parse(line).unwrap(), HashMap::from([("A".into(), value.into())]), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused_by_its_line_and_no_value_is_repeated() {
+        for line in [
+            "swordfish",
+            "=swordfish",
+            "A B=swordfish",
+            "1A=swordfish",
+            "A-B=swordfish",
+            "A=one swordfish",
+            "A='swordfish",
+            "A=\"sword\"fish\"",
+            "A='sword'fish",
+        ] {
+            let error = parse(&format!("# first\n{line}\n")).unwrap_err().to_string();
+            assert!(error.starts_with("line 2 of the .env file") && !error.contains("fish"), "{line}: {error}");
+        }
+        let error = parse("A=1\nB=2\nA=swordfish").unwrap_err().to_string();
+        assert_eq!(error, "line 3 of the .env file sets A a second time");
+    }
+}
