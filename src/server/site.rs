@@ -9,8 +9,9 @@ use crate::mail::Outbox;
 use crate::web::app::{FeatureParts, Parts};
 use crate::web::error_pages::{self, ErrorContext};
 use crate::web::request_tasks::RequestTasks;
-use crate::web::{App, AuthState, Routes, factors, security, templates::Templates};
-use anyhow::Result;
+use crate::web::security::is_for_programs;
+use crate::web::{Access, App, AuthState, Routes, factors, security, templates::Templates};
+use anyhow::{Result, ensure};
 use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
@@ -28,6 +29,7 @@ impl Site {
     /// When the database cannot be opened or a template cannot be parsed; one sentence.
     pub async fn open(config: Config, features: Vec<Feature>) -> Result<Site> {
         let templates = Templates::load(&config, features.iter().map(|feature| feature.name))?;
+        check_routes(&features)?;
         let deliver = features.iter().find_map(|feature| feature.deliver.clone());
         let (router, features) = take_apart(features);
         factors::check_policy(&config, &features.factors)?;
@@ -57,7 +59,7 @@ impl Site {
             if let Err(refusal) = security::check(&app.config, &app.features.any_host, &request) {
                 return refusal.into_response();
             }
-            let auth = AuthState::new(app, request.extensions(), request.headers());
+            let auth = AuthState::new(app, request.uri(), request.extensions(), request.headers());
             request.extensions_mut().insert(auth);
             let Ok(response) = router.clone().call(request).await;
             response
@@ -66,6 +68,19 @@ impl Site {
         security::add_headers(&app.config, &mut response);
         response
     }
+}
+
+/// # Errors
+/// When a route of the API asks for a cookie.
+fn check_routes(features: &[Feature]) -> Result<()> {
+    for route in features.iter().flat_map(|feature| feature.routes.iter()) {
+        ensure!(
+            !is_for_programs(route.path) || route.access == Access::Public,
+            "{} is a path for programs, and cookies mean nothing there: its access must be Public",
+            route.path
+        );
+    }
+    Ok(())
 }
 
 /// The routes of all features and of `public/`, and the other parts.
@@ -93,10 +108,18 @@ fn take_apart(features: Vec<Feature>) -> (Router<App>, FeatureParts) {
 
 #[cfg(test)]
 mod tests {
-    use crate::features::Feature;
+    use super::*;
     use crate::test::{TestApp, Visitor};
-    use crate::web::{Access, Routes};
     use axum::http::Method;
+
+    #[test]
+    fn a_site_whose_route_for_programs_asks_for_a_cookie_does_not_start() {
+        for access in [Access::Guest, Access::PendingLogin, Access::User, Access::Recent] {
+            let routes = Routes::new().get("/api/notes", access, async || "the notes");
+            let wrong = check_routes(&[Feature { routes, ..Feature::named("wrong") }]).unwrap_err().to_string();
+            assert!(wrong.starts_with("/api/notes is a path for programs"), "{wrong}");
+        }
+    }
 
     /// The app without these features and with a front page of its own, and its routes.
     async fn app_without(names: &[&str]) -> (TestApp, Vec<(Method, String, Access)>) {

@@ -3,13 +3,13 @@
 //! [`AuthState::new`] reads the cookie and asks the database nothing. The first to ask for the user causes the
 //! look-up; everybody after that, in whichever layer or handler, shares its answer.
 
-use super::{app::App, client::client, cookie};
+use super::{app::App, client::client, cookie, security::is_for_programs};
 use crate::accounts::{Client, Session, User};
 use crate::base::{Error, Result, Token};
 use crate::db::request::Requester;
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap};
+use axum::http::{Extensions, HeaderMap, StatusCode, Uri};
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -30,7 +30,10 @@ struct Lookup {
 }
 
 impl AuthState {
-    pub fn new(app: &App, extensions: &Extensions, headers: &HeaderMap) -> AuthState {
+    pub fn new(app: &App, uri: &Uri, extensions: &Extensions, headers: &HeaderMap) -> AuthState {
+        if is_for_programs(uri.path()) {
+            return AuthState(None);
+        }
         AuthState(cookie::token(&app.config, headers, SESSION_COOKIE).map(|token| {
             let client = client(&app.config, extensions, headers);
             Arc::new(Lookup { app: app.clone(), token, client, session: OnceCell::new() })
@@ -80,7 +83,7 @@ impl FromRequestParts<App> for User {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<User> {
-        AuthState::of(parts).user().await?.cloned().ok_or(Error::NOT_FOUND)
+        AuthState::of(parts).user().await?.cloned().ok_or_else(|| nobody(parts))
     }
 }
 
@@ -92,12 +95,17 @@ impl OptionalFromRequestParts<App> for User {
     }
 }
 
+/// For a route that needs a user, and whose access does not say so.
+fn nobody(parts: &Parts) -> Error {
+    if is_for_programs(parts.uri.path()) { Error::Refused(StatusCode::UNAUTHORIZED) } else { Error::NOT_FOUND }
+}
+
 /// The session that the request belongs to, as [`User`].
 impl FromRequestParts<App> for Session {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Session> {
-        AuthState::of(parts).session().await?.cloned().ok_or(Error::NOT_FOUND)
+        AuthState::of(parts).session().await?.cloned().ok_or_else(|| nobody(parts))
     }
 }
 

@@ -3,6 +3,7 @@
 //! An error travels up without a body. [`run`] gives it one, wherever it comes from: a handler, a check, or the router for an
 //! unknown path.
 
+use super::security::is_for_programs;
 use super::templates::{Template, Theme, files};
 use super::{app::App, client::requester, flash, format, page::theme, redirect::redirect};
 use crate::base::{Error, random};
@@ -11,7 +12,7 @@ use anyhow::anyhow;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -75,7 +76,7 @@ impl ErrorContext {
             sender: requester(&app.config, request),
             method: request.method().clone(),
             theme: theme(&app.config, request.headers()),
-            is_api: request.uri().path().starts_with("/api/"),
+            is_api: is_for_programs(request.uri().path()),
         }
     }
 }
@@ -150,6 +151,9 @@ fn put_page(app: &App, context: ErrorContext, response: &mut Response) {
     }
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         headers.entry(RETRY_AFTER).or_insert(HeaderValue::from_static("2"));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.entry(WWW_AUTHENTICATE).or_insert(HeaderValue::from_static("Bearer"));
     }
     if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
         // The rest of the body is not wanted.

@@ -481,6 +481,9 @@ mod tests {
         ada.assert_is("ada").await;
         let answer = ada.post("/test/log-in", &ADA).await;
         answer.assert_cookie("__Host-session_token=…; HttpOnly; SameSite=Lax; Secure; Path=/");
+        answer.assert_header("strict-transport-security", "max-age=63072000");
+        let with_subdomains = [&settings[..], &[("HSTS_SUBDOMAINS", "yes")]].concat();
+        let answer = TestApp::with_env(&with_subdomains, Routes::new()).await.visitor().get("/").await;
         answer.assert_header("strict-transport-security", "max-age=63072000; includeSubDomains");
         let unprefixed = app.visitor().with_cookie("session_token", &ada.cookie("__Host-session_token").unwrap());
         unprefixed.assert_is("nobody").await;

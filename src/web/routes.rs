@@ -145,7 +145,7 @@ async fn admit(app: &App, access: Access, request: Request) -> Result<Request> {
     }
     let body = Body::from(read_body(app, body).await?);
     // Checked again, because the session may have ended while a body arrived slowly.
-    let auth = AuthState::new(app, &parts.extensions, &parts.headers);
+    let auth = AuthState::new(app, &parts.uri, &parts.extensions, &parts.headers);
     parts.extensions.insert(auth);
     check_access(app, access, &mut parts).await?;
     Ok(Request::from_parts(parts, body))

@@ -27,7 +27,8 @@ const HEADERS: [(HeaderName, &str); 6] = [
 ];
 
 /// Two years.
-const HSTS: &str = "max-age=63072000; includeSubDomains";
+const HSTS: &str = "max-age=63072000";
+const HSTS_SUBDOMAINS: &str = "max-age=63072000; includeSubDomains";
 
 /// Adds the security headers to an answer that does not set its own.
 pub fn add_headers(config: &Config, response: &mut Response) {
@@ -38,7 +39,8 @@ pub fn add_headers(config: &Config, response: &mut Response) {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     if config.https() {
-        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
+        let hsts = if config.hsts_subdomains { HSTS_SUBDOMAINS } else { HSTS };
+        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(hsts));
     }
 }
 
@@ -52,6 +54,10 @@ pub fn check(config: &Config, any_host: &[&str], request: &Request) -> Result<()
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
     if head_size(uri, headers) > LONGEST_HEAD {
         return Err(Error::Refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+    }
+    // hyper would take the body apart and pass on what is still compressed.
+    if headers.get_all(TRANSFER_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(Error::Refused(StatusCode::NOT_IMPLEMENTED));
     }
     if !has_own_host(config, uri, headers) && (config.development() || !any_host.contains(&uri.path())) {
         return Err(Error::Refused(StatusCode::MISDIRECTED_REQUEST));
@@ -91,9 +97,15 @@ fn has_own_host(config: &Config, uri: &Uri, headers: &HeaderMap) -> bool {
     host.to_str().is_ok_and(is_own) && uri.authority().is_none_or(|authority| is_own(authority.as_str()))
 }
 
+/// Whether a path belongs to the API, where cookies mean nothing and answers are JSON.
+pub fn is_for_programs(path: &str) -> bool {
+    path.starts_with("/api/")
+}
+
 /// docs/security.md explains why this is enough, under "Forms from other sites".
 fn is_same_origin(config: &Config, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
-    if method.is_safe() || uri.path().starts_with("/api/") {
+    // A program sends no cookie. What has one may come from a browser, wherever it goes.
+    if method.is_safe() || is_for_programs(uri.path()) && !headers.contains_key(COOKIE) {
         return true;
     }
     match headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes) {
@@ -124,6 +136,7 @@ pub fn own_referer(config: &Config, headers: &HeaderMap) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::accounts::User;
     use crate::features::Feature;
     use crate::test::{PRODUCTION, TestApp, Visitor};
     use crate::web::{Access, Routes};
@@ -171,6 +184,27 @@ mod tests {
         for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::from_bytes(b"WHATEVER").unwrap()] {
             visitor.send(method, "/act", &[("sec-fetch-site", "cross-site")], "").await.assert_status(403);
         }
+    }
+
+    async fn show(user: User) -> String {
+        user.username
+    }
+
+    #[tokio::test]
+    async fn below_api_a_cookie_opens_nothing_and_its_sender_is_checked_like_everybody() {
+        let routes = Routes::new().get("/api/me", Access::Public, show).post("/api/act", Access::Public, act);
+        let app = TestApp::with(routes).await;
+        let ada = app.person("ada").await;
+        for visitor in [&ada, &app.visitor()] {
+            let answer = visitor.get("/api/me").await;
+            answer.assert_status(401).assert_header("www-authenticate", "Bearer");
+            answer.assert_header("content-type", "application/problem+json").assert_no_header("location");
+        }
+        let cross_site = [("sec-fetch-site", "cross-site")];
+        app.visitor().send(Method::POST, "/api/act", &cross_site, "").await.assert_status(200);
+        ada.send(Method::POST, "/api/act", &cross_site, "").await.assert_status(403);
+        let planted = app.visitor().with_cookie("anything", "at all");
+        planted.send(Method::POST, "/api/act", &cross_site, "").await.assert_status(403);
     }
 
     #[tokio::test]
