@@ -8,9 +8,10 @@ use crate::db::request::Requester;
 use axum::extract::{ConnectInfo, FromRequestParts, Request};
 use axum::http::header::USER_AGENT;
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap};
+use axum::http::{Extensions, HeaderMap, HeaderValue};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Once;
 
 impl FromRequestParts<App> for Client {
     type Rejection = Infallible;
@@ -36,16 +37,70 @@ fn peer(extensions: &Extensions) -> IpAddr {
 }
 
 /// The address of the peer, or behind trusted proxies the last address that is not a trusted proxy's. Everything to the
-/// left of it is what the client claims.
+/// left of it is what the client claims. A hop that cannot be read ends the search, and the address that it was received
+/// from counts.
 fn address(config: &Config, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-    let trusted = |address: &IpAddr| config.trusted_proxies.iter().any(|net| net.contains(address));
+    let is_trusted = |address: &IpAddr| config.trusted_proxies.iter().any(|net| net.contains(address));
     let mut address = peer.to_canonical();
-    let forwarded = headers.get_all("x-forwarded-for").iter().rev().filter_map(|value| value.to_str().ok());
-    for hop in forwarded.flat_map(|value| value.rsplit(',')) {
-        let Some(hop) = hop.trim().parse::<IpAddr>().ok().filter(|_| trusted(&address)) else { break };
-        address = hop.to_canonical();
+    let lines = headers.get_all(FORWARDED_FOR).iter().rev().map(HeaderValue::as_bytes);
+    // An empty element of a list means nothing (RFC 9110, 5.6.1).
+    let hops = lines.flat_map(|line| line.rsplit(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    for hop in hops.filter(|hop| !hop.is_empty()) {
+        if !is_trusted(&address) {
+            if config.trusted_proxies.is_empty() && is_local(address) {
+                warn_of_unnamed_proxy(address);
+            }
+            break;
+        }
+        match parse_hop(hop) {
+            Some(hop) => address = hop,
+            None => {
+                warn_of_unreadable(address);
+                break;
+            }
+        }
     }
     address
+}
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// An address as proxies write it: alone or with a port, an IPv6 address perhaps in brackets, all of it perhaps in quotes.
+fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop).ok()?;
+    let hop = hop.strip_prefix('"').and_then(|hop| hop.strip_suffix('"')).unwrap_or(hop);
+    let in_brackets = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let with_port = || hop.parse().ok().map(|address: SocketAddr| address.ip());
+    let address = hop.parse().ok().or_else(in_brackets).or_else(with_port);
+    address.as_ref().map(IpAddr::to_canonical)
+}
+
+/// Whether it belongs to this machine or a private network, where a proxy may stand.
+fn is_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local(),
+    }
+}
+
+fn warn_of_unnamed_proxy(proxy: IpAddr) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing::warn!(
+            "requests from {proxy} have X-Forwarded-For, which is ignored: if {proxy} is your proxy, set \
+             TRUSTED_PROXIES={proxy}, so that not all of its clients count as one"
+        );
+    });
+}
+
+fn warn_of_unreadable(proxy: IpAddr) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing::warn!(
+            "X-Forwarded-For from {proxy} ends in something that is no address, so {proxy} counts as the client: let this \
+             proxy append the address of its client, and nothing else"
+        );
+    });
 }
 
 #[cfg(test)]
@@ -53,6 +108,7 @@ mod tests {
     use super::*;
     use crate::test::TestApp;
     use crate::web::{Access, Routes};
+    use axum::body::Body;
 
     async fn show(client: Client) -> String {
         client.address.to_string()
@@ -77,5 +133,50 @@ mod tests {
         assert_eq!(through("127.0.0.1", &["203.0.113.9, nonsense"]).await, "127.0.0.1");
         assert_eq!(through("127.0.0.1", &["::ffff:203.0.113.9"]).await, "203.0.113.9");
         assert_eq!(through("127.0.0.1", &[]).await, "127.0.0.1");
+    }
+
+    #[test]
+    fn an_address_is_read_in_every_form_that_proxies_write() {
+        for (hop, address) in [
+            ("203.0.113.9", "203.0.113.9"),
+            ("203.0.113.9:51234", "203.0.113.9"),
+            ("\"203.0.113.9:51234\"", "203.0.113.9"),
+            ("2001:db8::9", "2001:db8::9"),
+            ("[2001:db8::9]", "2001:db8::9"),
+            ("[2001:db8::9]:51234", "2001:db8::9"),
+            ("\"[2001:db8::9]:51234\"", "2001:db8::9"),
+            ("::ffff:203.0.113.9", "203.0.113.9"),
+            ("[::ffff:203.0.113.9]:51234", "203.0.113.9"),
+        ] {
+            assert_eq!(parse_hop(hop.as_bytes()), Some(address.parse().unwrap()), "{hop}");
+        }
+        for hop in [
+            &b"unknown"[..],
+            b"_hidden",
+            b"203.0.113.9:",
+            b"203.0.113.9:x",
+            b"203.0.113",
+            b"[2001:db8::9",
+            b"\xff",
+            b"\"",
+        ] {
+            assert_eq!(parse_hop(hop), None, "{hop:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_client_wrote_before_its_own_address_hides_it_from_nobody() {
+        let app = TestApp::with_env(&[("TRUSTED_PROXIES", "127.0.0.1, 10.0.0.0/8")], routes()).await;
+        let through = async |hops: &[u8]| {
+            let value = HeaderValue::from_bytes(hops).unwrap();
+            let mut request = Request::get("/address").header("host", "localhost").body(Body::empty()).unwrap();
+            request.headers_mut().insert(FORWARDED_FOR, value);
+            address(&app.app.config, IpAddr::V4(Ipv4Addr::LOCALHOST), request.headers()).to_string()
+        };
+        assert_eq!(through(b"198.51.100.1, \xff\xfe, 203.0.113.9").await, "203.0.113.9");
+        assert_eq!(through(b"nonsense,203.0.113.9:51234").await, "203.0.113.9");
+        assert_eq!(through(b"203.0.113.9, , 10.1.2.3:80,").await, "203.0.113.9");
+        assert_eq!(through(b"203.0.113.9, \xff, 10.1.2.3").await, "10.1.2.3", "never one further left");
+        assert_eq!(through(b"203.0.113.9, unknown").await, "127.0.0.1");
     }
 }
