@@ -12,6 +12,7 @@ pub mod pending_login;
 pub mod recovery_code;
 pub mod session;
 pub mod stored_token;
+pub mod typed_code;
 pub mod user;
 
 #[allow(unused_imports)] // What nothing uses yet is for features to come.

@@ -2,7 +2,7 @@
 //!
 //! A code is 128 random bits, so its plain SHA-256 can be stored, and nobody guesses one however often they try.
 
-use super::{event::Event, user::Username};
+use super::{event::Event, typed_code::normalize, user::Username};
 use crate::base::{Result, random};
 use crate::db::Connection;
 use data_encoding::BASE32_NOPAD;
@@ -66,10 +66,14 @@ fn text(code: &[u8; 16]) -> String {
     groups.join("-")
 }
 
-/// A code as somebody has typed it: capitals, spaces and hyphens make no difference.
+/// A code as somebody has typed it: besides what [`normalize`] drops, capitals make no difference.
 fn parse(typed: &str) -> Option<[u8; 16]> {
-    let code = typed.replace(|c: char| c.is_whitespace() || c == '-', "").to_ascii_uppercase();
-    BASE32_NOPAD.decode(code.as_bytes()).ok()?.try_into().ok()
+    BASE32_NOPAD.decode(normalize(typed).to_ascii_uppercase().as_bytes()).ok()?.try_into().ok()
+}
+
+/// Whether it can be a code. What cannot is a typing mistake, and no attempt at one.
+pub fn is_well_formed(typed: &str) -> bool {
+    parse(typed).is_some()
 }
 
 fn hash(code: &[u8; 16]) -> Vec<u8> {

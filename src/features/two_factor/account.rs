@@ -1,10 +1,10 @@
 //! Sets an authenticator app up, and turns it off again.
 
-use super::code::{self, CodeForm, wrong_code};
+use super::code::{self, CodeForm, TypedCode, wrong_code};
 use super::qr::Qr;
 use crate::accounts::session::lifecycle;
 use crate::accounts::{AuthLevel, Event, Session, User, event, recovery_code};
-use crate::base::{FieldErrors, Result, random};
+use crate::base::{FieldErrors, Result};
 use crate::db::Connection;
 use crate::web::factors::lock_confirmed;
 use crate::web::format::{date, url_encode};
@@ -91,22 +91,21 @@ pub async fn show(State(app): State<App>, user: User, page: Page) -> Result<Resp
 }
 
 pub async fn start(State(app): State<App>, session: Session, page: Page, _: Form<Empty>) -> Result<Response> {
-    let secret: [u8; 20] = random()?;
     let started = app.db.write(async |db| {
         lock_confirmed(&app, db, &session).await?;
-        code::start_set_up(db, &app, &session.user.id, &secret).await
+        code::start_set_up(db, &app, &session.user.id).await
     });
-    if !started.await? {
+    let Some(secret) = started.await? else {
         return Ok(redirect(PATH).into_response());
-    }
+    };
     page.render(&SetUpPage::new(&app, &session.user, &secret, FieldErrors::default())?).await
 }
 
 /// What a code does to a set-up. A wrong one is no error, because it was counted.
 enum SetUp {
     Finished(CookieJar, Vec<String>),
-    /// The secret, to be shown again.
-    WrongCode(Vec<u8>),
+    /// The secret, to be shown again, and the sentence beside the field.
+    Mistake(Vec<u8>, &'static str),
     NotStarted,
 }
 
@@ -119,8 +118,9 @@ pub async fn confirm(
 ) -> Result<Response> {
     match app.db.write(async |db| turn_on(db, &app, &session, &login, &form.code).await).await? {
         SetUp::Finished(cookies, codes) => Ok((cookies, page.render(&CodesPage { codes }).await?).into_response()),
-        SetUp::WrongCode(secret) => {
-            page.render_errors(&SetUpPage::new(&app, &session.user, &secret, wrong_code("code"))?).await
+        SetUp::Mistake(secret, sentence) => {
+            let errors = FieldErrors::of("code", sentence);
+            page.render_errors(&SetUpPage::new(&app, &session.user, &secret, errors)?).await
         }
         SetUp::NotStarted => Ok(redirect(PATH).into_response()),
     }
@@ -132,8 +132,12 @@ async fn turn_on(db: &mut Connection, app: &App, session: &Session, login: &Logi
     let Some(secret) = code::unconfirmed_secret(db, app, user_id).await? else {
         return Ok(SetUp::NotStarted);
     };
-    if !code::confirm(db, app, user_id, &secret, code).await? {
-        return Ok(SetUp::WrongCode(secret));
+    let code = match TypedCode::parse(code) {
+        Ok(code) => code,
+        Err(sentence) => return Ok(SetUp::Mistake(secret, sentence)),
+    };
+    if !code::confirm(db, app, user_id, &secret, &code).await? {
+        return Ok(SetUp::Mistake(secret, code::REFUSAL));
     }
     event::record(db, user_id, TWO_FACTOR_ON.by(&login.client).at(session.level)).await?;
     let codes = recovery_code::replace(db, user_id).await?;
@@ -148,10 +152,14 @@ pub async fn turn_off(
     page: Page,
     Form(form): Form<CodeForm>,
 ) -> Result<Response> {
-    match app.db.write(async |db| remove(db, &app, &session, &login, &form.code).await).await? {
-        Some(redirect) => Ok(redirect.into_response()),
-        None => page.render_errors(&AccountPage::new(&app, &session.user, wrong_code("code")).await?).await,
-    }
+    let errors = match TypedCode::parse(&form.code) {
+        Ok(code) => match app.db.write(async |db| remove(db, &app, &session, &login, &code).await).await? {
+            Some(redirect) => return Ok(redirect.into_response()),
+            None => wrong_code("code"),
+        },
+        Err(sentence) => FieldErrors::of("code", sentence),
+    };
+    page.render_errors(&AccountPage::new(&app, &session.user, errors).await?).await
 }
 
 /// `None` for a wrong code, which is no error, because it was counted.
@@ -160,7 +168,7 @@ async fn remove(
     app: &App,
     session: &Session,
     login: &Login,
-    code: &str,
+    code: &TypedCode,
 ) -> Result<Option<Redirect>> {
     let (user_id, redirect) = (&*session.user.id, redirect(PATH).flash(TURNED_OFF));
     lifecycle::lock(db, session).await?;
@@ -244,13 +252,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_newer_set_up_replaces_one_that_was_not_finished() {
+    async fn a_set_up_that_is_started_again_has_the_same_key_for_ten_minutes() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
-        let (_, old) = start_set_up(&ada).await;
+        let (first, old) = start_set_up(&ada).await;
+        let (again, _) = start_set_up(&ada).await;
+        assert_eq!(first.text(), again.text());
+        // Ten minutes later.
+        app.execute("update totp set created_at = created_at - 600").await;
         let (_, new) = start_set_up(&ada).await;
         send(&ada, CONFIRM, &old.code()).await.assert_status(422);
+        start_set_up(&ada).await;
         send(&ada, CONFIRM, &new.code()).await.assert_status(200);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_a_code_shows_the_same_key_again_and_counts_nowhere() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let (_, phone) = start_set_up(&ada).await;
+        for mistyped in ["", "12345", "1234567", "12345a", "123.456", "½23456"].repeat(3) {
+            send(&ada, CONFIRM, mistyped).await.assert_status(422).assert_contains("This is no code");
+        }
+        assert_eq!(app.count("select count(*) from limits where count > 0").await, 0);
+        send(&ada, CONFIRM, &phone.code()).await.assert_status(200);
     }
 
     #[tokio::test]
@@ -326,7 +351,8 @@ mod tests {
         let ada = app.person("ada").await;
         let (phone, codes) = turn_on(&ada).await;
         let (other, pending) = (app.browser_of("ada").await, start_log_in(&app, "ada").await);
-        for wrong in ["", &phone.wrong(), &phone.code()] {
+        send(&ada, OFF, "").await.assert_status(422).assert_contains("This is no code");
+        for wrong in [&phone.wrong(), &phone.code()] {
             let answer = send(&ada, OFF, wrong).await;
             answer.assert_status(422).assert_contains("This code is wrong").assert_no_header("set-cookie");
         }

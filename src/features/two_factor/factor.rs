@@ -1,9 +1,9 @@
 //! Codes as a factor: a log-in that has begun with one factor asks for them.
 
-use super::code::{self, wrong_code};
+use super::code::{self, TypedCode, wrong_code};
 use super::{account, log_in};
 use crate::accounts::AuthLevel;
-use crate::base::Result;
+use crate::base::{FieldErrors, Result};
 use crate::db::Connection;
 use crate::web::app::FactorAttempt;
 use crate::web::{App, Factor};
@@ -24,8 +24,9 @@ pub const FACTOR: Factor = Factor {
 fn verify<'a>(app: &'a App, attempt: FactorAttempt<'a>) -> BoxFuture<'a, Result<()>> {
     let FactorAttempt { session, client, value, .. } = attempt;
     async move {
+        let code = TypedCode::parse(value).map_err(|sentence| FieldErrors::of("code", sentence))?;
         // A wrong code is no error inside the transaction, because it is counted there.
-        let is_right = app.db.write(async |db| code::verify(db, app, client, &session.user.id, value).await).await?;
+        let is_right = app.db.write(async |db| code::verify(db, app, client, &session.user.id, &code).await).await?;
         if is_right { Ok(()) } else { Err(wrong_code("code").into()) }
     }
     .boxed()

@@ -1,6 +1,6 @@
 //! The second step of a log-in.
 
-use super::code::{self, CodeForm, wrong_code};
+use super::code::{self, CodeForm, TypedCode, wrong_code};
 use super::settings::TwoFactorSettings;
 use crate::accounts::PendingLogin;
 use crate::base::{FieldErrors, Result};
@@ -36,14 +36,16 @@ pub async fn create(
     page: Page,
     Form(form): Form<CodeForm>,
 ) -> Result<Response> {
-    match app.db.write(async |db| complete(db, &app, &pending, &login, &form.code).await).await? {
-        Some(redirect) => Ok(redirect.into_response()),
-        None => {
-            let has_letters = form.code.contains(char::is_alphabetic);
-            let errors = wrong_code(if has_letters { "recovery_code" } else { "code" });
-            page.render_errors(&LogInPage { username: pending.user.username, errors }).await
-        }
-    }
+    let has_letters = form.code.contains(char::is_alphabetic);
+    let field = if has_letters { "recovery_code" } else { "code" };
+    let errors = match TypedCode::parse(&form.code) {
+        Ok(code) => match app.db.write(async |db| complete(db, &app, &pending, &login, &code).await).await? {
+            Some(redirect) => return Ok(redirect.into_response()),
+            None => wrong_code(field),
+        },
+        Err(sentence) => FieldErrors::of(field, sentence),
+    };
+    page.render_errors(&LogInPage { username: pending.user.username, errors }).await
 }
 
 /// `None` for a wrong code while another can be sent. It is no error, because it was counted.
@@ -52,7 +54,7 @@ async fn complete(
     app: &App,
     pending: &PendingLogin,
     login: &Login,
-    code: &str,
+    code: &TypedCode,
 ) -> Result<Option<Redirect>> {
     let over = redirect(app.login_path()).flash(OVER);
     if !pending.lock(db).await? {
@@ -90,6 +92,45 @@ mod tests {
         answer.assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
         browser.assert_is("ada").await;
         assert_eq!(app.count("select count(*) from sessions where factors = 2 and stay = 1").await, 1);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_a_code_is_a_mistake_that_counts_nowhere() {
+        let app = TestApp::new().await;
+        let (_, codes) = turn_on(&app.person("ada").await).await;
+        let browser = start_log_in(&app, "ada").await;
+        for mistyped in ["", "12345", "1234567", "123.456", "swordfish", &codes[0][1..]].repeat(3) {
+            let answer = send(&browser, PATH, mistyped).await;
+            answer.assert_status(422).assert_contains("This is no code").assert_lacks("swordfish");
+        }
+        assert_eq!(app.count("select count(*) from events where kind = 'wrong_code'").await, 0);
+        assert_eq!(app.count("select count(*) from limits where count > 0").await, 0);
+        send(&browser, PATH, &codes[0]).await.assert_redirect("/private");
+    }
+
+    #[tokio::test]
+    async fn a_code_is_taken_from_every_keyboard_and_with_what_was_copied_along() {
+        let app = TestApp::new().await;
+        let (phone, codes) = turn_on(&app.person("ada").await).await;
+        let from = |zero: u32| {
+            let digit = move |c: char| char::from_u32(zero + c.to_digit(10).unwrap()).unwrap();
+            phone.code().chars().map(digit).collect::<String>()
+        };
+        let code = phone.code();
+        for typed in [
+            from(0x660),
+            from(0x966),
+            from(0xff10),
+            format!("{}-{}", &code[..3], &code[3..]),
+            format!("\u{200e}{}\u{a0}{}\u{200b}", &code[..3], &code[3..]),
+        ] {
+            later(&app).await;
+            let browser = start_log_in(&app, "ada").await;
+            send(&browser, PATH, &typed).await.assert_redirect("/private");
+        }
+        let browser = start_log_in(&app, "ada").await;
+        let code = codes[0].to_uppercase().replace('-', " \u{2013} ");
+        send(&browser, PATH, &code).await.assert_redirect("/private");
     }
 
     #[tokio::test]
