@@ -98,7 +98,7 @@ pub async fn create_with_id(db: &mut Connection, id: &str, username: &Username, 
         return Ok(false);
     }
     // Checked now, because the insert may have waited for somebody who was giving the name up.
-    if is_reserved(db, username.as_str()).await? {
+    if is_reserved(db, username.as_str(), id).await? {
         sqlx::query("delete from users where id = $1").bind(id).execute(db).await?;
         return Ok(false);
     }
@@ -139,22 +139,23 @@ pub async fn rename(
         Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(false),
         Err(error) => return Err(error.into()),
     }
-    if is_reserved(db, name.as_str()).await? {
+    if is_reserved(db, name.as_str(), user_id).await? {
         sqlx::query(sql).bind(&*old).bind(user_id).execute(db).await?;
         return Ok(false);
     }
-    rate_limit::block(db, &reservation(&old), reserved_for).await?;
+    rate_limit::block(db, &reservation(&old), user_id, reserved_for).await?;
     event::record(db, user_id, USERNAME_CHANGED.by(client)).await?;
     Ok(true)
 }
 
-/// A name that was given up is reserved, so that nobody takes over somebody else's links and reputation.
+/// A name that was given up is reserved for its former owner, so that nobody takes over somebody else's links and
+/// reputation.
 fn reservation(name: &str) -> Key {
     Key::new("name", name)
 }
 
-async fn is_reserved(db: &mut Connection, name: &str) -> Result<bool> {
-    rate_limit::is_blocked(db, &reservation(name)).await
+async fn is_reserved(db: &mut Connection, name: &str, user_id: &str) -> Result<bool> {
+    rate_limit::is_blocked(db, &reservation(name), user_id).await
 }
 
 /// Deletes a user and, by the foreign keys, everything that belongs to them, and reserves the name. Events stay, without
@@ -165,7 +166,7 @@ pub async fn delete(db: &mut Connection, user_id: &str, reserved_for: Duration, 
     let deleted: Option<String> = sqlx::query_scalar(sql).bind(user_id).fetch_optional(&mut *db).await?;
     let username = deleted.ok_or(Error::NOT_FOUND)?;
     rate_limit::reset_user(db, user_id).await?;
-    rate_limit::block(db, &reservation(&username), reserved_for).await?;
+    rate_limit::block(db, &reservation(&username), user_id, reserved_for).await?;
     event::record(db, user_id, DELETED.by(client)).await?;
     event::anonymize(db, user_id).await
 }

@@ -223,28 +223,31 @@ pub async fn reset(db: &mut Connection, key: &Key) -> Result<()> {
     Ok(())
 }
 
-/// Sets all counts of this user to zero.
+/// Sets all counts of this user to zero. What is blocked for others stays so.
 pub async fn reset_user(db: &mut Connection, user_id: &str) -> Result<()> {
     // The account's own count last, in the order in which attempts take them, so that no two transactions deadlock.
     let account = Key::account(user_id);
-    let sql = "delete from limits where user_id = $1 and key <> $2 returning key";
+    let sql = "delete from limits where user_id = $1 and key <> $2 and count > 0 returning key";
     let query = sqlx::query_scalar(sql).bind(user_id).bind(account.bytes());
     let keys: Vec<Vec<u8>> = query.fetch_all(&mut *db).await?;
     keys.iter().filter_map(|key| Key::from_bytes(key)).for_each(|key| db.forget_refusal(key));
     reset(db, &account).await
 }
 
-/// Blocks the key for a while.
-pub async fn block(db: &mut Connection, key: &Key, duration: Duration) -> Result<()> {
-    let sql = "insert into limits (key, count, free_at) values ($1, 0, $2) \
-               on conflict (key) do update set free_at = $2";
+/// Blocks the key for a while, except for this user.
+pub async fn block(db: &mut Connection, key: &Key, user_id: &str, duration: Duration) -> Result<()> {
+    let sql = "insert into limits (key, user_id, count, free_at) values ($1, $2, 0, $3) \
+               on conflict (key) do update set user_id = $2, free_at = $3";
     let until = now_in_milliseconds() + duration.as_millis() as i64;
-    sqlx::query(sql).bind(key.bytes()).bind(until).execute(db).await?;
+    sqlx::query(sql).bind(key.bytes()).bind(user_id).bind(until).execute(db).await?;
     Ok(())
 }
 
-pub async fn is_blocked(db: &mut Connection, key: &Key) -> Result<bool> {
-    Ok(free_at(db, key).await? > now_in_milliseconds())
+/// Whether the key is blocked for this user.
+pub async fn is_blocked(db: &mut Connection, key: &Key, user_id: &str) -> Result<bool> {
+    let sql = "select count(*) from limits where key = $1 and free_at > $2 and user_id <> $3";
+    let query = sqlx::query_scalar(sql).bind(key.bytes()).bind(now_in_milliseconds()).bind(user_id);
+    Ok(query.fetch_one(db).await.map(|count: i64| count > 0)?)
 }
 
 /// The random part of the secret for [`Key::keyed`], the same for all replicas.
