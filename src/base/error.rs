@@ -121,20 +121,50 @@ impl From<Error> for anyhow::Error {
     }
 }
 
-/// Whether the database could not be reached or is too busy, rather than asked something wrong.
+/// Whether the database could not be reached, is too busy or refuses writes, rather than asked something wrong.
 pub fn is_unavailable(error: &sqlx::Error) -> bool {
     use sqlx::Error::{Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
     match error {
         Io(_) | Tls(_) | PoolTimedOut | PoolClosed | Protocol(_) | WorkerCrashed => true,
-        sqlx::Error::Database(error) => match error.code().as_deref() {
+        sqlx::Error::Database(cause) => match cause.code().as_deref() {
             // Postgres (Appendix A of its manual): connection, resources, operator intervention, deadlock.
-            Some(code) if code.len() == 5 => ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)),
-            // SQLite: SQLITE_BUSY and SQLITE_LOCKED, which also stand in the low byte of extended codes.
-            Some(code) => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6)),
+            Some(code) if code.len() == 5 => {
+                ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)) || refuses_writes(error)
+            }
+            // SQLITE_BUSY, SQLITE_LOCKED and SQLITE_PROTOCOL, each also in the low byte of its extended codes.
+            Some(code) => sqlite_code(code).is_some_and(|code| matches!(code, 5 | 6 | 15)) || refuses_writes(error),
             None => false,
         },
         _ => false,
     }
+}
+
+/// Whether the database can be reached, and refuses to be written or to be given room.
+pub fn refuses_writes(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    match error.code().as_deref() {
+        // Postgres: a read-only transaction, as on a standby; a full disk; an error of the system, as a disk that fails.
+        Some(code) if code.len() == 5 => matches!(code, "25006" | "53100") || code.starts_with("58"),
+        // SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL and SQLITE_CANTOPEN, which it also answers when no file can be opened.
+        Some(code) => sqlite_code(code).is_some_and(|code| matches!(code, 8 | 10 | 13 | 14)),
+        None => false,
+    }
+}
+
+/// Whether the connection that was used is of no use any more.
+pub fn is_lost_connection(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
+        // Postgres: connection exceptions, and a session that the server has ended.
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P"))
+        }
+        _ => false,
+    }
+}
+
+fn sqlite_code(extended: &str) -> Option<u32> {
+    extended.parse().ok().map(|code: u32| code & 0xff)
 }
 
 #[cfg(test)]

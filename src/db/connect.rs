@@ -1,5 +1,6 @@
 //! Opens connections: the pool, and the direct connection for migrations.
 
+use super::availability::Availability;
 use super::engine::{Db, DbConnection};
 #[cfg(feature = "sqlite")]
 use crate::base::files::{private_file, private_folder};
@@ -88,7 +89,7 @@ fn options(url: &str) -> Result<DbOptions> {
 
 /// # Errors
 /// When the database cannot be reached.
-pub async fn pool(url: &str, size: u32) -> Result<sqlx::Pool<Db>> {
+pub async fn pool(url: &str, size: u32, availability: Availability) -> Result<sqlx::Pool<Db>> {
     let prepare = if is_sqlite(url) { PRAGMAS } else { STATEMENT_TIMEOUT };
     let pool = PoolOptions::<Db>::new()
         .max_connections(size)
@@ -97,9 +98,15 @@ pub async fn pool(url: &str, size: u32) -> Result<sqlx::Pool<Db>> {
         .acquire_timeout(DEADLINE)
         // A ping before every use is half of a signed-in page's cost.
         .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
+        .before_acquire(move |connection, meta| {
+            let opened = Instant::now().checked_sub(meta.age).unwrap_or_else(Instant::now);
+            let is_outdated = availability.is_outdated(opened);
+            let may_be_lost = meta.idle_for > PING_AFTER || availability.may_be_lost(opened);
             Box::pin(async move {
-                if meta.idle_for > PING_AFTER {
+                if is_outdated {
+                    return Ok(false);
+                }
+                if may_be_lost {
                     sqlx::Connection::ping(connection).await?;
                 }
                 Ok(true)

@@ -3,11 +3,13 @@
 //! Each takes a closure, holds one connection for it, and allows [`DEADLINE`] for all of it, waiting included. A write is
 //! a transaction that is committed when the closure returns `Ok`.
 
+use super::availability::Availability;
 use super::connect::{self, DEADLINE};
 use super::engine::{Db, DbConnection, DbRow};
 use super::fair_semaphore::{FairSemaphore, Permit};
 use super::limit_key::Key;
 use super::migrate;
+use super::probe::Probe;
 use super::refusals::Refusals;
 use super::request::{OpenTransaction, Requester, add_statements, is_late};
 use crate::base::{Config, Error, Result, config::is_sqlite};
@@ -20,6 +22,7 @@ use std::ops::AsyncFnOnce;
 use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -36,6 +39,8 @@ pub struct Database {
     /// Only one relaxed write waits for `writer`, so that a crowd of them does not delay the others.
     relaxed: FairSemaphore,
     committed: Arc<Notify>,
+    availability: Availability,
+    probe: Probe,
     pub refusals: Refusals,
     #[cfg(test)]
     statements: Arc<AtomicU64>,
@@ -51,7 +56,8 @@ impl Database {
         // Kept until the pool is open: while the last connection to a SQLite file closes, opening it can fail.
         let mut direct = connect::direct(&config.database_direct_url).await?;
         migrate::apply(&mut direct, is_sqlite(&config.database_direct_url), SCHEMA).await?;
-        let pool = connect::pool(&config.database_url, config.database_pool).await?;
+        let availability = Availability::default();
+        let pool = connect::pool(&config.database_url, config.database_pool, availability.clone()).await?;
         sqlx::Connection::close(direct).await?;
         Ok(Database {
             pool,
@@ -59,6 +65,8 @@ impl Database {
             writer: is_sqlite(&config.database_url).then(|| FairSemaphore::new(1)),
             relaxed: FairSemaphore::new(1),
             committed: Arc::default(),
+            probe: Probe::new(&config.database_url, &availability),
+            availability,
             refusals: Refusals::default(),
             #[cfg(test)]
             statements: Arc::default(),
@@ -74,7 +82,7 @@ impl Database {
             let mut connection = self.connection().await?;
             let answer = work(&mut connection).await;
             connection.release();
-            answer
+            answer.inspect_err(|error| self.observe(error))
         })
         .await
     }
@@ -121,18 +129,19 @@ impl Database {
         }
         let _open = OpenTransaction::new();
         (connection.in_transaction, connection.write_permit) = (true, permit);
-        connection.inner().execute(begin).await?;
-        let answer = work(&mut connection).await;
-        connection.inner().execute(if answer.is_ok() { "commit" } else { "rollback" }).await?;
-        connection.in_transaction = false;
+        let answer = connection.run_transaction(begin, work).await;
         if answer.is_ok() {
             connection.lifted.iter().for_each(|key| self.refusals.forget(key));
             if connection.notifies {
                 self.committed.notify_one();
             }
         }
-        connection.release();
-        answer
+        match &answer {
+            Err(error) if self.probe.write_refused(error) => connection.close(),
+            _ if connection.in_transaction => drop(connection),
+            _ => connection.release(),
+        }
+        answer.inspect_err(|error| self.observe(error))
     }
 
     async fn connection(&self) -> Result<Connection> {
@@ -147,15 +156,24 @@ impl Database {
     /// # Errors
     /// When it cannot be opened in time.
     pub async fn reserved_connection(&self) -> Result<Connection> {
+        let (pool, probe) = (self.pool.clone(), self.probe.clone());
+        // The pool itself goes on trying where a server refuses.
+        let connecting = async move {
+            tokio::select! {
+                acquired = pool.acquire() => acquired.map_err(|cause| Error::Unavailable(cause.into())),
+                refused = probe.connection_refused() => Err(refused),
+            }
+        };
         let inner = if self.pool.num_idle() > 0 {
-            self.pool.acquire().await?
+            connecting.await?
         } else {
             // Connecting goes on if the client disconnects, and the connection is there for the next one.
-            let pool = self.pool.clone();
-            tokio::spawn(async move { pool.acquire().await }).await.map_err(anyhow::Error::from)??
+            tokio::spawn(connecting).await.map_err(anyhow::Error::from)??
         };
         Ok(Connection {
             inner: Some(inner),
+            acquired: Instant::now(),
+            availability: self.availability.clone(),
             in_transaction: false,
             permit: None,
             write_permit: None,
@@ -170,6 +188,16 @@ impl Database {
     /// Waits until this process commits a transaction that called [`Connection::notify_on_commit`].
     pub async fn commit_notified(&self) {
         self.committed.notified().await;
+    }
+
+    /// Work on a [`Database::reserved_connection`] failed with this error.
+    pub fn observe(&self, error: &Error) {
+        self.availability.observe(error);
+    }
+
+    /// Whether the last write, or the last try of one, succeeded. While none does, tries are made in the background.
+    pub fn can_write(&self) -> bool {
+        self.availability.can_write()
     }
 
     /// How many statements this process has run on this database.
@@ -205,6 +233,8 @@ pub async fn within_deadline<T>(work: impl Future<Output = Result<T>>) -> Result
 /// the pool.
 pub struct Connection {
     inner: Option<PoolConnection<Db>>,
+    acquired: Instant,
+    availability: Availability,
     in_transaction: bool,
     /// For a connection of the pool.
     permit: Option<Permit>,
@@ -231,6 +261,32 @@ impl Connection {
     /// What this process remembers of refusals by this limit is forgotten once this transaction is committed.
     pub fn forget_refusal(&mut self, key: Key) {
         self.lifted.push(key);
+    }
+
+    /// Begins a transaction, and commits what `work` has done, or rolls it back if it answers `Err`.
+    async fn run_transaction<T>(
+        &mut self,
+        begin: &'static str,
+        work: impl AsyncFnOnce(&mut Connection) -> Result<T>,
+    ) -> Result<T> {
+        self.inner().execute(begin).await?;
+        let answer = work(self).await;
+        let ended = self.inner().execute(if answer.is_ok() { "commit" } else { "rollback" }).await;
+        self.in_transaction = ended.is_err();
+        // Why the work failed matters more than what became of the transaction: SQLite ends it by itself on a full disk.
+        let value = answer?;
+        ended?;
+        Ok(value)
+    }
+
+    /// Whether it may lead to a server that has been replaced, so that whoever uses it for long has to take another.
+    pub fn is_outdated(&self) -> bool {
+        self.availability.is_outdated(self.acquired)
+    }
+
+    /// Closes the connection to the database. The pool opens another.
+    fn close(mut self) {
+        drop(self.inner.take().map(PoolConnection::detach));
     }
 
     /// Returns the connection to the pool.
@@ -362,5 +418,41 @@ mod tests {
         assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
         assert!(started.elapsed() < DEADLINE + Duration::from_secs(1));
         app.execute("update users set created_at = 1").await;
+    }
+
+    #[tokio::test]
+    async fn a_server_in_trouble_is_unavailable_and_a_wrong_statement_is_a_fault() {
+        let app = TestApp::new().await;
+        if crate::base::config::is_sqlite(&app.app.config.database_url) {
+            return;
+        }
+        let answer_to = async |code: &str| {
+            let sql = format!("do $$ begin raise exception using errcode = '{code}'; end $$");
+            let work = async |db: &mut Connection| {
+                sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(db).await?;
+                Ok(())
+            };
+            app.app.db.write(work).await.expect_err("the statement raises an exception")
+        };
+        // Too many connections, out of memory, shutting down, starting up, a deadlock, a lost connection.
+        for code in ["53300", "53200", "53400", "57P01", "57P03", "40P01", "08006"] {
+            assert!(matches!(answer_to(code).await, Error::Unavailable(_)), "{code}");
+            assert!(app.app.db.can_write(), "{code}");
+        }
+        // Read-only, a full disk, a disk that fails, a file that is gone.
+        for code in ["25006", "53100", "58030", "58P01"] {
+            assert!(matches!(answer_to(code).await, Error::Unavailable(_)), "{code}");
+            assert!(!app.app.db.can_write(), "{code}");
+            tokio::time::timeout(Duration::from_secs(5), async {
+                while !app.app.db.can_write() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            })
+            .await
+            .unwrap_or_else(|_| panic!("{code} lasts"));
+        }
+        for code in ["42601", "22P02", "23505"] {
+            assert!(matches!(answer_to(code).await, Error::Fault(_)), "{code}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The database: one embedded SQLite file, or Postgres with many replicas.
 
+pub mod availability;
 pub mod clock;
 pub mod connect;
 pub mod database;
@@ -7,6 +8,7 @@ pub mod engine;
 pub mod fair_semaphore;
 pub mod limit_key;
 pub mod migrate;
+pub mod probe;
 pub mod rate_limit;
 pub mod refusals;
 pub mod request;

@@ -19,7 +19,7 @@ async fn alive() -> &'static str {
 
 async fn ready(State(app): State<App>) -> Result<&'static str> {
     app.db.read(async |db| Ok(sqlx::query("select 1").execute(db).await?)).await?;
-    Ok("ready\n")
+    Ok(if app.db.can_write() { "ready\n" } else { "degraded: cannot write\n" })
 }
 
 #[cfg(test)]

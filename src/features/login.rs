@@ -6,7 +6,7 @@ use super::feature::Feature;
 use crate::accounts::{AuthLevel, Choices};
 use crate::base::{Env, FieldErrors, Result};
 use crate::web::{
-    Access, App, Empty, Form, LocalPath, Login, NextQuery, Page, Query, Redirect, Routes, Template, files, redirect,
+    Access, App, Empty, Form, LocalPath, Login, NextQuery, Page, Query, Redirect, Routes, Template, files,
 };
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -73,9 +73,8 @@ async fn log_in(app: &App, login: &Login, form: &LoginForm) -> Result<Option<Red
     logged_in.await
 }
 
-async fn destroy(login: Login, _: Form<Empty>) -> Result<Response> {
-    login.log_out().await?;
-    Ok((login.clear_cookies(), redirect("/")).into_response())
+async fn destroy(login: Login, _: Form<Empty>) -> Response {
+    login.log_out("/").await
 }
 
 #[cfg(test)]

@@ -24,9 +24,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 use tracing::Instrument;
 
-/// The error page says that a link does not work any more.
-#[derive(Clone)]
-struct StaleLink;
+/// The title and the sentence of an error page, in place of those of the status.
+#[derive(Clone, Copy)]
+pub struct Words(pub &'static str, pub &'static str);
 
 /// What went wrong, for the log.
 #[derive(Clone)]
@@ -47,7 +47,7 @@ impl IntoResponse for Error {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;
                 return (status, [(CONTENT_TYPE, "application/json")], json).into_response();
             }
-            Error::StaleLink => return (Extension(StaleLink), StatusCode::NOT_FOUND).into_response(),
+            Error::StaleLink => return (Extension(STALE_LINK), StatusCode::NOT_FOUND).into_response(),
             Error::Redirect(path) => return redirect(&path).into_response(),
             Error::TooMany(wait) => {
                 let seconds = wait.as_millis().div_ceil(1000).to_string();
@@ -140,10 +140,7 @@ fn put_page(app: &App, context: ErrorContext, response: &mut Response) {
     let status = response.status();
     // Faults only: a refusal has the same bytes for everybody.
     let request_id = status.is_server_error().then(|| context.id.clone());
-    let words = match response.extensions_mut().remove() {
-        Some(StaleLink) => STALE_LINK,
-        None => words(status),
-    };
+    let Words(title, words) = response.extensions_mut().remove().unwrap_or_else(|| words(status));
     let headers = response.headers_mut();
     headers.remove(CONTENT_LENGTH);
     if let Some(id) = &request_id {
@@ -163,7 +160,7 @@ fn put_page(app: &App, context: ErrorContext, response: &mut Response) {
     let (kind, text) = if context.is_api {
         problem(status)
     } else {
-        html(app, context.theme, ErrorPage { title: words.0, words: words.1, request_id, wait })
+        html(app, context.theme, ErrorPage { title, words, request_id, wait })
     };
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     *response.body_mut() = if context.method == Method::HEAD { Body::empty() } else { text.into() };
@@ -201,14 +198,14 @@ fn html(app: &App, theme: Theme, page: ErrorPage) -> (&'static str, String) {
 }
 
 /// For a link that was used, replaced by a newer one, or has expired; the page does not say which.
-const STALE_LINK: (&str, &str) = (
+const STALE_LINK: Words = Words(
     "This link does not work any more",
     "It was used already, or replaced by a newer one, or it is too old. Please ask for a new one.",
 );
 
 /// The title and the sentence of an error page.
-fn words(status: StatusCode) -> (&'static str, &'static str) {
-    match status.as_u16() {
+fn words(status: StatusCode) -> Words {
+    let (title, words) = match status.as_u16() {
         400 => (
             "We could not read that",
             "The form arrived in a shape we do not understand. Please go back and send it once more.",
@@ -237,7 +234,8 @@ fn words(status: StatusCode) -> (&'static str, &'static str) {
         ),
         500.. => ("Something broke", "It is our fault, not yours, and it has been noted. Please try again in a while."),
         _ => ("That did not work", "Your request could not be answered. Please go back and try again."),
-    }
+    };
+    Words(title, words)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::app::{App, FactorAttempt, SessionStart};
 use super::auth::{AuthState, SESSION_COOKIE};
 use super::factors::{self, PASSWORD};
 use super::redirect::{Redirect, redirect};
-use super::{client::client, cookie};
+use super::{client::client, cookie, error_pages::Words};
 use crate::accounts::session::lifecycle::{self, CONFIRMED, NewSession};
 use crate::accounts::{
     AuthLevel, Choices, Client, PendingLogin, Session, device, event, link, password::VerifiedPassword,
@@ -13,10 +13,11 @@ use crate::accounts::{
 use crate::base::{Config, Error, Result, Token};
 use crate::db::Connection;
 use ::cookie::Cookie;
+use axum::Extension;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
-use axum::response::AppendHeaders;
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use axum_extra::extract::CookieJar;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -147,11 +148,23 @@ impl Login {
         self.renew(db, level).await
     }
 
-    /// Ends the session that came with the request, and the pending log-in, if there are any.
-    ///
-    /// # Errors
-    /// When the database cannot be reached.
-    pub async fn log_out(&self) -> Result<()> {
+    /// Ends the session that came with the request, and the pending log-in, if there are any, and redirects to `path`. The
+    /// browser forgets them in any case: where the database cannot end a session now, the answer says so, and this process
+    /// ends it as soon as it can.
+    pub async fn log_out(&self, path: &str) -> Response {
+        let answer = match self.end_session().await {
+            Ok(()) => redirect(path).into_response(),
+            Err(error) => {
+                if let Some(token) = self.auth.token() {
+                    self.app.sessions.end_later(token.hash(), &self.client);
+                }
+                (Extension(LOGGED_OUT_HERE), error).into_response()
+            }
+        };
+        (self.clear_cookies(), answer).into_response()
+    }
+
+    async fn end_session(&self) -> Result<()> {
         let pending = cookie::token(&self.app.config, &self.headers, PENDING_COOKIE);
         let session = self.auth.token();
         // Unknown cookies cost no turn to write.
@@ -174,7 +187,7 @@ impl Login {
                 pending_login::delete(db, token).await?;
             }
             match session {
-                Some(token) => lifecycle::log_out(db, token, &self.client).await,
+                Some(token) => lifecycle::log_out(db, &token.hash(), &self.client).await,
                 None => Ok(()),
             }
         };
@@ -209,6 +222,12 @@ impl Login {
 
 // Not "cookies": that would delete the cookies of all sites below the same registered domain.
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+
+const LOGGED_OUT_HERE: Words = Words(
+    "You are logged out in this browser",
+    "We could not record it yet, because our database cannot be written at the moment. We go on trying. If somebody else may \
+     have used your session, please look at your sessions when you log in again.",
+);
 
 fn session_cookie(config: &Config, token: &Token, stay: bool) -> Cookie<'static> {
     cookie::build(config, SESSION_COOKIE, token.text(), stay.then_some(config.session_lifetime))
@@ -264,7 +283,6 @@ mod tests {
     use crate::web::{Access, Routes};
     use axum::extract::State;
     use axum::http::Method;
-    use axum::response::{IntoResponse, Response};
 
     async fn first(State(app): State<App>, login: Login) -> Result<Redirect> {
         let log_in = async |db: &mut Connection| {
@@ -289,9 +307,8 @@ mod tests {
         Ok(app.db.write(async |db| pending.count_wrong(db, 5).await).await?.to_string())
     }
 
-    async fn log_out(login: Login) -> Result<&'static str> {
-        login.log_out().await?;
-        Ok("logged out")
+    async fn log_out(login: Login) -> Response {
+        login.log_out("/").await
     }
 
     async fn app() -> TestApp {
@@ -416,7 +433,7 @@ mod tests {
         let app = app().await;
         let browser = pending_login(&app).await;
         let another = pending_login(&app).await;
-        browser.post("/log-out", &[]).await.assert_body("logged out");
+        browser.post("/log-out", &[]).await.assert_redirect("/");
         browser.post("/second", &[]).await.assert_redirect("/login").assert_no_header("set-cookie");
         another.post("/second", &[]).await.assert_redirect("/private?a=b");
     }
@@ -452,13 +469,8 @@ mod tests {
         }
     }
 
-    async fn log_out_and_clear(login: Login) -> Result<Response> {
-        login.log_out().await?;
-        Ok(login.clear_cookies().into_response())
-    }
-
     fn log_out_route() -> Routes {
-        Routes::new().post("/log-out", Access::Public, log_out_and_clear)
+        Routes::new().post("/log-out", Access::Public, log_out)
     }
 
     const ADA: [(&str, &str); 2] = [("username", "ada"), ("password", PASSWORD)];
@@ -500,7 +512,7 @@ mod tests {
         answer.assert_headers("clear-site-data", &["\"storage\"", "\"cache\""]);
         thief.assert_is("nobody").await;
         assert_eq!(app.count("select count(*) from sessions").await, 0);
-        app.visitor().post("/log-out", &[]).await.assert_status(200);
+        app.visitor().post("/log-out", &[]).await.assert_redirect("/");
     }
 
     #[tokio::test]

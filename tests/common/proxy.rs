@@ -12,6 +12,8 @@ use url::Url;
 pub struct Proxy {
     /// The database's address by way of the proxy.
     pub url: String,
+    server: (String, u16),
+    port: u16,
     links: Arc<Mutex<Vec<Arc<Link>>>>,
     cut: Arc<AtomicBool>,
 }
@@ -32,17 +34,24 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
-        let proxy = Proxy { url: url.to_string(), links: Arc::default(), cut: Arc::default() };
-        let (links, cut) = (Arc::clone(&proxy.links), Arc::clone(&proxy.cut));
+        let port = listener.local_addr().unwrap().port();
+        let proxy = Proxy { url: url.to_string(), server, port, links: Arc::default(), cut: Arc::default() };
+        proxy.accept(listener);
+        proxy
+    }
+
+    /// Takes connections until it is cut.
+    fn accept(&self, listener: TcpListener) {
+        let (server, links, cut) = (self.server.clone(), Arc::clone(&self.links), Arc::clone(&self.cut));
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                // While it is cut, new connections are closed at once.
-                if !cut.load(SeqCst) {
-                    links.lock().unwrap().push(Link::open(client, TcpStream::connect(&server).unwrap()));
+                // Once the listener is gone, new connections are refused.
+                if cut.load(SeqCst) {
+                    break;
                 }
+                links.lock().unwrap().push(Link::open(client, TcpStream::connect(&server).unwrap()));
             }
         });
-        proxy
     }
 
     /// Holds back all bytes of the connection that was used last.
@@ -52,14 +61,17 @@ impl Proxy {
         *last.frozen.lock().unwrap() = true;
     }
 
-    /// Cuts every connection, and every new one until [`Proxy::mend`].
+    /// Cuts every connection. New ones are refused until [`Proxy::mend`].
     pub fn cut(&self) {
-        self.cut.store(true, SeqCst);
+        if !self.cut.swap(true, SeqCst) {
+            let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        }
         self.links.lock().unwrap().drain(..).for_each(|link| link.close());
     }
 
     pub fn mend(&self) {
         self.cut.store(false, SeqCst);
+        self.accept(TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).unwrap());
     }
 }
 

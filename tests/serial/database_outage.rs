@@ -1,9 +1,14 @@
-//! The connections to Postgres stall or break: people are told to come back, and nobody is logged out.
-//! needs: home, login, signup
+//! The connections to the database stall or break, or it can only be read: people are told to come back, and nobody is
+//! logged out but who wants to be.
+//! needs: health, home, login, signup
 
-use crate::common::{Answer, Browser, Database, Proxy, Server, run_with_others};
+use crate::common::{Answer, Browser, Database, Proxy, Server, run_with_others, wait_until};
+use std::fs::{File, remove_file};
 use std::io::{Write, stderr};
-use std::sync::mpsc;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -69,6 +74,13 @@ fn one_connection_that_stalls_stops_only_who_is_caught_on_it() {
     }
 }
 
+#[track_caller]
+fn assert_patience(answer: &Answer) {
+    answer.assert_status(503);
+    assert!(answer.header("retry-after").is_some(), "no Retry-After: {answer}");
+    assert!(answer.header("set-cookie").is_none(), "a cookie is changed: {answer}");
+}
+
 #[test]
 fn without_its_database_it_asks_for_patience_and_logs_nobody_out() {
     let _shared = run_with_others();
@@ -79,13 +91,9 @@ fn without_its_database_it_asks_for_patience_and_logs_nobody_out() {
     ada.sign_up("ada").assert_redirect("/");
     ada.assert_logged_in("ada");
 
-    #[track_caller]
-    fn assert_patience(answer: &Answer) {
-        answer.assert_status(503);
-        assert!(answer.header("retry-after").is_some(), "no Retry-After: {answer}");
-        assert!(answer.header("set-cookie").is_none(), "a cookie is changed: {answer}");
-    }
     proxy.cut();
+    // The first ones may meet a connection that breaks.
+    ada.get("/");
     let begun = Instant::now();
     let mut asked = 0;
     while begun.elapsed() < Duration::from_secs(1) || asked < 5 {
@@ -93,10 +101,11 @@ fn without_its_database_it_asks_for_patience_and_logs_nobody_out() {
             assert_patience(&ada.get(path));
         }
         assert_patience(&ada.also_at(server.port).log_in("ada"));
-        assert_patience(&ada.also_at(server.port).post("/logout", &[]));
         server.browser().get("/").assert_status(200);
         asked += 1;
     }
+    let each = begun.elapsed() / (5 * asked);
+    assert!(each < Duration::from_millis(300), "a server that refuses connections is waited for, {each:?} each time");
     proxy.mend();
 
     let mended = Instant::now();
@@ -110,4 +119,143 @@ fn without_its_database_it_asks_for_patience_and_logs_nobody_out() {
         assert!(mended.elapsed() < Duration::from_secs(5), "it has not recovered:\n{}", *server);
     }
     server.browser().log_in("ada").assert_redirect("/");
+}
+
+const READY: &str = "ready\n";
+const DEGRADED: &str = "degraded: cannot write\n";
+
+#[track_caller]
+fn assert_readiness(server: &Server, expected: &str) {
+    let answer = server.browser().get("/readyz");
+    answer.assert_status(200);
+    assert_eq!(answer.body, expected, "{}", **server);
+}
+
+/// A second browser logs in.
+fn log_in(server: &Server) -> Answer {
+    server.browser().log_in("ada")
+}
+
+/// Looks on while writes are refused: reads go on, a log-out empties the browser, and everything else that writes is asked
+/// to come back. `refuse` and `accept` make the database refuse writes, and take them again. Some reads may fail at once
+/// after `refuse`.
+fn write_again_within_a_second(server: &Server, refuse: impl FnOnce(), accept: impl FnOnce()) {
+    let mut ada = server.browser();
+    ada.sign_up("ada").assert_redirect("/");
+    let mut leaving = server.browser();
+    leaving.log_in("ada").assert_redirect("/");
+    let thief = leaving.also_at(server.port);
+    assert_readiness(server, READY);
+    refuse();
+    let is_degraded = || log_in(server).status == 503 && server.browser().get("/readyz").body == DEGRADED;
+    assert!(wait_until(2, is_degraded), "{}", **server);
+    assert!(wait_until(2, || ada.get("/").status == 200), "{}", **server);
+
+    // Others read all the time, on both sides of the change.
+    let (done, read) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let readers: Vec<_> = (0..4)
+        .map(|_| {
+            let (mut reader, done, read) = (ada.also_at(server.port), done.clone(), read.clone());
+            thread::spawn(move || {
+                while !done.load(SeqCst) {
+                    reader.assert_logged_in("ada");
+                    read.fetch_add(1, SeqCst);
+                }
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        let begun = Instant::now();
+        assert_patience(&log_in(server));
+        assert_patience(&server.browser().sign_up("bob"));
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert_readiness(server, DEGRADED);
+    }
+    let answer = leaving.post("/logout", &[]);
+    answer.assert_status(503).assert_contains("You are logged out in this browser");
+    assert!(answer.header("retry-after").is_some(), "no Retry-After: {answer}");
+    leaving.assert_logged_out();
+    // Not by the cookie that somebody has kept, either.
+    let mut thief = thief;
+    thief.assert_logged_out();
+
+    accept();
+    let accepted = Instant::now();
+    assert!(wait_until(5, || log_in(server).status == 303), "{}", **server);
+    assert!(accepted.elapsed() < Duration::from_secs(1), "it took {:?}\n{}", accepted.elapsed(), **server);
+    for _ in 0..20 {
+        log_in(server).assert_redirect("/");
+    }
+    assert_readiness(server, READY);
+    done.store(true, SeqCst);
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    assert!(read.load(SeqCst) > 20, "only {} pages were read", read.load(SeqCst));
+    server.browser().sign_up("bob").assert_redirect("/");
+    assert!(wait_until(2, || server.lines_with("can be written again").len() == 1), "{}", **server);
+}
+
+#[test]
+fn after_a_failover_people_read_all_the_time_and_write_as_soon_as_one_server_can_be_written() {
+    let _shared = run_with_others();
+    let Some(database) = postgres() else { return };
+    let server = Server::on(&database, &[]);
+    let change = |to: &str| {
+        // Sessions that are open keep what they have, as those to a server that has been replaced.
+        let name = database.url.rsplit_once('/').unwrap().1;
+        database.execute(&format!("begin read write; alter database {name} {to}; commit"));
+    };
+    let refuse = || {
+        change("set default_transaction_read_only = on");
+        database.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity \
+             where datname = current_database() and pid <> pg_backend_pid()",
+        );
+    };
+    write_again_within_a_second(&server, refuse, || change("reset default_transaction_read_only"));
+    let left = database.count("select count(*) from events where kind = 'logged_out'");
+    assert_eq!(left, 1, "the log-out is recorded once the database can be written:\n{}", *server);
+}
+
+/// A file system of a few megabytes, which only root can make.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(folder: &Path) -> Option<SmallDisk> {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(folder).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(SmallDisk(folder.to_path_buf())),
+            _ => {
+                let _ = writeln!(stderr(), "skipped, because no small file system can be mounted");
+                None
+            }
+        }
+    }
+
+    fn fill(&self) {
+        let mut file = File::create(self.0.join("full")).unwrap();
+        while file.write_all(&[0; 512]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        remove_file(self.0.join("full")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn with_a_full_disk_people_read_all_the_time_and_write_as_soon_as_there_is_room() {
+    let _shared = run_with_others();
+    if Database::postgres().is_some() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(folder.path()) else { return };
+    let url = format!("sqlite://{}/test.db", folder.path().display());
+    let server = Server::start(&[("DATABASE_URL", &url)]);
+    write_again_within_a_second(&server, || disk.fill(), || disk.make_room());
 }

@@ -1,15 +1,17 @@
 //! Finds the session of a request.
 
 use super::last_seen::{self, LastSeen};
+use super::late_log_outs::LateLogOuts;
 use super::{lookup::Lookup, row::Session};
 use crate::accounts::client::{Client, device_name};
-use crate::base::{Config, Result, Token};
+use crate::base::{Config, Result, Token, TokenHash};
 use crate::db::{Database, ago, now};
 use std::time::Duration;
 
 pub struct Sessions {
     lookup: Lookup,
     last_seen: LastSeen,
+    late_log_outs: LateLogOuts,
     lifetime: Duration,
     idle: Duration,
 }
@@ -20,6 +22,7 @@ impl Sessions {
         Sessions {
             lookup: Lookup::start(db),
             last_seen: LastSeen::new(db),
+            late_log_outs: LateLogOuts::new(db),
             lifetime: config.session_lifetime,
             idle: config.session_idle,
         }
@@ -31,6 +34,9 @@ impl Sessions {
     /// [`crate::base::error::Error::Unavailable`] when the database cannot be reached.
     pub async fn find(&self, token: &Token, client: &Client) -> Result<Option<Session>> {
         let Some(row) = self.lookup.find(token.hash()).await? else { return Ok(None) };
+        if self.late_log_outs.contains(&row.token_hash) {
+            return Ok(None);
+        }
         if row.created_at <= ago(self.lifetime) || row.seen_at <= ago(self.idle) {
             return Ok(None);
         }
@@ -40,6 +46,11 @@ impl Sessions {
             self.last_seen.update(&row, client, other_browser, now());
         }
         Ok(Some(row.session))
+    }
+
+    /// Ends a session as soon as the database lets itself be written.
+    pub fn end_later(&self, token_hash: TokenHash, client: &Client) {
+        self.late_log_outs.add(token_hash, client);
     }
 }
 

@@ -4,7 +4,7 @@ use super::row::Session;
 use crate::accounts::device::{self, RememberedDevice};
 use crate::accounts::event::{self, Event};
 use crate::accounts::{auth_level::AuthLevel, client::Client, link, pending_login, user};
-use crate::base::{Error, Result, Token};
+use crate::base::{Error, Result, Token, TokenHash};
 use crate::db::{Connection, new_id, now};
 
 pub const LOGGED_IN: Event = Event::named("logged_in", "Logged in");
@@ -55,7 +55,7 @@ pub async fn finish_login(
     replaced: Option<&Token>,
 ) -> Result<()> {
     if let Some(token) = replaced {
-        delete(db, token).await?;
+        delete(db, &token.hash()).await?;
     }
     let sql = "delete from sessions where user_id = $1 and id not in \
                (select id from sessions where user_id = $1 order by id desc limit $2)";
@@ -88,18 +88,18 @@ pub async fn exists(db: &mut Connection, token: &Token) -> Result<bool> {
     Ok(query.fetch_optional(db).await?.is_some())
 }
 
-/// Ends the session with this token, if there is one.
-pub async fn log_out(db: &mut Connection, token: &Token, client: &Client) -> Result<()> {
-    match delete(db, token).await? {
+/// Ends the session with this token hash, if there is one.
+pub async fn log_out(db: &mut Connection, token_hash: &TokenHash, client: &Client) -> Result<()> {
+    match delete(db, token_hash).await? {
         Some(user_id) => event::record(db, &*user_id, LOGGED_OUT.by(client)).await,
         None => Ok(()),
     }
 }
 
 /// Returns whose session it was.
-async fn delete(db: &mut Connection, token: &Token) -> Result<Option<String>> {
+async fn delete(db: &mut Connection, token_hash: &TokenHash) -> Result<Option<String>> {
     let sql = "delete from sessions where token_hash = $1 returning user_id";
-    Ok(sqlx::query_scalar(sql).bind(token.hash().to_vec()).fetch_optional(db).await?)
+    Ok(sqlx::query_scalar(sql).bind(token_hash.to_vec()).fetch_optional(db).await?)
 }
 
 /// Locks the user's row, and with it prevents the session from ending before the transaction does.

@@ -89,9 +89,14 @@ async fn work(queue: &Queue, database: &Database) -> Result<()> {
     let mut batch = queue.next_batch();
     let mut connection = within_deadline(database.reserved_connection()).await?;
     loop {
+        if connection.is_outdated() {
+            connection.release();
+            connection = within_deadline(database.reserved_connection()).await?;
+        }
         if !batch.is_empty() {
             let hashes: Vec<&TokenHash> = batch.iter().map(|waiter| &waiter.token_hash).collect();
-            let rows = within_deadline(row::find_all(&mut connection, &hashes)).await?;
+            let found = within_deadline(row::find_all(&mut connection, &hashes)).await;
+            let rows = found.inspect_err(|error| database.observe(error))?;
             for Waiter { token_hash, answer } in batch {
                 // A client that has disconnected does not wait any more.
                 let _ = answer.send(rows.iter().find(|row| row.token_hash == token_hash).cloned());

@@ -4,6 +4,7 @@
 
 pub mod find;
 pub mod last_seen;
+pub mod late_log_outs;
 pub mod lifecycle;
 pub mod lookup;
 pub mod row;

@@ -1,0 +1,73 @@
+//! Log-outs that the database could not record: this process ends these sessions as soon as it can, and until then nobody
+//! is logged in by them here. A restart forgets them.
+
+use super::lifecycle;
+use crate::accounts::client::Client;
+use crate::base::TokenHash;
+use crate::db::Database;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// How many are remembered.
+const MOST: usize = 1_000;
+
+/// How many are ended in one transaction.
+const AT_ONCE: usize = 100;
+
+/// Between one try and the next.
+const PAUSE: Duration = Duration::from_millis(500);
+
+#[derive(Clone)]
+pub struct LateLogOuts {
+    db: Database,
+    waiting: Arc<Mutex<Vec<(TokenHash, Client)>>>,
+}
+
+impl LateLogOuts {
+    pub fn new(db: &Database) -> LateLogOuts {
+        LateLogOuts { db: db.clone(), waiting: Arc::default() }
+    }
+
+    pub fn contains(&self, token_hash: &TokenHash) -> bool {
+        self.waiting().iter().any(|(waiting, _)| waiting == token_hash)
+    }
+
+    /// Remembers one, unless there are too many.
+    pub fn add(&self, token_hash: TokenHash, client: &Client) {
+        let mut waiting = self.waiting();
+        if waiting.len() >= MOST || waiting.iter().any(|(other, _)| *other == token_hash) {
+            return;
+        }
+        waiting.push((token_hash, client.clone()));
+        if waiting.len() == 1 {
+            let log_outs = self.clone();
+            tokio::spawn(async move { log_outs.run().await });
+        }
+    }
+
+    /// Tries until none is left.
+    async fn run(&self) {
+        loop {
+            let some: Vec<_> = self.waiting().iter().take(AT_ONCE).cloned().collect();
+            if some.is_empty() {
+                return;
+            }
+            let ended = self.db.write(async |db| {
+                for (token_hash, client) in &some {
+                    lifecycle::log_out(db, token_hash, client).await?;
+                }
+                Ok(())
+            });
+            match ended.await {
+                Ok(()) => self.waiting().retain(|(waiting, _)| some.iter().all(|(ended, _)| ended != waiting)),
+                // What is wrong is in the log already, with the request.
+                Err(_) => sleep(PAUSE).await,
+            }
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<(TokenHash, Client)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
