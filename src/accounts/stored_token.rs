@@ -53,3 +53,7 @@ pub async fn delete_all(db: &mut Connection, user_id: &str, purpose: &str) -> Re
 /// Deletes expired tokens; `$1` is the time.
 pub const PURGE: &str =
     "delete from tokens where token_hash in (select token_hash from tokens where expires_at <= $1 limit 1000)";
+
+/// Corrects tokens that were stored while a clock was ahead; `$1` is the latest time that is possible.
+pub const CORRECT: &str = "update tokens set expires_at = $1 where expires_at > $1 and token_hash in \
+     (select token_hash from tokens where expires_at > $1 limit 1000)";

@@ -17,8 +17,20 @@ pub fn now_in_milliseconds() -> i64 {
     since_1970().as_millis() as i64
 }
 
+/// How far the clocks of two replicas may differ. A stored time that lies further ahead than it can was written while a
+/// clock was wrong.
+pub const SKEW: Duration = Duration::from_secs(60);
+
+/// Whether a time that is stored when something happens was written by a clock that was wrong.
+pub fn is_in_the_future(time: i64) -> bool {
+    time > now() + SKEW.as_secs() as i64
+}
+
 fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    #[cfg(test)]
+    let since_1970 = since_1970 + tests::AHEAD.get();
+    since_1970
 }
 
 /// A UUIDv7 (RFC 9562): it grows with time, so ordering by id is ordering by age. It names a row and grants no access.
@@ -30,8 +42,14 @@ pub fn new_id() -> String {
 pub const AFTER_ALL_IDS: &str = "g";
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+    use std::cell::Cell;
+
+    thread_local! {
+        /// How far ahead the clock of this test is.
+        pub static AHEAD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
 
     #[test]
     fn ids_sort_in_the_order_in_which_they_were_made() {

@@ -15,7 +15,7 @@ pub mod request;
 
 #[allow(unused_imports)] // What nothing uses yet is for features to come.
 pub use {
-    clock::{AFTER_ALL_IDS, ago, new_id, now, now_in_milliseconds},
+    clock::{AFTER_ALL_IDS, ago, is_in_the_future, new_id, now, now_in_milliseconds},
     connect::DEADLINE,
     database::{Connection, Database},
     engine::{Db, DbRow},

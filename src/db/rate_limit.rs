@@ -5,7 +5,7 @@
 //! [`AddressLimit`] for the same by network address, [`attempt`] for what may fail a few times and then has to wait longer
 //! and longer. Times here are milliseconds since 1970.
 
-use super::clock::now_in_milliseconds;
+use super::clock::{SKEW, now_in_milliseconds};
 use super::database::{Connection, Database};
 pub use super::limit_key::Key;
 use super::refusals::{Refusals, SHORT};
@@ -106,10 +106,12 @@ pub async fn take(db: &mut Connection, key: &Key, rate: Rate) -> Result<()> {
 /// As [`take`].
 pub async fn take_keeping(db: &mut Connection, key: &Key, rate: Rate, kept: u32) -> Result<()> {
     let (now, interval, ahead) = (now_in_milliseconds(), interval(rate), ahead(rate, kept));
+    // What lies further ahead than all of them was written by a clock that was wrong. All of them are used up then.
     let sql = "insert into limits (key, count, free_at) values ($1, 0, $2 + $3) on conflict (key) do update \
-               set free_at = $3 + case when limits.free_at > $2 then limits.free_at else $2 end \
-               where limits.free_at <= $2 + $4";
-    let query = sqlx::query(sql).bind(key.bytes()).bind(now).bind(interval).bind(ahead);
+               set free_at = $3 + case when limits.free_at > $5 then $2 + $4 \
+               when limits.free_at > $2 then limits.free_at else $2 end \
+               where limits.free_at <= $2 + $4 or limits.free_at > $5";
+    let query = sqlx::query(sql).bind(key.bytes()).bind(now).bind(interval).bind(ahead).bind(furthest(rate, now));
     if query.execute(&mut *db).await?.rows_affected() > 0 {
         return Ok(());
     }
@@ -119,7 +121,8 @@ pub async fn take_keeping(db: &mut Connection, key: &Key, rate: Rate, kept: u32)
 
 /// Looks whether [`take`] would be refused.
 async fn check(db: &mut Connection, key: &Key, rate: Rate) -> Result<()> {
-    refuse_if_positive(free_at(db, key).await? - ahead(rate, 0) - now_in_milliseconds())
+    let (free_at, now) = (free_at(db, key).await?, now_in_milliseconds());
+    if free_at > furthest(rate, now) { Ok(()) } else { refuse_if_positive(free_at - ahead(rate, 0) - now) }
 }
 
 fn refuse_if_positive(wait: i64) -> Result<()> {
@@ -152,6 +155,11 @@ fn ahead(rate: Rate, kept: u32) -> i64 {
     interval(rate) * (i64::from(rate.times) - i64::from(kept) - 1)
 }
 
+/// The latest time that a row of this rate can hold, unless it was written by a clock that was wrong.
+fn furthest(rate: Rate, now: i64) -> i64 {
+    now + ahead(rate, 0) + interval(rate) + SKEW.as_millis() as i64
+}
+
 /// Counts an attempt made at the time `at`, and returns its number in a row, from 1. `user_id` is the user whom the key
 /// belongs to, if any. `None` when it came too early; then it is not counted.
 pub async fn count(
@@ -168,9 +176,10 @@ pub async fn count(
                when limits.count + 1 < $4 then 0 \
                when limits.count + 1 >= $4 + $6 then $7 \
                else $5 << cast(limits.count + 1 - $4 as integer) end \
-               where limits.count < $4 or limits.free_at <= $3 returning count";
+               where limits.count < $4 or limits.free_at <= $3 or limits.free_at > $3 + $7 + $8 returning count";
     let query = sqlx::query_scalar(sql).bind(key.bytes()).bind(user_id).bind(at).bind(backoff.free);
-    Ok(query.bind(first).bind(doublings).bind(longest).fetch_optional(db).await?)
+    let query = query.bind(first).bind(doublings).bind(longest).bind(SKEW.as_millis() as i64);
+    Ok(query.fetch_optional(db).await?)
 }
 
 /// The first delay, the longest, and the number of doublings from one to the other.
@@ -203,7 +212,8 @@ pub async fn check_attempt(db: &mut Connection, key: &Key, backoff: Backoff) -> 
     let sql = "select free_at from limits where key = $1 and count >= $2";
     let query = sqlx::query_scalar(sql).bind(key.bytes()).bind(backoff.free);
     let free_at: Option<i64> = query.fetch_optional(&mut *db).await?;
-    let checked = refuse_if_positive(free_at.unwrap_or(0) - now_in_milliseconds());
+    let (wait, (_, longest, _)) = (free_at.unwrap_or(0) - now_in_milliseconds(), delays(backoff));
+    let checked = if wait > longest + SKEW.as_millis() as i64 { Ok(()) } else { refuse_if_positive(wait) };
     db.refusals.remember(key, SHORT, checked)
 }
 
@@ -316,6 +326,43 @@ mod tests {
         assert_eq!(wait(taken(&app, &key, ten).await), 18);
         app.app.db.write(async |db| give_back(db, &key, ten).await).await.unwrap();
         taken(&app, &key, ten).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_counted_while_the_clock_was_ahead_locks_nobody_out_for_longer_than_usual() {
+        let app = TestApp::new().await;
+        let backoff = Backoff { free: 2, delay: Duration::from_secs(30) };
+        let rates = [rate("10/3m"), rate("1/1h"), rate("100/7d")];
+        let (key, tried) = (|rate: &Rate| Key::new("test", &format!("{rate:?}")), Key::new("tried", "a"));
+        for ahead in [60 * 60 * 24, 60 * 60 * 24 * 30, 60 * 60 * 24 * 365 * 50] {
+            app.set_clock_ahead(ahead);
+            for rate in rates {
+                while taken(&app, &key(&rate), rate).await.is_ok() {}
+            }
+            while attempted(&app, &tried, backoff).await.is_ok() {}
+            app.set_clock_ahead(0);
+            for rate in rates {
+                // One is let through, and then all are used up.
+                taken(&app, &key(&rate), rate).await.unwrap();
+                let interval = rate.per.as_secs() / u64::from(rate.times);
+                assert_eq!(wait(taken(&app, &key(&rate), rate).await), interval, "{rate:?}, {ahead} s ahead");
+            }
+            attempted(&app, &tried, backoff).await.unwrap();
+            assert!(wait(attempted(&app, &tried, backoff).await) <= 60 * 60, "{ahead} s ahead");
+            app.execute("delete from limits").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn replicas_whose_clocks_differ_a_little_allow_no_more_together() {
+        let app = TestApp::new().await;
+        let (key, ten) = (Key::new("test", "a"), rate("10/3m"));
+        let mut allowed = 0;
+        for replica in 0..40 {
+            app.set_clock_ahead(replica % 2 * 30);
+            allowed += u32::from(taken(&app, &key, ten).await.is_ok());
+        }
+        assert!(allowed <= 12, "{allowed}");
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use super::daily_limit::DailyLimit;
 use super::message::{MailContent, Outgoing};
 use super::smtp;
 use crate::base::Result;
+use crate::db::clock::SKEW;
 use crate::db::{Connection, Database, DbRow, new_id, now};
 use anyhow::{anyhow, bail};
 use futures_util::FutureExt;
@@ -149,10 +150,16 @@ pub const PURGE: &str =
     "delete from mails where id in (select id from mails where failed_at <= $1 - 30 * 86400 limit 1000)";
 
 /// Finds the mail that has been due longest. One to a user comes before one that anybody can ask for, because a crowd of
-/// those must not delay a notice.
+/// those must not delay a notice. The last is due later than any can be, at `$2`: it was queued while a clock was ahead.
 const DUE: &str = "select id from mails where id = coalesce(\
      (select id from mails where due_at <= $1 and failed_at is null and user_id is not null order by due_at limit 1), \
-     (select id from mails where due_at <= $1 and failed_at is null order by due_at limit 1))";
+     (select id from mails where due_at <= $1 and failed_at is null order by due_at limit 1), \
+     (select id from mails where due_at > $2 and failed_at is null order by due_at desc limit 1))";
+
+/// The latest time at which a mail can be due.
+fn latest(now: i64) -> i64 {
+    now + LONGEST_DELAY + SKEW.as_secs() as i64
+}
 
 /// Sends what is in the outbox.
 #[derive(Clone)]
@@ -206,12 +213,17 @@ impl Outbox {
     /// Takes the mail that is to be sent next.
     async fn claim(&self) -> Result<Option<Mail>> {
         loop {
-            let due = async |db: &mut Connection| Ok(sqlx::query_scalar(DUE).bind(now()).fetch_optional(db).await?);
+            let now = now();
+            let due = async |db: &mut Connection| {
+                Ok(sqlx::query_scalar(DUE).bind(now).bind(latest(now)).fetch_optional(db).await?)
+            };
             let Some(id): Option<String> = self.db.read(due).await? else { return Ok(None) };
             let claim = async |db: &mut Connection| {
-                let sql = "update mails set due_at = $1 + $2, attempts = attempts + 1 where id = $3 and due_at <= $1 \
+                let sql = "update mails set due_at = $1 + $2, attempts = attempts + 1 \
+                           where id = $3 and (due_at <= $1 or due_at > $4) \
                            returning id, kind, user_id, email, about, created_at, attempts";
-                Ok(sqlx::query_as(sql).bind(now()).bind(LEASE).bind(&*id).fetch_optional(db).await?)
+                let query = sqlx::query_as(sql).bind(now).bind(LEASE).bind(&*id).bind(latest(now));
+                Ok(query.fetch_optional(db).await?)
             };
             // Without an answer another process was faster, and there may be more.
             if let Some(mail) = self.db.write(claim).await? {
@@ -362,10 +374,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_mail_that_was_queued_while_the_clock_was_ahead_is_sent_at_once() {
+        let app = TestApp::new().await;
+        for ahead in [3_600, 86_400, 50 * 365 * 86_400] {
+            app.set_clock_ahead(ahead);
+            let queue = async |db: &mut Connection| queue(db, "test", None, "ada@example.com", "about").await;
+            app.app.db.write(queue).await.unwrap();
+            app.set_clock_ahead(0);
+            assert!(app.outbox().claim().await.unwrap().is_some(), "{ahead} s ahead");
+            assert!(app.outbox().claim().await.unwrap().is_none(), "{ahead} s ahead");
+        }
+    }
+
+    #[tokio::test]
     async fn the_next_mail_is_found_by_an_index_however_many_wait() {
         let app = TestApp::new().await;
         let Some(plan) = app.query_plan(DUE).await else { return };
-        assert!(plan.contains("mails_due_to_users (due_at<?)") && plan.contains("mails_due (due_at<?)"), "{plan}");
+        for search in ["mails_due_to_users (due_at<?)", "mails_due (due_at<?)", "mails_due (due_at>?)"] {
+            assert!(plan.contains(search), "{plan}");
+        }
         assert!(!plan.contains("ORDER BY"), "{plan}");
     }
 

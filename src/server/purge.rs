@@ -1,8 +1,9 @@
-//! Deletes what has expired, a little at a time, with pauses in which others write. Every replica may do it at any moment: a
+//! Deletes what has expired, and corrects what a clock wrote that was ahead, a little at a time, with pauses in which others write. Every replica may do it at any moment: a
 //! row that another has deleted is simply not there any more.
 
 use crate::accounts::{device, event, session::lifecycle, stored_token};
-use crate::base::Result;
+use crate::base::{Config, Result};
+use crate::db::clock::SKEW;
 use crate::db::{Connection, ago, now, rate_limit};
 use crate::mail::outbox;
 use crate::web::App;
@@ -53,9 +54,16 @@ fn statements(app: &App) -> Vec<(&'static str, i64)> {
         (device::PURGE, ago(device::LIFETIME)),
         (stored_token::PURGE, now()),
         (outbox::PURGE, now()),
+        (lifecycle::CORRECT, now() + SKEW.as_secs() as i64),
+        (stored_token::CORRECT, now() + (longest_token_lifetime(&app.config) + SKEW).as_secs() as i64),
     ];
     let features = app.features.purge.iter().map(|&sql| (sql, now()));
     core.into_iter().chain(features).collect()
+}
+
+fn longest_token_lifetime(config: &Config) -> Duration {
+    let lifetimes = [config.reset_lifetime, config.verify_lifetime, config.undo_lifetime, config.login_lifetime];
+    lifetimes.into_iter().fold(Duration::ZERO, Duration::max)
 }
 
 /// Repeats a statement that deletes some rows until there are none left.
@@ -97,6 +105,7 @@ mod tests {
              values ('waiting', 'test', 'ada@example.com', '', 1, 9999999999, 9)",
             "insert into tokens (token_hash, purpose, expires_at) values ('expired', 'test', 1)",
             "insert into tokens (token_hash, purpose, expires_at) values ('valid', 'test', 9999999999)",
+            "update tokens set expires_at = (select created_at from users) + 600 where token_hash = 'valid'",
         ] {
             app.execute(row).await;
         }
@@ -105,6 +114,22 @@ mod tests {
         assert_eq!(app.count("select count(*) from mails where id = 'waiting'").await, 1);
         assert_eq!(app.count("select count(*) from tokens").await, 1);
         assert_eq!(purge(&app.app).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_written_while_a_clock_was_ahead_lasts_no_longer_than_anything_else_from_then_on() {
+        let app = TestApp::new().await;
+        app.set_clock_ahead(50 * 365 * 86_400);
+        app.person("ada").await;
+        app.execute("insert into tokens (token_hash, purpose, expires_at) values ('link', 'test', 9999999999)").await;
+        app.set_clock_ahead(0);
+        purge(&app.app).await.unwrap();
+        let sessions = "select count(*) from sessions";
+        assert_eq!(app.count(sessions).await, 1);
+        app.set_clock_ahead(9 * 86_400);
+        purge(&app.app).await.unwrap();
+        assert_eq!(app.count(sessions).await, 0);
+        assert_eq!(app.count("select count(*) from tokens").await, 0);
     }
 
     #[tokio::test]
@@ -125,7 +150,8 @@ mod tests {
         let app = TestApp::new().await;
         for (sql, _) in statements(&app.app) {
             let Some(plan) = app.query_plan(sql).await else { return };
-            assert!(plan.contains("_at<?)") && !plan.contains("SCAN"), "{sql}\n{plan}");
+            assert!(plan.contains("_at<?)") || plan.contains("_at>?)"), "{sql}\n{plan}");
+            assert!(!plan.contains("SCAN"), "{sql}\n{plan}");
         }
     }
 

@@ -16,6 +16,7 @@ use crate::accounts::user::{self, User, Username};
 use crate::base::config::{Config, is_sqlite};
 use crate::base::env::Env;
 use crate::base::error::{Error, Result};
+use crate::db::clock;
 use crate::db::database::Connection;
 use crate::features::{self, Feature};
 use crate::mail::{Deliver, Mail, MailContent, Outgoing};
@@ -240,6 +241,13 @@ impl TestApp {
     pub async fn remove_password(&self, name: &str) {
         let id = self.user(name).await;
         self.app.db.write(async |db| password_table::remove(db, &id).await).await.unwrap();
+    }
+
+    /// From now on the clock is so many seconds ahead of the right time.
+    pub fn set_clock_ahead(&self, seconds: u64) {
+        clock::tests::AHEAD.set(Duration::from_secs(seconds));
+        // It was refused by another clock.
+        self.app.db.refusals.forget_all();
     }
 
     pub async fn lose_database(&self) {

@@ -5,7 +5,7 @@ use super::late_log_outs::LateLogOuts;
 use super::{lookup::Lookup, row::Session};
 use crate::accounts::client::{Client, device_name};
 use crate::base::{Config, Result, Token, TokenHash};
-use crate::db::{Database, ago, now};
+use crate::db::{Database, ago, is_in_the_future, now};
 use std::time::Duration;
 
 pub struct Sessions {
@@ -42,7 +42,8 @@ impl Sessions {
         }
         let other_browser =
             client.user_agent != row.device && device_name(&row.device) != device_name(&client.user_agent);
-        if other_browser || row.seen_at <= ago(last_seen::interval(self.idle)) {
+        let is_outdated = row.seen_at <= ago(last_seen::interval(self.idle)) || is_in_the_future(row.seen_at);
+        if other_browser || is_outdated {
             self.last_seen.update(&row, client, other_browser, now());
         }
         Ok(Some(row.session))
@@ -59,14 +60,18 @@ mod tests {
     use super::*;
     use crate::accounts::{AuthLevel, Choices};
     use crate::db::Connection;
-    use crate::test::{PASSWORD, TestApp};
+    use crate::test::{PASSWORD, TestApp, Visitor};
     use data_encoding::BASE64URL_NOPAD;
+
+    fn token_of(visitor: &Visitor) -> Token {
+        Token::parse(&visitor.cookie("session_token").unwrap()).unwrap()
+    }
 
     #[tokio::test]
     async fn a_copy_of_the_table_grants_no_access() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
-        let token = Token::parse(&ada.cookie("session_token").unwrap()).unwrap();
+        let token = token_of(&ada);
         let read =
             async |db: &mut Connection| Ok(sqlx::query_scalar("select token_hash from sessions").fetch_one(db).await?);
         let stored: Vec<u8> = app.app.db.read(read).await.unwrap();
@@ -87,6 +92,25 @@ mod tests {
         ada.assert_is("nobody").await;
         app.execute("update sessions set seen_at = seen_at + 7 * 86400, created_at = created_at - 30 * 86400").await;
         ada.assert_is("nobody").await;
+    }
+
+    #[tokio::test]
+    async fn a_session_that_began_while_the_clock_was_ahead_is_not_recent_and_lives_no_longer_than_others() {
+        let app = TestApp::new().await;
+        for (ahead, name) in [(86_400, "ada"), (365 * 86_400, "bob"), (50 * 365 * 86_400, "eve")] {
+            app.set_clock_ahead(ahead);
+            let person = app.person(name).await;
+            app.set_clock_ahead(0);
+            person.assert_is(name).await;
+            last_seen::tests::until_saved(&app).await;
+            let session = app.app.sessions.find(&token_of(&person), &Client::local("")).await.unwrap();
+            assert!(!session.unwrap().is_recent(&app.app.config), "{ahead} s ahead");
+            let later = "select count(*) from sessions where created_at > seen_at";
+            assert_eq!(app.count(later).await, 0, "{ahead} s ahead");
+            app.set_clock_ahead(8 * 86_400);
+            person.assert_is("nobody").await;
+            app.set_clock_ahead(0);
+        }
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use crate::accounts::client::Client;
 use crate::accounts::event::{self, Event};
 use crate::base::{Rate, Result};
 use crate::db::Database;
+use crate::db::clock::SKEW;
 use crate::db::rate_limit::{self, Key};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,10 +51,12 @@ impl LastSeen {
 
     async fn write(&self, row: &SessionRow, client: &Client, other_browser: bool, now: i64) -> Result<()> {
         let write = self.db.write_relaxed(async |db| {
-            let sql = "update sessions set seen_at = $1, device = $2, address = $3 \
-                       where id = $4 and device = $5 and seen_at <= $1";
+            let sql = "update sessions set seen_at = $1, device = $2, address = $3, \
+                       created_at = case when created_at > $1 then $1 else created_at end \
+                       where id = $4 and device = $5 and (seen_at <= $1 or seen_at > $1 + $6)";
             let query = sqlx::query(sql).bind(now).bind(&*client.user_agent).bind(client.address.to_string());
-            let written = query.bind(&*row.session.id).bind(&*row.device).execute(&mut *db).await?;
+            let query = query.bind(&*row.session.id).bind(&*row.device).bind(SKEW.as_secs() as i64);
+            let written = query.execute(&mut *db).await?;
             let key = Key::new("other_browser", &row.session.id);
             if other_browser
                 && written.rows_affected() > 0

@@ -150,6 +150,11 @@ pub async fn revoke_all(db: &mut Connection, user_id: &str) -> Result<()> {
     link::revoke_pending(db, user_id).await
 }
 
+/// Corrects sessions that were used while a clock was ahead; `$1` is the latest time that is possible.
+pub const CORRECT: &str = "update sessions set seen_at = $1, \
+     created_at = case when created_at > $1 then $1 else created_at end \
+     where seen_at > $1 and id in (select id from sessions where seen_at > $1 limit 1000)";
+
 /// Deletes sessions that started at `$1` or before, and those that were last used at `$1` or before.
 pub const PURGE_OLD: &str =
     "delete from sessions where id in (select id from sessions where created_at <= $1 limit 1000)";

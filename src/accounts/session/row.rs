@@ -2,7 +2,7 @@
 
 use crate::accounts::{auth_level::AuthLevel, user::User};
 use crate::base::{Config, Result, TokenHash};
-use crate::db::{Connection, DbRow, ago};
+use crate::db::{Connection, DbRow, ago, is_in_the_future};
 use sqlx::{FromRow, Row};
 
 /// A valid session and its user. As an argument of a handler: the session that the request belongs to.
@@ -21,7 +21,7 @@ pub struct Session {
 impl Session {
     /// Whether its user has authenticated within `CONFIRM_LIFETIME`.
     pub fn is_recent(&self, config: &Config) -> bool {
-        self.confirmed_at > ago(config.confirm_lifetime)
+        self.confirmed_at > ago(config.confirm_lifetime) && !is_in_the_future(self.confirmed_at)
     }
 }
 

@@ -4,6 +4,7 @@ use super::settings::TwoFactorSettings;
 use crate::accounts::typed_code::normalize;
 use crate::accounts::{AuthLevel, Client, Event, event, recovery_code, user};
 use crate::base::{FieldErrors, Rate, Result, Sealed, random};
+use crate::db::clock::SKEW;
 use crate::db::rate_limit::{self, Key};
 use crate::db::{Connection, ago, now, now_in_milliseconds};
 use crate::web::App;
@@ -109,8 +110,10 @@ async fn use_code(db: &mut Connection, app: &App, user_id: &str, code: &str) -> 
     let sql = "select secret from totp where user_id = $1 and confirmed_at is not null";
     let Some(secret) = secret(db, app, sql, user_id).await? else { return Ok(false) };
     let Some(step) = step_of(&secret, code, now())? else { return Ok(false) };
-    let sql = "update totp set last_step = $1 where user_id = $2 and last_step < $1";
-    let used = sqlx::query(sql).bind(step).bind(user_id).execute(db).await?;
+    // A step that is still to come was used while the clock was ahead.
+    let sql = "update totp set last_step = $1 where user_id = $2 and (last_step < $1 or last_step > $1 + $3)";
+    let ahead = (SKEW.as_secs() / STEP + 1).cast_signed();
+    let used = sqlx::query(sql).bind(step).bind(user_id).bind(ahead).execute(db).await?;
     Ok(used.rows_affected() > 0)
 }
 
@@ -282,6 +285,20 @@ mod tests {
         let code = phone.code();
         assert!(is_right(&app, "ada", &code).await);
         assert!(!is_right(&app, "ada", &code).await);
+    }
+
+    #[tokio::test]
+    async fn a_code_that_was_used_while_the_clock_was_ahead_makes_no_later_one_wrong() {
+        let app = TestApp::new().await;
+        let (phone, _) = turn_on(&app.person("ada").await).await;
+        for ahead in [3_600, 86_400, 50 * 365 * 86_400] {
+            app.set_clock_ahead(ahead);
+            assert!(is_right(&app, "ada", &phone.code()).await, "{ahead} s ahead");
+            app.set_clock_ahead(0);
+            let code = phone.code();
+            assert!(is_right(&app, "ada", &code).await, "{ahead} s ahead");
+            assert!(!is_right(&app, "ada", &code).await, "{ahead} s ahead");
+        }
     }
 
     #[tokio::test]
