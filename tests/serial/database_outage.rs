@@ -2,7 +2,7 @@
 //! logged out but who wants to be.
 //! needs: health, home, login, signup
 
-use crate::common::{Answer, Browser, Database, Proxy, Server, run_with_others, wait_until};
+use crate::common::{Answer, Browser, Connection, Database, Proxy, Route, Server, routes, run_with_others, wait_until};
 use std::fs::{File, remove_file};
 use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
@@ -91,6 +91,9 @@ fn without_its_database_it_asks_for_patience_and_logs_nobody_out() {
     ada.sign_up("ada").assert_redirect("/");
     ada.assert_logged_in("ada");
 
+    let mut leaving = server.browser();
+    leaving.log_in("ada").assert_redirect("/");
+    let mut thief = leaving.also_at(server.port);
     proxy.cut();
     // The first ones may meet a connection that breaks.
     ada.get("/");
@@ -105,6 +108,8 @@ fn without_its_database_it_asks_for_patience_and_logs_nobody_out() {
         asked += 1;
     }
     let each = begun.elapsed() / (5 * asked);
+    leaving.post("/logout", &[]).assert_status(503).assert_contains("You are logged out in this browser");
+    assert!(leaving.cookies().get("session_token").is_none_or(String::is_empty), "{:?}", leaving.cookies());
     assert!(each < Duration::from_millis(300), "a server that refuses connections is waited for, {each:?} each time");
     proxy.mend();
 
@@ -118,6 +123,9 @@ fn without_its_database_it_asks_for_patience_and_logs_nobody_out() {
         assert_patience(&answer);
         assert!(mended.elapsed() < Duration::from_secs(5), "it has not recovered:\n{}", *server);
     }
+    thief.assert_logged_out();
+    let left = || database.count("select count(*) from sessions") == 1;
+    assert!(wait_until(2, left), "the session is still there:\n{}", *server);
     server.browser().log_in("ada").assert_redirect("/");
 }
 
@@ -164,6 +172,14 @@ fn write_again_within_a_second(server: &Server, refuse: impl FnOnce(), accept: i
             })
         })
         .collect();
+    for Route { path, .. } in routes().iter().filter(|route| route.method == "GET" && !route.path.contains('{')) {
+        let cookie = &ada.cookies()["session_token"];
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nCookie: session_token={cookie}\r\n");
+        let mut connection = Connection::open(server.port).unwrap();
+        connection.send(head + "Connection: close\r\n\r\n").unwrap();
+        let answer = connection.rest().unwrap();
+        assert!(!answer.starts_with("HTTP/1.1 5"), "{path}: {answer}");
+    }
     for _ in 0..5 {
         let begun = Instant::now();
         assert_patience(&log_in(server));
@@ -181,7 +197,7 @@ fn write_again_within_a_second(server: &Server, refuse: impl FnOnce(), accept: i
 
     accept();
     let accepted = Instant::now();
-    assert!(wait_until(5, || log_in(server).status == 303), "{}", **server);
+    assert!(wait_until(5, || server.browser().get("/readyz").body == READY), "{}", **server);
     assert!(accepted.elapsed() < Duration::from_secs(1), "it took {:?}\n{}", accepted.elapsed(), **server);
     for _ in 0..20 {
         log_in(server).assert_redirect("/");
