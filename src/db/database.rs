@@ -279,9 +279,10 @@ impl Connection {
         Ok(value)
     }
 
-    /// Whether it may lead to a server that has been replaced, so that whoever uses it for long has to take another.
-    pub fn is_outdated(&self) -> bool {
-        self.availability.is_outdated(self.acquired)
+    /// Whether it may be lost or lead to a server that has been replaced. Whoever has had it for long releases it then and
+    /// takes another.
+    pub fn is_doubtful(&self) -> bool {
+        self.availability.is_outdated(self.acquired) || self.availability.may_be_lost(self.acquired)
     }
 
     /// Closes the connection to the database. The pool opens another.

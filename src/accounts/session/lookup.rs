@@ -79,7 +79,9 @@ async fn supervise(queue: Arc<Queue>, database: Database) {
         };
         tracing::warn!("a look-up of sessions failed: {failure}");
         // The next batch starts fresh, and at once if somebody is waiting.
-        queue.added.notify_one();
+        if queue.has_waiters() {
+            queue.added.notify_one();
+        }
     }
 }
 
@@ -89,7 +91,7 @@ async fn work(queue: &Queue, database: &Database) -> Result<()> {
     let mut batch = queue.next_batch();
     let mut connection = within_deadline(database.reserved_connection()).await?;
     loop {
-        if connection.is_outdated() {
+        if connection.is_doubtful() {
             connection.release();
             connection = within_deadline(database.reserved_connection()).await?;
         }
@@ -112,6 +114,10 @@ async fn work(queue: &Queue, database: &Database) -> Result<()> {
 }
 
 impl Queue {
+    fn has_waiters(&self) -> bool {
+        !self.waiters.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     fn next_batch(&self) -> Vec<Waiter> {
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
         // Nobody waits for these any more, most likely because the database was away.
