@@ -12,18 +12,19 @@ fn main() {
     let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let root = package.ancestors().find(|folder| folder.join("build.rs").exists()).expect("this file is there");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
-    for watched in ["build.rs", "templates", "public"] {
+    for watched in ["build.rs", "templates", "public", "schema.sql"] {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
 
-    let templates = templates(&root.join("templates"));
+    fs::write(out.join("schema.sql"), contents(&root.join("schema.sql"))).expect("OUT_DIR is writable");
+    let templates = templates(&root.join("templates"), &out);
     fs::write(out.join("templates.rs"), templates).expect("OUT_DIR is writable");
     let assets = assets(&root.join("public"), &out);
     fs::write(out.join("assets.rs"), assets).expect("OUT_DIR is writable");
 }
 
 /// `templates/notes/edit.html` becomes `NOTES_EDIT`, its name for Tera; `ALL` pairs names with texts.
-fn templates(folder: &Path) -> String {
+fn templates(folder: &Path, out: &Path) -> String {
     let mut constants = format!("pub const FOLDER: &str = {folder:?};\n");
     let mut all = String::from("pub const ALL: &[(&str, &str)] = &[\n");
     for (name, path) in files(folder) {
@@ -33,8 +34,10 @@ fn templates(folder: &Path) -> String {
             name.ends_with(".html") || name.ends_with(".txt"),
             "templates/{name}: only .html is escaped, and only .html and .txt belong here"
         );
+        let copy = out.join(format!("{constant}.template"));
+        fs::write(&copy, contents(&path)).expect("OUT_DIR is writable");
         writeln!(constants, "pub const {constant}: &str = {name:?};").unwrap();
-        writeln!(all, "    ({constant}, include_str!({path:?})),").unwrap();
+        writeln!(all, "    ({constant}, include_str!({copy:?})),").unwrap();
     }
     constants + &all + "];\n"
 }
@@ -45,16 +48,18 @@ fn assets(folder: &Path, out: &Path) -> String {
     let mut all = String::from("pub const ALL: &[&Asset] = &[\n");
     for (name, path) in files(folder) {
         let constant = constant(&name);
-        let bytes = fs::read(&path).expect("a file just listed can be read");
+        let bytes = contents(&path);
         let hash = hex(&Sha256::digest(&bytes)[..8]);
+        let plain = out.join(format!("{constant}.plain"));
         let gzip = out.join(format!("{constant}.gz"));
         let brotli = out.join(format!("{constant}.br"));
+        fs::write(&plain, &bytes).expect("OUT_DIR is writable");
         fs::write(&gzip, gzipped(&bytes)).expect("OUT_DIR is writable");
         fs::write(&brotli, brotlied(&bytes)).expect("OUT_DIR is writable");
         writeln!(
             constants,
             "pub static {constant}: Asset = Asset {{ path: {:?}, url: {:?}, hash: {hash:?}, content_type: {:?}, \
-             plain: include_bytes!({path:?}), gzip: include_bytes!({gzip:?}), brotli: include_bytes!({brotli:?}) }};",
+             plain: include_bytes!({plain:?}), gzip: include_bytes!({gzip:?}), brotli: include_bytes!({brotli:?}) }};",
             format!("/{name}"),
             format!("/{name}?v={hash}"),
             content_type(&name),
@@ -83,6 +88,17 @@ fn files(folder: &Path) -> Vec<(String, PathBuf)> {
     }
     found.sort();
     found
+}
+
+/// What is in a file. A text has the line ends of Unix, whatever a checkout or an editor made of it, so that checksums of
+/// migrations and hashes of assets are the same wherever they are built.
+fn contents(path: &Path) -> Vec<u8> {
+    let bytes = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    match String::from_utf8(bytes) {
+        Ok(text) if !text.contains('\0') => text.replace("\r\n", "\n").into_bytes(),
+        Ok(binary) => binary.into_bytes(),
+        Err(binary) => binary.into_bytes(),
+    }
 }
 
 fn constant(name: &str) -> String {

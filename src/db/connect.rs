@@ -6,6 +6,7 @@ use super::engine::{Db, DbConnection};
 use crate::base::files::{private_file, private_folder};
 use crate::base::{Config, config::is_sqlite, error::is_unavailable};
 use anyhow::{Context, Result, ensure};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use sqlx::pool::PoolOptions;
 use sqlx::{ConnectOptions, Executor};
 #[cfg(feature = "sqlite")]
@@ -53,7 +54,7 @@ pub fn prepare(config: &Config) -> Result<()> {
     #[cfg(feature = "sqlite")]
     for url in [&config.database_url, &config.database_direct_url] {
         if is_sqlite(url) {
-            let options = sqlx::sqlite::SqliteConnectOptions::from_str(url)?;
+            let options = sqlx::sqlite::SqliteConnectOptions::from_str(&sqlite_url(url))?;
             create_file(options.get_filename(), !config.development())?;
         }
     }
@@ -76,14 +77,24 @@ fn create_file(file: &Path, production: bool) -> Result<()> {
     Ok(())
 }
 
+/// The address as sqlx is given it: it parses what has slashes, and would read `sqlite://C:/app.db` as a host with an empty
+/// port and `sqlite://a/../app.db` as a file of the folder `a`.
+fn sqlite_url(url: &str) -> String {
+    const SLASHES: &AsciiSet = &CONTROLS.add(b'/').add(b' ');
+    let path = url.strip_prefix("sqlite:").unwrap_or(url);
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let (path, parameters) = path.split_once('?').unwrap_or((path, ""));
+    // The form with three slashes and a drive.
+    let drive = cfg!(windows) && path.as_bytes().get(2) == Some(&b':');
+    let path = path.strip_prefix('/').filter(|_| drive).unwrap_or(path);
+    let mode = if parameters.contains("mode=") { "" } else { "mode=rwc&" };
+    format!("sqlite:{}?{mode}{parameters}", utf8_percent_encode(path, SLASHES))
+}
+
 type DbOptions = <DbConnection as sqlx::Connection>::Options;
 
 fn options(url: &str) -> Result<DbOptions> {
-    let url = if is_sqlite(url) && !url.contains("mode=") {
-        format!("{url}{}mode=rwc", if url.contains('?') { '&' } else { '?' })
-    } else {
-        url.to_string()
-    };
+    let url = if is_sqlite(url) { sqlite_url(url) } else { url.to_string() };
     DbOptions::from_str(&url).context("DATABASE_URL cannot be read as the address of a database")
 }
 

@@ -27,7 +27,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-const SCHEMA: &str = include_str!("../../schema.sql");
+const SCHEMA: &str = include_str!(concat!(env!("OUT_DIR"), "/schema.sql"));
 
 #[derive(Clone)]
 pub struct Database {

@@ -1,6 +1,9 @@
 //! The rules of `src/`: what a file may import, what stands in a `mod.rs`, and where events are listed. A failure names the
 //! file, the line and what to do. Tests may import everything.
 
+use super::TestApp;
+use crate::web::assets;
+use crate::web::templates::files;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -153,4 +156,20 @@ fn every_event_is_in_one_list() {
         let advice = "name it once, in accounts/core_events.rs or in the `events` of its feature";
         (lists != 1).then(|| format!("{name} is in {lists} lists: {advice}"))
     });
+}
+
+/// In a copy whose files have the line ends of Windows, as `.ci/run` makes one, build.rs has to change them.
+#[tokio::test]
+async fn what_is_compiled_in_has_the_same_line_ends_on_every_system() {
+    let schema = include_str!(concat!(env!("OUT_DIR"), "/schema.sql"));
+    let templates = files::ALL.iter().copied();
+    for (name, text) in templates.chain([("schema.sql", schema)]) {
+        assert!(!text.contains('\r'), "{name} has the line ends of Windows");
+    }
+    let app = TestApp::new().await;
+    for asset in assets::ALL {
+        let answer = app.visitor().get(asset.path).await;
+        let text = !answer.header("content-type").starts_with("image/") || asset.path.ends_with(".svg");
+        assert!(!(text && answer.bytes.contains(&b'\r')), "{} has the line ends of Windows", asset.path);
+    }
 }

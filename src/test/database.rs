@@ -22,7 +22,7 @@ impl TestDatabase {
             }
             Err(_) if cfg!(feature = "sqlite") => {
                 let folder = tempfile::tempdir().unwrap();
-                let url = format!("sqlite://{}/test.db", folder.path().display());
+                let url = format!("sqlite:{}/test.db", folder.path().display());
                 TestDatabase { url, _folder: Some(folder), server: None }
             }
             Err(_) => panic!("set TEST_DATABASE_URL to a Postgres server: this build has no other engine"),

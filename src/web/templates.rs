@@ -162,7 +162,9 @@ fn load(site: &SiteContext) -> Result<Tera> {
 
 fn source(name: &str, compiled_in: &'static str) -> Cow<'static, str> {
     if cfg!(debug_assertions) {
-        fs::read_to_string(path(name)).map_or(Cow::Borrowed(compiled_in), Cow::Owned)
+        // With the line ends that build.rs gives the one compiled in.
+        let on_disk = fs::read_to_string(path(name)).map(|text| text.replace("\r\n", "\n"));
+        on_disk.map_or(Cow::Borrowed(compiled_in), Cow::Owned)
     } else {
         Cow::Borrowed(compiled_in)
     }

@@ -257,7 +257,7 @@ impl Database {
     pub fn new() -> Database {
         Database::postgres().unwrap_or_else(|| {
             let folder = tempfile::tempdir().unwrap();
-            let url = format!("sqlite://{}/test.db", folder.path().display());
+            let url = format!("sqlite:{}/test.db", folder.path().display());
             Database { url, _folder: Some(folder), server: None }
         })
     }

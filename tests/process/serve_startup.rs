@@ -17,6 +17,44 @@ fn an_empty_folder_is_enough_and_the_database_is_its_owners_alone() {
     }
 }
 
+/// On Windows `C:` is a drive, and a name cannot have a colon.
+#[cfg(feature = "sqlite")]
+#[test]
+#[cfg_attr(windows, ignore = "needs file names with colons")]
+fn the_database_is_the_file_that_its_address_names_to_the_letter() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("a")).unwrap();
+    let absolute = format!("{}/absolute.db", folder.path().display());
+    let dots = format!("{}/a/../dots.db", folder.path().display());
+    for (address, file) in [
+        ("C:/data/app.db", "C:/data/app.db"),
+        ("D:app.db", "D:app.db"),
+        ("name:5432/app.db", "name:5432/app.db"),
+        ("./here.db", "here.db"),
+        ("a/../beside.db", "beside.db"),
+        ("A/Case.db", "A/Case.db"),
+        ("[b]/ünï.db", "[b]/ünï.db"),
+        ("my data/my app.db", "my data/my app.db"),
+        ("a%20b.db", "a b.db"),
+        ("user@host/c#1.db?cache=private", "user@host/c#1.db"),
+        (&*absolute, "absolute.db"),
+        (&*dots, "dots.db"),
+    ] {
+        for scheme in ["sqlite://", "sqlite:"] {
+            let settings = [("DATABASE_URL", &*format!("{scheme}{address}")), ("RUST_LOG", "off")];
+            let mut process = Process::start(&mut latchkey(folder.path(), &["user", "list"], &settings));
+            let status = process.wait_for_exit(20);
+            assert!(status.success(), "{settings:?}: {process}");
+            let made = std::fs::read(folder.path().join(file)).unwrap_or_else(|error| panic!("{settings:?}: {error}"));
+            assert!(
+                made.starts_with(b"SQLite format 3"),
+                "{settings:?}: {file} is empty, so another file is the database"
+            );
+            std::fs::remove_file(folder.path().join(file)).unwrap();
+        }
+    }
+}
+
 /// Starts it with settings that it must refuse, and returns the one line that it prints.
 #[track_caller]
 fn refusal(settings: &[(&str, &str)]) -> String {
