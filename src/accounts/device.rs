@@ -3,18 +3,19 @@
 //! A completed log-in leaves a token in the cookie `device`. It grants no access. It only shows at the next log-in that
 //! this browser is known, so that people who guess passwords cannot lock the owner out.
 
-use crate::base::{Result, Token};
+use crate::base::{Result, Token, Tokens};
 use crate::db::{Connection, new_id, now};
 use std::time::Duration;
 
 /// How long a device is remembered after its last log-in.
 pub const LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The id of the device with this token, if this user has logged in with it.
-pub async fn find(db: &mut Connection, token: &Token, user_id: &str) -> Result<Option<String>> {
-    let sql = "select id from devices where token_hash = $1 and user_id = $2";
-    let query = sqlx::query_scalar(sql).bind(token.hash().to_vec()).bind(user_id);
-    Ok(query.fetch_optional(db).await?)
+/// The id of the device with one of these tokens that this user has logged in with.
+pub async fn find(db: &mut Connection, tokens: &Tokens, user_id: &str) -> Result<Option<String>> {
+    let sql = "select max(id) from devices where token_hash in ($1, $2, $3, $4) and user_id = $5";
+    let [a, b, c, d] = tokens.hashes();
+    let query = sqlx::query_scalar(sql).bind(a).bind(b).bind(c).bind(d);
+    Ok(query.bind(user_id).fetch_one(db).await?)
 }
 
 /// A device that a user has just logged in with.
@@ -25,13 +26,16 @@ pub struct RememberedDevice {
     pub is_new: bool,
 }
 
-/// Remembers that a user has logged in with a device, and gives it a new token in place of `old`, so that nobody can plant
-/// one in another's browser. The `kept` devices that were used last are kept.
-pub async fn remember(db: &mut Connection, old: Option<&Token>, user_id: &str, kept: i64) -> Result<RememberedDevice> {
+/// Remembers that a user has logged in with a device, and gives it a new token in place of the `old` ones, so that nobody
+/// can plant one in another's browser. The `kept` devices that were used last are kept.
+pub async fn remember(db: &mut Connection, old: &Tokens, user_id: &str, kept: i64) -> Result<RememberedDevice> {
     let (is_new, token) = (is_new(db, old, user_id).await?, Token::random()?);
-    if let Some(old) = old {
-        let sql = "update devices set token_hash = $2 where token_hash = $1";
-        sqlx::query(sql).bind(old.hash().to_vec()).bind(token.hash().to_vec()).execute(&mut *db).await?;
+    if !old.is_empty() {
+        let sql = "update devices set token_hash = $5 where id in \
+                   (select max(id) from devices where token_hash in ($1, $2, $3, $4) group by user_id)";
+        let [a, b, c, d] = old.hashes();
+        let query = sqlx::query(sql).bind(a).bind(b).bind(c).bind(d);
+        query.bind(token.hash().to_vec()).execute(&mut *db).await?;
     }
     let sql = "insert into devices (id, token_hash, user_id, seen_at) values ($1, $2, $3, $4) \
                on conflict (token_hash, user_id) do update set seen_at = $4 returning id";
@@ -43,11 +47,11 @@ pub async fn remember(db: &mut Connection, old: Option<&Token>, user_id: &str, k
     Ok(RememberedDevice { id, token, is_new })
 }
 
-async fn is_new(db: &mut Connection, token: Option<&Token>, user_id: &str) -> Result<bool> {
+async fn is_new(db: &mut Connection, tokens: &Tokens, user_id: &str) -> Result<bool> {
     let sql = "select token_hash from devices where user_id = $1";
     let known: Vec<Vec<u8>> = sqlx::query_scalar(sql).bind(user_id).fetch_all(db).await?;
-    let hash = token.map(|token| token.hash().to_vec());
-    Ok(!known.is_empty() && !known.iter().any(|known| Some(known) == hash.as_ref()))
+    let hashes = tokens.hashes();
+    Ok(!known.is_empty() && !known.iter().any(|known| hashes.contains(known)))
 }
 
 pub async fn delete(db: &mut Connection, id: &str) -> Result<()> {

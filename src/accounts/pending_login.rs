@@ -2,7 +2,7 @@
 
 use super::stored_token::{self, NewToken};
 use super::user::{self, User};
-use crate::base::{Result, Token};
+use crate::base::{Result, Token, Tokens};
 use crate::db::{Connection, DbRow, now};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -36,11 +36,14 @@ impl FromRow<'_, DbRow> for PendingLogin {
     }
 }
 
-pub async fn find(db: &mut Connection, token: &Token) -> Result<Option<PendingLogin>> {
+/// The newest of those with these tokens.
+pub async fn find(db: &mut Connection, tokens: &Tokens) -> Result<Option<PendingLogin>> {
     let sql = "select t.token_hash, t.data, u.id as user_id, u.username from tokens t join users u on u.id = t.user_id \
-               where t.token_hash = $1 and t.purpose = $2 and t.expires_at > $3 and u.disabled_at is null";
-    let query = sqlx::query_as(sql).bind(token.hash().to_vec()).bind(PURPOSE).bind(now());
-    Ok(query.fetch_optional(db).await?)
+               where t.token_hash in ($1, $2, $3, $4) and t.purpose = $5 and t.expires_at > $6 and u.disabled_at is null \
+               order by t.expires_at desc limit 1";
+    let [a, b, c, d] = tokens.hashes();
+    let query = sqlx::query_as(sql).bind(a).bind(b).bind(c).bind(d);
+    Ok(query.bind(PURPOSE).bind(now()).fetch_optional(db).await?)
 }
 
 /// Starts one, and returns the token for the browser's cookie.
@@ -78,9 +81,11 @@ impl PendingLogin {
     }
 }
 
-/// Returns whether there was one.
-pub async fn delete(db: &mut Connection, token: &Token) -> Result<bool> {
-    stored_token::delete(db, &token.hash(), PURPOSE).await
+pub async fn delete(db: &mut Connection, tokens: &Tokens) -> Result<()> {
+    for token in tokens.iter() {
+        stored_token::delete(db, &token.hash(), PURPOSE).await?;
+    }
+    Ok(())
 }
 
 /// Deletes all pending log-ins of this user, and returns how many there were.

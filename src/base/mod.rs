@@ -16,5 +16,5 @@ pub use {
     error::{Error, FieldErrors, Result},
     seal::{Sealed, Seals},
     smtp::MailDelivery,
-    token::{Token, TokenHash, random},
+    token::{Token, TokenHash, TokenHashes, Tokens, random},
 };

@@ -37,6 +37,37 @@ impl Token {
     }
 }
 
+/// The tokens that came in the cookies of one name, in the header's order: at most four. A browser sends several when the
+/// name was also set for another path, or by another app on the same host.
+#[derive(Clone, Default)]
+pub struct Tokens(Vec<Token>);
+
+/// The hashes of [`Tokens`], and in place of those that are missing what is no hash.
+pub type TokenHashes = [Vec<u8>; Tokens::MOST];
+
+impl Tokens {
+    const MOST: usize = 4;
+
+    pub fn iter(&self) -> impl Iterator<Item = &Token> {
+        self.0.iter()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// For `in ($1, $2, $3, $4)`.
+    pub fn hashes(&self) -> TokenHashes {
+        std::array::from_fn(|index| self.0.get(index).map_or_else(Vec::new, |token| token.hash().to_vec()))
+    }
+}
+
+impl FromIterator<Token> for Tokens {
+    fn from_iter<T: IntoIterator<Item = Token>>(tokens: T) -> Tokens {
+        Tokens(tokens.into_iter().take(Tokens::MOST).collect())
+    }
+}
+
 /// Random bytes from a ChaCha20 generator that the operating system has just seeded with 256 bits.
 ///
 /// # Errors

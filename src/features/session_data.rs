@@ -17,7 +17,7 @@
 #![allow(dead_code)]
 
 use super::feature::Feature;
-use crate::base::{Env, Error, Result, Token, TokenHash};
+use crate::base::{Env, Error, Result, Token, Tokens};
 use crate::db::{Connection, DbRow, new_id, now};
 use crate::web::app::SessionStart;
 use crate::web::{App, AuthState, Redirect, cookie};
@@ -65,14 +65,14 @@ impl<T: Serialize + DeserializeOwned> Key<T> {
 pub struct SessionData {
     app: App,
     auth: AuthState,
-    visitor: Option<Token>,
+    visitor: Tokens,
 }
 
 impl FromRequestParts<App> for SessionData {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<SessionData, Infallible> {
-        let visitor = cookie::token(&app.config, &parts.headers, COOKIE);
+        let visitor = cookie::tokens(&app.config, &parts.headers, COOKIE);
         Ok(SessionData { app: app.clone(), auth: AuthState::of(parts), visitor })
     }
 }
@@ -80,7 +80,7 @@ impl FromRequestParts<App> for SessionData {
 /// Whose values they are.
 enum Owner {
     Session(String),
-    Visitor(TokenHash),
+    Visitor(Tokens),
 }
 
 impl SessionData {
@@ -153,11 +153,11 @@ impl SessionData {
         let cookies = CookieJar::new();
         match (id, owner) {
             (Some(id), _) => update(db, &id, data).await?,
-            (None, Some(owner @ Owner::Session(_))) => insert(db, owner, data).await?,
+            (None, Some(Owner::Session(id))) => insert(db, Some(&id), None, data).await?,
             // The token of a cookie without a row may be somebody else's choice, so the row gets its own.
             (None, _) => {
                 let token = Token::random()?;
-                insert(db, Owner::Visitor(token.hash()), data).await?;
+                insert(db, None, Some(&token), data).await?;
                 return Ok(cookies.add(cookie::build(&self.app.config, COOKIE, token.text(), Some(KEPT))));
             }
         }
@@ -166,7 +166,7 @@ impl SessionData {
 
     async fn owner(&self) -> Result<Option<Owner>> {
         let session = self.auth.session().await?.map(|session| Owner::Session(session.id.clone()));
-        Ok(session.or_else(|| self.visitor.as_ref().map(|token| Owner::Visitor(token.hash()))))
+        Ok(session.or_else(|| (!self.visitor.is_empty()).then(|| Owner::Visitor(self.visitor.clone()))))
     }
 }
 
@@ -175,7 +175,7 @@ fn parse<T: DeserializeOwned>(value: Option<Value>) -> Option<T> {
     value.and_then(|value| serde_json::from_value(value).ok())
 }
 
-/// Moves the values of the session that is replaced, if it is the same user's, or else those of the visitor who logs in, to
+/// Moves the values of a session that is replaced, if it is the same user's, or else those of the visitor who logs in, to
 /// the new session.
 fn transfer<'a>(
     db: &'a mut Connection,
@@ -183,22 +183,28 @@ fn transfer<'a>(
     redirect: Redirect,
 ) -> BoxFuture<'a, Result<Redirect>> {
     Box::pin(async move {
-        if let Some(token) = start.replaced {
+        if !start.replaced.is_empty() {
             // The session's row is locked first here, as in every change.
-            let sql = "update sessions set id = id where token_hash = $1";
-            sqlx::query(sql).bind(token.hash().to_vec()).execute(&mut *db).await?;
-            let sql = "update session_data set session_id = $1 where session_id = \
-                       (select id from sessions where token_hash = $2 and user_id = $3)";
-            let query = sqlx::query(sql).bind(start.session_id).bind(token.hash().to_vec());
+            let sql = "update sessions set id = id where token_hash in ($1, $2, $3, $4)";
+            let [a, b, c, d] = start.replaced.hashes();
+            sqlx::query(sql).bind(a).bind(b).bind(c).bind(d).execute(&mut *db).await?;
+            let sql = "update session_data set session_id = $5 where id = \
+                       (select max(d.id) from session_data d join sessions s on s.id = d.session_id \
+                       where s.token_hash in ($1, $2, $3, $4) and s.user_id = $6)";
+            let [a, b, c, d] = start.replaced.hashes();
+            let query = sqlx::query(sql).bind(a).bind(b).bind(c).bind(d).bind(start.session_id);
             if query.bind(start.user_id).execute(&mut *db).await?.rows_affected() > 0 {
                 return Ok(redirect);
             }
         }
-        let Some(visitor) = cookie::token(start.config, start.headers, COOKIE) else { return Ok(redirect) };
-        let sql = "update session_data set session_id = $1, token_hash = null \
-                   where token_hash = $2 and expires_at > $3";
-        let query = sqlx::query(sql).bind(start.session_id).bind(visitor.hash().to_vec()).bind(now());
-        query.execute(db).await?;
+        let visitor = cookie::tokens(start.config, start.headers, COOKIE);
+        if visitor.is_empty() {
+            return Ok(redirect);
+        }
+        let sql = "update session_data set session_id = $5, token_hash = null where id = \
+                   (select max(id) from session_data where token_hash in ($1, $2, $3, $4) and expires_at > $6)";
+        let [a, b, c, d] = visitor.hashes();
+        sqlx::query(sql).bind(a).bind(b).bind(c).bind(d).bind(start.session_id).bind(now()).execute(db).await?;
         Ok(redirect.cookie(cookie::delete(start.config, COOKIE)))
     })
 }
@@ -222,9 +228,12 @@ async fn find(db: &mut Connection, owner: &Owner) -> Result<Option<StoredValues>
             let sql = "select id, data from session_data where session_id = $1";
             sqlx::query_as(sql).bind(&**id).fetch_optional(db).await?
         }
-        Owner::Visitor(hash) => {
-            let sql = "select id, data from session_data where token_hash = $1 and expires_at > $2";
-            sqlx::query_as(sql).bind(hash.to_vec()).bind(now()).fetch_optional(db).await?
+        Owner::Visitor(tokens) => {
+            let sql = "select id, data from session_data where token_hash in ($1, $2, $3, $4) and expires_at > $5 \
+                       order by id desc limit 1";
+            let [a, b, c, d] = tokens.hashes();
+            let query = sqlx::query_as(sql).bind(a).bind(b).bind(c).bind(d);
+            query.bind(now()).fetch_optional(db).await?
         }
     })
 }
@@ -239,19 +248,17 @@ async fn lock_and_find(db: &mut Connection, owner: &Owner) -> Result<Option<Stor
                 return Err(Error::NOT_FOUND);
             }
         }
-        Owner::Visitor(hash) => {
-            let sql = "update session_data set id = id where token_hash = $1";
-            sqlx::query(sql).bind(hash.to_vec()).execute(&mut *db).await?;
+        Owner::Visitor(tokens) => {
+            let sql = "update session_data set id = id where token_hash in ($1, $2, $3, $4)";
+            let [a, b, c, d] = tokens.hashes();
+            sqlx::query(sql).bind(a).bind(b).bind(c).bind(d).execute(&mut *db).await?;
         }
     }
     find(db, owner).await
 }
 
-async fn insert(db: &mut Connection, owner: Owner, data: &str) -> Result<()> {
-    let (session_id, token_hash) = match owner {
-        Owner::Session(id) => (Some(id), None),
-        Owner::Visitor(hash) => (None, Some(hash.to_vec())),
-    };
+async fn insert(db: &mut Connection, session_id: Option<&str>, token: Option<&Token>, data: &str) -> Result<()> {
+    let token_hash = token.map(|token| token.hash().to_vec());
     let sql = "insert into session_data (id, session_id, token_hash, data, expires_at) values ($1, $2, $3, $4, $5)";
     let query = sqlx::query(sql).bind(new_id()).bind(session_id).bind(token_hash).bind(data);
     query.bind(now() + KEPT.as_secs() as i64).execute(db).await?;
@@ -355,6 +362,36 @@ mod tests {
         assert_ne!(forged.cookie("visitor"), Some("A".repeat(43)));
         post(&one, "/forget").await.assert_status(200);
         assert_counter(&one, "nothing").await;
+    }
+
+    #[tokio::test]
+    async fn a_stale_cookie_hides_nothing_that_a_visitor_stored() {
+        let app = app().await;
+        app.person("ada").await;
+        for stale in ["stale", "", &"A".repeat(43)] {
+            let visitor = app.visitor().with_foreign_cookie("visitor", stale);
+            post(&visitor, "/counter").await;
+            post(&visitor, "/counter").await.assert_no_header("set-cookie");
+            assert_counter(&visitor, "2").await;
+            post(&visitor, "/enter").await.assert_redirect("/");
+            assert_counter(&visitor, "2").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn of_two_visitors_and_two_sessions_in_one_browser_the_values_of_one_are_kept() {
+        let app = app().await;
+        let (ada, again) = (app.person("ada").await, app.browser_of("ada").await);
+        let (one, two) = (app.visitor(), app.visitor());
+        for owner in [&ada, &again, &again, &one, &two, &two] {
+            post(owner, "/counter").await;
+        }
+        let visitor = one.with_foreign_cookie("visitor", &two.cookie("visitor").unwrap());
+        post(&visitor, "/enter").await.assert_redirect("/");
+        assert_counter(&visitor, "2").await;
+        let user = ada.with_foreign_cookie("session_token", &again.cookie("session_token").unwrap());
+        post(&user, "/enter").await.assert_redirect("/");
+        assert_counter(&user, "2").await;
     }
 
     #[tokio::test]

@@ -46,6 +46,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_cookie_of_another_app_hides_no_theme() {
+        let app = TestApp::new().await;
+        for foreign in ["solarized", "", "DARK"] {
+            let visitor = app.visitor().with_foreign_cookie("theme", foreign);
+            visitor.get("/nowhere").await.assert_contains("data-theme=\"system\"");
+            visitor.post("/theme", &[("theme", "dark")]).await;
+            visitor.get("/nowhere").await.assert_contains("data-theme=\"dark\"");
+        }
+    }
+
+    #[tokio::test]
     async fn a_theme_that_does_not_exist_is_refused_and_none_leads_to_another_site() {
         let app = TestApp::new().await;
         let visitor = app.visitor();

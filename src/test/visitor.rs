@@ -25,6 +25,12 @@ impl Visitor {
         self
     }
 
+    /// As a browser in which another app on this host has set a cookie of this name too, for a narrower path: it is sent
+    /// first, and stays.
+    pub fn with_foreign_cookie(self, name: &str, value: &str) -> Visitor {
+        self.with_cookie("another", &format!("app; {name}={value}"))
+    }
+
     pub fn without_cookie(self, name: &str) -> Visitor {
         self.cookies.lock().unwrap().remove(name);
         self

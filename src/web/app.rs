@@ -2,7 +2,7 @@
 
 use super::{flash::Flash, redirect::Redirect, request_tasks::RequestTasks, templates::Templates};
 use crate::accounts::{AuthLevel, Client, Event, Passwords, Session, Sessions, User};
-use crate::base::{Config, Rate, Result, Sealed, Seals, Token};
+use crate::base::{Config, Rate, Result, Sealed, Seals, Tokens};
 use crate::db::rate_limit::AddressLimit;
 use crate::db::{Connection, Database};
 use crate::mail::{Mail, MailContent};
@@ -137,6 +137,6 @@ pub struct SessionStart<'a> {
     pub headers: &'a HeaderMap,
     pub user_id: &'a str,
     pub session_id: &'a str,
-    /// The token of the session that came with the request.
-    pub replaced: Option<&'a Token>,
+    /// The tokens of the sessions that came with the request.
+    pub replaced: &'a Tokens,
 }

@@ -1,7 +1,7 @@
 //! Builds and reads cookies: all of ours have the same name prefix and attributes. An answer sets one with
 //! `redirect(path).cookie(…)`; `login.rs` sets those of sessions, `flash.rs` those of flashes.
 
-use crate::base::{Config, Token};
+use crate::base::{Config, Token, Tokens};
 use axum::http::HeaderMap;
 use axum::http::header::COOKIE;
 use cookie::{Cookie, SameSite, time};
@@ -13,25 +13,26 @@ fn full_name(config: &Config, name: &str) -> String {
     if config.https() { format!("__Host-{name}") } else { name.to_string() }
 }
 
-/// The value of the first cookie of this name, over all `Cookie` headers.
+/// The values of the cookies of this name, over all `Cookie` headers. On https only the first, because there a browser has
+/// no more than one; else another app on this host may have set the same name, and the caller takes the first value that
+/// means something.
 ///
 /// Read by hand: the cookie crate trims names as Unicode, and would take a name with a wide space before it, which any
 /// host may set, for one with the prefix.
-pub fn value(config: &Config, headers: &HeaderMap, name: &str) -> Option<String> {
+pub fn values(config: &Config, headers: &HeaderMap, name: &str) -> Vec<String> {
     if !headers.contains_key(COOKIE) {
-        return None;
+        return Vec::new();
     }
     let name = full_name(config, name);
-    let mut pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b';'));
-    pairs.find_map(|pair| {
-        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-        String::from_utf8(value.to_vec()).ok()
-    })
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b';'));
+    let values = pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    let most = if config.https() { 1 } else { usize::MAX };
+    values.take(most).filter_map(|value| String::from_utf8(value.to_vec()).ok()).collect()
 }
 
-/// The value of the cookie of this name, if it is a token.
-pub fn token(config: &Config, headers: &HeaderMap, name: &str) -> Option<Token> {
-    Token::parse(&value(config, headers, name)?)
+/// Those values of the cookies of this name that are tokens.
+pub fn tokens(config: &Config, headers: &HeaderMap, name: &str) -> Tokens {
+    values(config, headers, name).iter().filter_map(|value| Token::parse(value)).collect()
 }
 
 /// A cookie with the attributes that all of ours have. Without `max_age` it ends with the browser.
@@ -75,7 +76,7 @@ mod tests {
             let cookies = format!("{space}__Host-session_token=planted; \t__Host-session_token=own");
             let cookies = HeaderValue::from_bytes(cookies.as_bytes()).unwrap();
             let headers = HeaderMap::from_iter([(COOKIE, cookies)]);
-            assert_eq!(value(&config, &headers, "session_token").as_deref(), Some("own"), "{space:?}");
+            assert_eq!(values(&config, &headers, "session_token"), ["own"], "{space:?}");
         }
     }
 

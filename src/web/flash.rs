@@ -31,8 +31,8 @@ impl IntoResponseParts for Flash {
 
 /// The words of the flash that came with a request.
 pub fn find(config: &Config, headers: &HeaderMap, known: &[Flash]) -> Option<&'static str> {
-    let name = cookie::value(config, headers, COOKIE)?;
-    known.iter().find(|flash| flash.name == name).map(|flash| flash.words)
+    let names = cookie::values(config, headers, COOKIE);
+    names.iter().find_map(|name| known.iter().find(|flash| flash.name == name)).map(|flash| flash.words)
 }
 
 /// Sets the cookie of the flash that an answer carries.
@@ -112,6 +112,17 @@ mod tests {
         page.assert_cookie("flash=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0");
         let again = visitor.get("/page").await;
         again.assert_status(200).assert_lacks("Your note is saved.").assert_no_header("set-cookie");
+    }
+
+    #[tokio::test]
+    async fn a_cookie_of_another_app_hides_no_flash() {
+        let app = app().await;
+        for foreign in ["", "unlisted", "Welcome!"] {
+            let visitor = app.visitor().with_foreign_cookie("flash", foreign);
+            visitor.post("/save", &[]).await;
+            visitor.get("/page").await.assert_contains("Your note is saved.");
+            visitor.get("/page").await.assert_lacks("class=\"flash\"");
+        }
     }
 
     #[tokio::test]

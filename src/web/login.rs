@@ -10,7 +10,7 @@ use crate::accounts::{
     AuthLevel, Choices, Client, PendingLogin, Session, device, event, link, password::VerifiedPassword,
     password::verify::Source, pending_login, user,
 };
-use crate::base::{Config, Error, Result, Token};
+use crate::base::{Config, Error, Result, Token, Tokens};
 use crate::db::Connection;
 use ::cookie::Cookie;
 use axum::Extension;
@@ -32,7 +32,7 @@ pub struct Login {
     auth: AuthState,
     pub headers: HeaderMap,
     pub client: Client,
-    device: Option<Token>,
+    devices: Tokens,
 }
 
 impl FromRequestParts<App> for Login {
@@ -44,7 +44,7 @@ impl FromRequestParts<App> for Login {
             auth: AuthState::of(parts),
             headers: parts.headers.clone(),
             client: client(&app.config, &parts.extensions, &parts.headers),
-            device: cookie::token(&app.config, &parts.headers, DEVICE_COOKIE),
+            devices: cookie::tokens(&app.config, &parts.headers, DEVICE_COOKIE),
         })
     }
 }
@@ -52,11 +52,11 @@ impl FromRequestParts<App> for Login {
 impl Login {
     /// Who tries a password.
     pub fn source(&self) -> Source<'_> {
-        Source { client: &self.client, device: self.device.as_ref() }
+        Source { client: &self.client, devices: &self.devices }
     }
 
     /// Logs in a user who has authenticated at `level`. If a feature requires another factor, the log-in waits for that;
-    /// else a session starts in place of the one that came with the request. `None` when the user has been disabled or
+    /// else a session starts in place of those that came with the request. `None` when the user has been disabled or
     /// deleted in the meantime.
     pub async fn log_in(
         &self,
@@ -95,17 +95,18 @@ impl Login {
         choices: &Choices,
     ) -> Result<Redirect> {
         let config = &self.app.config;
-        let (client, device, stay) = (&self.client, self.device.as_ref(), choices.stay);
-        let new = NewSession { user_id, level, stay, client, device, kept: config.sessions_per_user };
+        let (client, devices, stay) = (&self.client, &self.devices, choices.stay);
+        let new = NewSession { user_id, level, stay, client, devices, kept: config.sessions_per_user };
         let started = lifecycle::start(db, &new).await?;
-        let (session_id, replaced) = (&*started.id, self.auth.token());
+        let (session_id, replaced) = (&*started.id, &self.auth.tokens());
         let start = SessionStart { config, headers: &self.headers, user_id, session_id, replaced };
         let mut redirect = redirect(&choices.next);
         for on_session_start in &self.app.features.on_session_start {
             redirect = on_session_start(db, start, redirect).await?;
         }
         lifecycle::finish_login(db, &new, &started, replaced).await?;
-        if let Some(pending) = cookie::token(config, &self.headers, PENDING_COOKIE) {
+        let pending = cookie::tokens(config, &self.headers, PENDING_COOKIE);
+        if !pending.is_empty() {
             pending_login::delete(db, &pending).await?;
             redirect = redirect.cookie(cookie::delete(config, PENDING_COOKIE));
         }
@@ -127,7 +128,7 @@ impl Login {
     /// # Errors
     /// [`Error::NOT_FOUND`] when the session has ended in the meantime.
     pub async fn renew(&self, db: &mut Connection, level: AuthLevel) -> Result<Cookie<'static>> {
-        let old = self.auth.token().ok_or(Error::NOT_FOUND)?;
+        let old = self.auth.session().await?.ok_or(Error::NOT_FOUND)?;
         let (token, stay) = lifecycle::renew(db, old, level).await?;
         Ok(session_cookie(&self.app.config, &token, stay))
     }
@@ -148,48 +149,34 @@ impl Login {
         self.renew(db, level).await
     }
 
-    /// Ends the session that came with the request, and the pending log-in, if there are any, and redirects to `path`. The
-    /// browser forgets them in any case: where the database cannot end a session now, the answer says so, and this process
-    /// ends it as soon as it can.
+    /// Ends the sessions that came with the request, and the pending log-ins, and redirects to `path`. The browser forgets
+    /// them in any case: where the database cannot end a session now, the answer says so, and this process ends it as soon
+    /// as it can.
     pub async fn log_out(&self, path: &str) -> Response {
-        let answer = match self.end_session().await {
+        let answer = match self.end_sessions().await {
             Ok(()) => redirect(path).into_response(),
             Err(error) => {
-                if let Some(token) = self.auth.token() {
-                    self.app.sessions.end_later(token.hash(), &self.client);
-                }
+                self.app.sessions.end_later(&self.auth.tokens(), &self.client);
                 (Extension(LOGGED_OUT_HERE), error).into_response()
             }
         };
         (self.clear_cookies(), answer).into_response()
     }
 
-    async fn end_session(&self) -> Result<()> {
-        let pending = cookie::token(&self.app.config, &self.headers, PENDING_COOKIE);
-        let session = self.auth.token();
+    async fn end_sessions(&self) -> Result<()> {
+        let pending = cookie::tokens(&self.app.config, &self.headers, PENDING_COOKIE);
+        let sessions = self.auth.tokens();
         // Unknown cookies cost no turn to write.
         let is_known = async |db: &mut Connection| {
-            let has_session = match session {
-                Some(token) => lifecycle::exists(db, token).await?,
-                None => false,
-            };
-            let is_pending = match &pending {
-                Some(token) => pending_login::find(db, token).await?.is_some(),
-                None => false,
-            };
-            Ok(has_session || is_pending)
+            Ok(!sessions.is_empty() && lifecycle::exists(db, &sessions).await?
+                || !pending.is_empty() && pending_login::find(db, &pending).await?.is_some())
         };
-        if session.is_none() && pending.is_none() || !self.app.db.read(is_known).await? {
+        if sessions.is_empty() && pending.is_empty() || !self.app.db.read(is_known).await? {
             return Ok(());
         }
         let end = async |db: &mut Connection| {
-            if let Some(token) = &pending {
-                pending_login::delete(db, token).await?;
-            }
-            match session {
-                Some(token) => lifecycle::log_out(db, &token.hash(), &self.client).await,
-                None => Ok(()),
-            }
+            pending_login::delete(db, &pending).await?;
+            lifecycle::log_out(db, &sessions.hashes(), &self.client).await
         };
         self.app.db.write(end).await
     }
@@ -262,8 +249,11 @@ impl Reauthenticated {
 
 /// The pending log-in that this browser has begun, if it still exists.
 pub async fn find_pending(app: &App, headers: &HeaderMap) -> Result<Option<PendingLogin>> {
-    let Some(token) = cookie::token(&app.config, headers, PENDING_COOKIE) else { return Ok(None) };
-    app.db.read(async |db| pending_login::find(db, &token).await).await
+    let tokens = cookie::tokens(&app.config, headers, PENDING_COOKIE);
+    if tokens.is_empty() {
+        return Ok(None);
+    }
+    app.db.read(async |db| pending_login::find(db, &tokens).await).await
 }
 
 impl FromRequestParts<App> for PendingLogin {
@@ -444,6 +434,7 @@ mod tests {
         let (login, id) = (app.login().await, app.user("ada").await);
         let session = Session {
             id: "1".into(),
+            token_hash: [0; 32],
             user: User { id, username: "ada".into() },
             confirmed_at: 0,
             confirmed: AuthLevel::OneFactor,
@@ -513,6 +504,70 @@ mod tests {
         thief.assert_is("nobody").await;
         assert_eq!(app.count("select count(*) from sessions").await, 0);
         app.visitor().post("/log-out", &[]).await.assert_redirect("/");
+    }
+
+    #[tokio::test]
+    async fn who_has_a_stale_cookie_of_the_name_logs_in_and_out_all_the_same() {
+        let app = TestApp::with(log_out_route()).await;
+        app.person("ada").await;
+        for stale in ["stale", "", &"A".repeat(43), "Ω"] {
+            let browser = app.visitor().with_foreign_cookie("session_token", stale);
+            browser.post("/test/log-in", &ADA).await.assert_redirect("/");
+            browser.assert_is("ada").await;
+            let thief = browser.copy();
+            browser.post("/log-out", &[]).await.assert_redirect("/");
+            thief.assert_is("nobody").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_out_ends_and_a_log_in_replaces_every_session_that_came_with_it() {
+        let app = TestApp::with(log_out_route()).await;
+        app.person("ada").await;
+        for path in ["/log-out", "/test/log-in"] {
+            let sessions = [app.browser_of("ada").await, app.browser_of("ada").await];
+            let other = app.browser_of("ada").await;
+            let both = sessions.each_ref().map(|browser| browser.cookie("session_token").unwrap());
+            let browser = app.visitor().with_cookie("session_token", &both.join("; session_token="));
+            browser.post(path, &ADA).await;
+            for ended in sessions {
+                ended.assert_is("nobody").await;
+            }
+            other.assert_is("ada").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stale_cookie_hides_neither_a_pending_log_in_nor_a_known_device() {
+        let app = app().await;
+        let stale = [&"A".repeat(43), "stale", ""];
+        for stale in stale {
+            let browser = pending_login(&app).await.with_foreign_cookie("login", stale);
+            browser.get("/second").await.assert_body("ada is asked for a second factor");
+            browser.post("/second", &[]).await.assert_redirect("/private?a=b");
+            browser.assert_is("ada").await;
+        }
+        assert_eq!(app.count("select count(*) from tokens").await, 0);
+
+        let app = TestApp::new().await;
+        let browser = app.person("ada").await;
+        for stale in stale {
+            let browser = browser.clone().with_foreign_cookie("device", stale);
+            browser.post("/test/log-in", &ADA).await.assert_redirect("/");
+        }
+        assert_eq!(app.count("select count(*) from devices").await, 1);
+        assert_eq!(app.count("select count(*) from events where kind = 'new_browser'").await, 0);
+    }
+
+    #[tokio::test]
+    async fn two_devices_of_one_user_in_one_browser_are_no_fault() {
+        let app = TestApp::new().await;
+        let (one, two) = (app.person("ada").await, app.browser_of("ada").await);
+        let browser = one.with_foreign_cookie("device", &two.cookie("device").unwrap());
+        for _ in 0..2 {
+            browser.post("/test/log-in", &ADA).await.assert_redirect("/");
+            browser.assert_is("ada").await;
+        }
     }
 
     #[tokio::test]

@@ -62,5 +62,5 @@ impl FromRequestParts<App> for Page {
 
 /// The theme that the reader has chosen.
 pub fn theme(config: &Config, headers: &HeaderMap) -> Theme {
-    cookie::value(config, headers, "theme").and_then(|name| Theme::parse(&name)).unwrap_or(Theme::SYSTEM)
+    cookie::values(config, headers, "theme").iter().find_map(|name| Theme::parse(name)).unwrap_or(Theme::SYSTEM)
 }

@@ -1,5 +1,5 @@
 //! In a real browser: a person signs up and logs in, and the pages help with passwords.
-//! needs: home, login, signup
+//! needs: account, home, login, signup
 
 use crate::common::{NEW_PASSWORD, PASSWORD};
 use crate::webdriver::site::{Site, log_in, sign_up_with};
@@ -121,6 +121,44 @@ fn guesses_do_not_lock_out_a_browser_that_logged_in_before() {
         log_in(who, "ada", PASSWORD);
         who.sees(sees);
     }
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn a_browser_that_keeps_no_cookies_is_told_so_where_people_log_in_and_sign_up() {
+    let (site, without, with) = (Site::open(), Browser::open_without_cookies(), Browser::open());
+    for path in ["/login", "/signup"] {
+        without.visit(&site.page(path));
+        without.sees("Your browser keeps no cookies for this site");
+        without.inspect(&format!("{}-without-cookies", &path[1..]));
+        with.visit(&site.page(path));
+        with.does_not_see("keeps no cookies");
+        assert!(!with.cookies().contains(&"try".to_string()), "{:?}", with.cookies());
+    }
+    without.visit(&site.page("/login"));
+    log_in(&without, "ada", "not the password");
+    without.sees("Your browser keeps no cookies for this site");
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn a_cookie_of_another_app_on_this_host_keeps_nobody_from_logging_in_and_out() {
+    let (site, browser) = (Site::open(), Browser::open());
+    site.sign_up(&browser, "ada");
+    browser.press("Log out");
+    for name in ["session_token", "login", "device", "flash"] {
+        browser.visit(&site.page("/login"));
+        // Browsers send a cookie of a longer path first.
+        browser.run(&format!(
+            "document.cookie = '{name}=stale; path=/login'; document.cookie = '{name}=stale; path=/account'"
+        ));
+    }
+    browser.visit(&site.page("/login?next=%2Faccount"));
+    log_in(&browser, "ada", PASSWORD);
+    browser.is_at("/account");
+    browser.press("Log out");
+    browser.visit(&site.page("/account"));
+    browser.is_at("/login?next=%2Faccount");
 }
 
 #[test]

@@ -123,7 +123,10 @@ fn without_its_database_it_asks_for_patience_and_logs_nobody_out() {
         assert_patience(&answer);
         assert!(mended.elapsed() < Duration::from_secs(5), "it has not recovered:\n{}", *server);
     }
-    { let a = thief.get("/"); assert_eq!(a.status, 200, "{}", *server); }
+    {
+        let a = thief.get("/");
+        assert_eq!(a.status, 200, "{}", *server);
+    }
     let left = || database.count("select count(*) from sessions") == 1;
     assert!(wait_until(2, left), "the session is still there:\n{}", *server);
     server.browser().log_in("ada").assert_redirect("/");

@@ -10,7 +10,7 @@ use super::table::{self, Account};
 use super::{hash::unmatchable, limiter::HashLimiter};
 use crate::accounts::user::{self, User};
 use crate::accounts::{client::Client, device};
-use crate::base::{Backoff, Config, Rate, Result, Token};
+use crate::base::{Backoff, Config, Rate, Result, Tokens};
 use crate::db::rate_limit::{AddressLimit, Key};
 use crate::db::{Connection, DEADLINE, Database};
 use std::time::Duration;
@@ -31,8 +31,8 @@ pub struct Passwords {
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
     pub client: &'a Client,
-    /// The device token that came with the request.
-    pub device: Option<&'a Token>,
+    /// The device tokens that came with the request.
+    pub devices: &'a Tokens,
 }
 
 /// A user whose password was right, for the transaction that acts on it.
@@ -118,10 +118,10 @@ impl Passwords {
     /// Looks, before anything is read, whether such an attempt is refused whoever it is for. A device that the user has
     /// logged in with may have a budget of its own.
     fn check_remembered(&self, source: Source<'_>, decides: &Key) -> Result<()> {
-        match source.device {
-            Some(_) => Ok(()),
-            None => attempts::check_remembered(&self.db.refusals, Some(&self.address_limit(source)), decides),
+        if !source.devices.is_empty() {
+            return Ok(());
         }
+        attempts::check_remembered(&self.db.refusals, Some(&self.address_limit(source)), decides)
     }
 
     fn address_limit(&self, source: Source<'_>) -> AddressLimit {
@@ -159,12 +159,11 @@ impl Passwords {
         user_id: Option<&str>,
         (account, typed): (Key, Option<Key>),
     ) -> Result<AttemptBudget> {
-        let device = match source.device {
-            Some(token) => {
-                let user_id = user_id.unwrap_or_default();
-                self.db.read(async |db| device::find(db, token, user_id).await).await?
-            }
-            None => None,
+        let device = if source.devices.is_empty() {
+            None
+        } else {
+            let user_id = user_id.unwrap_or_default();
+            self.db.read(async |db| device::find(db, source.devices, user_id).await).await?
         };
         Ok(match device {
             Some(id) => AttemptBudget::of_device(&id, self.backoff),

@@ -2,9 +2,9 @@
 
 use super::last_seen::{self, LastSeen};
 use super::late_log_outs::LateLogOuts;
-use super::{lookup::Lookup, row::Session};
+use super::{lookup::Lookup, row::Session, row::SessionRow};
 use crate::accounts::client::{Client, device_name};
-use crate::base::{Config, Result, Token, TokenHash};
+use crate::base::{Config, Result, Tokens};
 use crate::db::{Database, ago, is_in_the_future, now};
 use std::time::Duration;
 
@@ -28,18 +28,18 @@ impl Sessions {
         }
     }
 
-    /// The valid session with this token. Records that `client` has used it.
+    /// The first valid session of these tokens. Records that `client` has used it.
     ///
     /// # Errors
     /// [`crate::base::error::Error::Unavailable`] when the database cannot be reached.
-    pub async fn find(&self, token: &Token, client: &Client) -> Result<Option<Session>> {
-        let Some(row) = self.lookup.find(token.hash()).await? else { return Ok(None) };
-        if self.late_log_outs.contains(&row.token_hash) {
-            return Ok(None);
-        }
-        if row.created_at <= ago(self.lifetime) || row.seen_at <= ago(self.idle) {
-            return Ok(None);
-        }
+    pub async fn find(&self, tokens: &Tokens, client: &Client) -> Result<Option<Session>> {
+        let rows = self.lookup.find(tokens).await?;
+        let is_valid = |row: &SessionRow| {
+            row.created_at > ago(self.lifetime)
+                && row.seen_at > ago(self.idle)
+                && !self.late_log_outs.contains(&row.session.token_hash)
+        };
+        let Some(row) = rows.into_iter().find(is_valid) else { return Ok(None) };
         let other_browser =
             client.user_agent != row.device && device_name(&row.device) != device_name(&client.user_agent);
         let is_outdated = row.seen_at <= ago(last_seen::interval(self.idle)) || is_in_the_future(row.seen_at);
@@ -49,9 +49,11 @@ impl Sessions {
         Ok(Some(row.session))
     }
 
-    /// Ends a session as soon as the database lets itself be written.
-    pub fn end_later(&self, token_hash: TokenHash, client: &Client) {
-        self.late_log_outs.add(token_hash, client);
+    /// Ends sessions as soon as the database lets itself be written.
+    pub fn end_later(&self, tokens: &Tokens, client: &Client) {
+        if !tokens.is_empty() {
+            self.late_log_outs.add(tokens.hashes(), client);
+        }
     }
 }
 
@@ -59,6 +61,7 @@ impl Sessions {
 mod tests {
     use super::*;
     use crate::accounts::{AuthLevel, Choices};
+    use crate::base::Token;
     use crate::db::Connection;
     use crate::test::{PASSWORD, TestApp, Visitor};
     use data_encoding::BASE64URL_NOPAD;
@@ -103,7 +106,8 @@ mod tests {
             app.set_clock_ahead(0);
             person.assert_is(name).await;
             last_seen::tests::until_saved(&app).await;
-            let session = app.app.sessions.find(&token_of(&person), &Client::local("")).await.unwrap();
+            let session =
+                app.app.sessions.find(&[token_of(&person)].into_iter().collect(), &Client::local("")).await.unwrap();
             assert!(!session.unwrap().is_recent(&app.app.config), "{ahead} s ahead");
             let later = "select count(*) from sessions where created_at > seen_at";
             assert_eq!(app.count(later).await, 0, "{ahead} s ahead");

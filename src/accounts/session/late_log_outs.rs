@@ -3,7 +3,7 @@
 
 use super::lifecycle;
 use crate::accounts::client::Client;
-use crate::base::TokenHash;
+use crate::base::{TokenHash, TokenHashes};
 use crate::db::Database;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct LateLogOuts {
     db: Database,
-    waiting: Arc<Mutex<Vec<(TokenHash, Client)>>>,
+    waiting: Arc<Mutex<Vec<(TokenHashes, Client)>>>,
 }
 
 impl LateLogOuts {
@@ -30,16 +30,16 @@ impl LateLogOuts {
     }
 
     pub fn contains(&self, token_hash: &TokenHash) -> bool {
-        self.waiting().iter().any(|(waiting, _)| waiting == token_hash)
+        self.waiting().iter().any(|(hashes, _)| hashes.iter().any(|hash| hash == token_hash))
     }
 
     /// Remembers one, unless there are too many.
-    pub fn add(&self, token_hash: TokenHash, client: &Client) {
+    pub fn add(&self, hashes: TokenHashes, client: &Client) {
         let mut waiting = self.waiting();
-        if waiting.len() >= MOST || waiting.iter().any(|(other, _)| *other == token_hash) {
+        if waiting.len() >= MOST || waiting.iter().any(|(other, _)| *other == hashes) {
             return;
         }
-        waiting.push((token_hash, client.clone()));
+        waiting.push((hashes, client.clone()));
         if waiting.len() == 1 {
             let log_outs = self.clone();
             tokio::spawn(async move { log_outs.run().await });
@@ -54,8 +54,8 @@ impl LateLogOuts {
                 return;
             }
             let ended = self.db.write(async |db| {
-                for (token_hash, client) in &some {
-                    lifecycle::log_out(db, token_hash, client).await?;
+                for (hashes, client) in &some {
+                    lifecycle::log_out(db, hashes, client).await?;
                 }
                 Ok(())
             });
@@ -67,7 +67,7 @@ impl LateLogOuts {
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<(TokenHash, Client)>> {
+    fn waiting(&self) -> MutexGuard<'_, Vec<(TokenHashes, Client)>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@ use super::row::Session;
 use crate::accounts::device::{self, RememberedDevice};
 use crate::accounts::event::{self, Event};
 use crate::accounts::{auth_level::AuthLevel, client::Client, link, pending_login, user};
-use crate::base::{Error, Result, Token, TokenHash};
+use crate::base::{Error, Result, Token, TokenHashes, Tokens};
 use crate::db::{Connection, new_id, now};
 
 pub const LOGGED_IN: Event = Event::named("logged_in", "Logged in");
@@ -22,8 +22,8 @@ pub struct NewSession<'a> {
     /// Whether the cookie outlives the browser.
     pub stay: bool,
     pub client: &'a Client,
-    /// The device token that came with the request.
-    pub device: Option<&'a Token>,
+    /// The device tokens that came with the request.
+    pub devices: &'a Tokens,
     /// How many sessions and devices a user may have.
     pub kept: i64,
 }
@@ -36,7 +36,7 @@ pub struct StartedSession {
 
 /// Starts a session. The user's row is locked by [`user::lock`]. [`finish_login`] follows.
 pub async fn start(db: &mut Connection, new: &NewSession<'_>) -> Result<StartedSession> {
-    let device = device::remember(db, new.device, new.user_id, new.kept).await?;
+    let device = device::remember(db, new.devices, new.user_id, new.kept).await?;
     let (id, token) = (new_id(), Token::random()?);
     let sql = "insert into sessions (id, token_hash, user_id, created_at, seen_at, confirmed_at, stay, address, device, \
                device_id, factors, confirmed_factors) values ($1, $2, $3, $4, $4, $4, $5, $6, $7, $8, $9, $9)";
@@ -47,15 +47,15 @@ pub async fn start(db: &mut Connection, new: &NewSession<'_>) -> Result<StartedS
     Ok(StartedSession { id, token, device })
 }
 
-/// Ends the session that came with the request, and the user's oldest ones beyond the limit; records the log-in.
+/// Ends the sessions that came with the request, and the user's oldest ones beyond the limit; records the log-in.
 pub async fn finish_login(
     db: &mut Connection,
     new: &NewSession<'_>,
     started: &StartedSession,
-    replaced: Option<&Token>,
+    replaced: &Tokens,
 ) -> Result<()> {
-    if let Some(token) = replaced {
-        delete(db, &token.hash()).await?;
+    if !replaced.is_empty() {
+        delete(db, &replaced.hashes()).await?;
     }
     let sql = "delete from sessions where user_id = $1 and id not in \
                (select id from sessions where user_id = $1 order by id desc limit $2)";
@@ -72,34 +72,37 @@ pub async fn finish_login(
 ///
 /// # Errors
 /// [`Error::NOT_FOUND`] when the session has ended in the meantime.
-pub async fn renew(db: &mut Connection, old: &Token, level: AuthLevel) -> Result<(Token, bool)> {
+pub async fn renew(db: &mut Connection, old: &Session, level: AuthLevel) -> Result<(Token, bool)> {
     let token = Token::random()?;
     let sql = "update sessions set token_hash = $1, confirmed_at = $2, seen_at = $2, confirmed_factors = $4, \
                factors = case when factors > $4 then factors else $4 end where token_hash = $3 returning stay";
     let query = sqlx::query_scalar(sql).bind(token.hash().to_vec()).bind(now());
-    let query = query.bind(old.hash().to_vec()).bind(level.factors());
+    let query = query.bind(old.token_hash.to_vec()).bind(level.factors());
     let stay: i64 = query.fetch_optional(db).await?.ok_or(Error::NOT_FOUND)?;
     Ok((token, stay != 0))
 }
 
-/// Whether there is a session with this token, even an expired one.
-pub async fn exists(db: &mut Connection, token: &Token) -> Result<bool> {
-    let query = sqlx::query("select 1 from sessions where token_hash = $1").bind(token.hash().to_vec());
+/// Whether there is a session with one of these tokens, even an expired one.
+pub async fn exists(db: &mut Connection, tokens: &Tokens) -> Result<bool> {
+    let sql = "select 1 from sessions where token_hash in ($1, $2, $3, $4)";
+    let [a, b, c, d] = tokens.hashes();
+    let query = sqlx::query(sql).bind(a).bind(b).bind(c).bind(d);
     Ok(query.fetch_optional(db).await?.is_some())
 }
 
-/// Ends the session with this token hash, if there is one.
-pub async fn log_out(db: &mut Connection, token_hash: &TokenHash, client: &Client) -> Result<()> {
-    match delete(db, token_hash).await? {
-        Some(user_id) => event::record(db, &*user_id, LOGGED_OUT.by(client)).await,
-        None => Ok(()),
+/// Ends the sessions with these token hashes.
+pub async fn log_out(db: &mut Connection, hashes: &TokenHashes, client: &Client) -> Result<()> {
+    for user_id in delete(db, hashes).await? {
+        event::record(db, &*user_id, LOGGED_OUT.by(client)).await?;
     }
+    Ok(())
 }
 
-/// Returns whose session it was.
-async fn delete(db: &mut Connection, token_hash: &TokenHash) -> Result<Option<String>> {
-    let sql = "delete from sessions where token_hash = $1 returning user_id";
-    Ok(sqlx::query_scalar(sql).bind(token_hash.to_vec()).fetch_optional(db).await?)
+/// Returns whose sessions they were.
+async fn delete(db: &mut Connection, [a, b, c, d]: &TokenHashes) -> Result<Vec<String>> {
+    let sql = "delete from sessions where token_hash in ($1, $2, $3, $4) returning user_id";
+    let query = sqlx::query_scalar(sql).bind(&**a).bind(&**b).bind(&**c).bind(&**d);
+    Ok(query.fetch_all(db).await?)
 }
 
 /// Locks the user's row, and with it prevents the session from ending before the transaction does.

@@ -3,7 +3,7 @@
 //! a session that has ended is invalid at once, on every replica.
 
 use super::row::{self, SessionRow};
-use crate::base::{Error, Result, TokenHash};
+use crate::base::{Error, Result, Token, TokenHash, Tokens};
 use crate::db::database::{RESERVED, within_deadline};
 use crate::db::request::add_statements;
 use crate::db::{DEADLINE, Database};
@@ -21,8 +21,8 @@ const IDLE: Duration = Duration::from_secs(1);
 const MOST_WAITING: usize = 10_000;
 
 struct Waiter {
-    token_hash: TokenHash,
-    answer: oneshot::Sender<Option<SessionRow>>,
+    hashes: Vec<TokenHash>,
+    answer: oneshot::Sender<Vec<SessionRow>>,
 }
 
 #[derive(Default)]
@@ -45,25 +45,26 @@ impl Lookup {
         Lookup(queue)
     }
 
-    /// The session with this token hash and its user, if there is one.
+    /// The sessions with these tokens and their users, in the same order.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database cannot be reached or [`DEADLINE`] has passed.
-    pub async fn find(&self, token_hash: TokenHash) -> Result<Option<SessionRow>> {
+    pub async fn find(&self, tokens: &Tokens) -> Result<Vec<SessionRow>> {
+        let hashes = tokens.iter().map(Token::hash).collect();
         let (answer, answered) = oneshot::channel();
         {
             let mut waiters = self.0.waiters.lock().unwrap_or_else(PoisonError::into_inner);
             if waiters.len() >= MOST_WAITING {
                 return Err(Error::Unavailable(anyhow!("too many wait for their sessions")));
             }
-            waiters.push(Waiter { token_hash, answer });
+            waiters.push(Waiter { hashes, answer });
         }
         self.0.added.notify_one();
-        let Ok(Ok(row)) = timeout(DEADLINE, answered).await else {
+        let Ok(Ok(rows)) = timeout(DEADLINE, answered).await else {
             return Err(Error::Unavailable(anyhow!("the look-up of a session was not answered")));
         };
         add_statements(1);
-        Ok(row)
+        Ok(rows)
     }
 }
 
@@ -96,12 +97,13 @@ async fn work(queue: &Queue, database: &Database) -> Result<()> {
             connection = within_deadline(database.reserved_connection()).await?;
         }
         if !batch.is_empty() {
-            let hashes: Vec<&TokenHash> = batch.iter().map(|waiter| &waiter.token_hash).collect();
+            let hashes: Vec<&TokenHash> = batch.iter().flat_map(|waiter| &waiter.hashes).collect();
             let found = within_deadline(row::find_all(&mut connection, &hashes)).await;
             let rows = found.inspect_err(|error| database.observe(error))?;
-            for Waiter { token_hash, answer } in batch {
+            for Waiter { hashes, answer } in batch {
+                let row = |hash: &TokenHash| rows.iter().find(|row| row.session.token_hash == *hash).cloned();
                 // A client that has disconnected does not wait any more.
-                let _ = answer.send(rows.iter().find(|row| row.token_hash == token_hash).cloned());
+                let _ = answer.send(hashes.iter().filter_map(row).collect());
             }
         } else if timeout(IDLE, queue.added.notified()).await.is_err() {
             connection.release();
@@ -122,7 +124,15 @@ impl Queue {
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
         // Nobody waits for these any more, most likely because the database was away.
         waiters.retain(|waiter| !waiter.answer.is_closed());
-        let length = waiters.len().min(row::MOST_AT_ONCE);
+        let mut room = row::MOST_AT_ONCE;
+        let fits = |waiter: &&Waiter| match room.checked_sub(waiter.hashes.len()) {
+            Some(left) => {
+                room = left;
+                true
+            }
+            None => false,
+        };
+        let length = waiters.iter().take_while(fits).count();
         waiters.drain(..length).collect()
     }
 }

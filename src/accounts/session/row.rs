@@ -9,6 +9,7 @@ use sqlx::{FromRow, Row};
 #[derive(Clone, Debug)]
 pub struct Session {
     pub id: String,
+    pub token_hash: TokenHash,
     pub user: User,
     /// When its user last authenticated, in seconds since 1970.
     pub confirmed_at: i64,
@@ -28,7 +29,6 @@ impl Session {
 /// A session, which may have expired.
 #[derive(Clone)]
 pub struct SessionRow {
-    pub token_hash: TokenHash,
     pub session: Session,
     pub created_at: i64,
     pub seen_at: i64,
@@ -41,13 +41,13 @@ impl FromRow<'_, DbRow> for SessionRow {
         let hash: Vec<u8> = row.try_get("token_hash")?;
         let session = Session {
             id: row.try_get("id")?,
+            token_hash: hash.try_into().map_err(|_| sqlx::Error::Decode("a hash has 32 bytes".into()))?,
             user: User::from_row(row)?,
             confirmed_at: row.try_get("confirmed_at")?,
             confirmed: AuthLevel::from_factors(row.try_get("confirmed_factors")?),
             level: AuthLevel::from_factors(row.try_get("factors")?),
         };
         Ok(SessionRow {
-            token_hash: hash.try_into().map_err(|_| sqlx::Error::Decode("a hash has 32 bytes".into()))?,
             session,
             created_at: row.try_get("created_at")?,
             seen_at: row.try_get("seen_at")?,

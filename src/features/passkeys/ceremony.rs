@@ -99,7 +99,8 @@ async fn store(
     challenge: &[u8],
     state: &impl Serialize,
 ) -> Result<CookieJar> {
-    let browser = cookie::token(&app.config, &login.headers, COOKIE).map_or_else(Token::random, Ok)?;
+    let tokens = cookie::tokens(&app.config, &login.headers, COOKIE);
+    let browser = tokens.iter().next().cloned().map_or_else(Token::random, Ok)?;
     let state = serde_json::to_string(state).map_err(anyhow::Error::from)?;
     let new = NewToken {
         purpose: purpose.name(),
@@ -128,10 +129,20 @@ pub async fn take<T: DeserializeOwned>(
     purpose: Purpose<'_>,
     client_data: &[u8],
 ) -> Result<T> {
-    let browser = cookie::token(&app.config, headers, COOKIE).ok_or_else(not_good)?;
+    let tokens = cookie::tokens(&app.config, headers, COOKIE);
     let hash = Sha256::digest(challenge(client_data).ok_or_else(not_good)?);
-    let binding = purpose.binding(&browser);
-    let taken = app.db.write(async |db| stored_token::take(db, &hash, purpose.name(), &binding).await);
+    if tokens.is_empty() {
+        return Err(not_good());
+    }
+    let taken = app.db.write(async |db| {
+        for browser in tokens.iter() {
+            let taken = stored_token::take(db, &hash, purpose.name(), &purpose.binding(browser)).await?;
+            if taken.is_some() {
+                return Ok(taken);
+            }
+        }
+        Ok(None)
+    });
     let state = taken.await?.ok_or_else(not_good)?;
     Ok(serde_json::from_str(&state).map_err(anyhow::Error::from)?)
 }

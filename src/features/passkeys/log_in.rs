@@ -227,6 +227,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_cookie_of_another_app_hides_no_challenge() {
+        let (app, mut key) = app().await;
+        for foreign in ["anything", "", &"A".repeat(43)] {
+            let browser = app.visitor().with_foreign_cookie("passkey", foreign);
+            let first = ask(&browser, START, json!({})).await;
+            post(&browser, FINISH, &key.get(&first)).await.assert_status(200);
+            // It may have been set only after the challenge.
+            let browser = app.visitor();
+            let second = ask(&browser, START, json!({})).await;
+            let browser = browser.with_foreign_cookie("passkey", foreign);
+            post(&browser, FINISH, &key.get(&second)).await.assert_status(200);
+        }
+    }
+
+    #[tokio::test]
     async fn each_tab_of_a_browser_has_a_challenge_of_its_own() {
         let (app, mut key) = app().await;
         let visitor = app.visitor();

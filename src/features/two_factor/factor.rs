@@ -63,7 +63,7 @@ mod tests {
         let mistake = async |name: &str, code: &str| {
             let (id, level) = (new_id(), AuthLevel::OneFactor);
             let user = User { id: app.user(name).await, username: name.into() };
-            let session = Session { id, user, confirmed_at: now(), confirmed: level, level };
+            let session = Session { id, token_hash: [0; 32], user, confirmed_at: now(), confirmed: level, level };
             let credentials = Credentials(BTreeMap::from([("code".into(), code.into())]));
             match app.login().await.reauthenticate(&session, &credentials).await {
                 Ok(reauthenticated) => {

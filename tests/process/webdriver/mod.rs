@@ -61,12 +61,21 @@ impl Browser {
 
     /// A browser started with more arguments than the usual.
     pub fn open_with(more: &[&str]) -> Browser {
+        Browser::start(more, json!({}))
+    }
+
+    /// A browser whose owner has forbidden all sites to set cookies.
+    pub fn open_without_cookies() -> Browser {
+        Browser::start(&[], json!({"profile.default_content_setting_values.cookies": 2}))
+    }
+
+    fn start(more: &[&str], preferences: Value) -> Browser {
         let profile = tempfile::tempdir().unwrap();
         let (driver, port) = (0..5).find_map(|_| start_driver(profile.path())).expect("chromedriver starts");
         let folder = format!("--user-data-dir={}", profile.path().display());
         let arguments: Vec<&str> = ARGUMENTS.iter().chain(more).copied().chain([&*folder]).collect();
         let capabilities = json!({"capabilities": {"alwaysMatch": {
-            "goog:chromeOptions": {"args": arguments},
+            "goog:chromeOptions": {"args": arguments, "prefs": preferences},
             "goog:loggingPrefs": {"browser": "ALL"},
         }}});
         let config = Agent::config_builder().http_status_as_error(false).proxy(None);
