@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub const SIGNED_UP: Event = Event::named("signed_up", "You signed up");
 pub const USERNAME_CHANGED: Event = Event::named("username_changed", "Username changed")
-    .with_notice("Your username was changed", "The one before is kept from everybody for a while.");
+    .with_notice("Your username was changed", "Nobody else can take the one before for a while.");
 pub const DELETED: Event = Event::named("deleted", "Account deleted");
 
 /// A user. As an argument of a handler: the user who is logged in.

@@ -17,7 +17,7 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
     Ok(Feature { routes, flashes: &[CHANGED], settings: Some(Box::new(renames)), ..Feature::named("change_username") })
 }
 
-/// How often a user may change the name. Each change keeps one more name from everybody for `NAME_REST`.
+/// How often a user may change the name. Each change keeps one more name from everybody else for `NAME_REST`.
 struct Renames(Rate);
 
 const CHANGED: Flash = Flash { name: "username_changed", words: "Your username was changed." };

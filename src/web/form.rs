@@ -8,7 +8,7 @@ use super::format::url_encode;
 use crate::base::{Error, Result};
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -30,7 +30,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         let body = Bytes::from_request(request, state).await.map_err(|_| Error::MALFORMED)?;
         let json: &[u8] = match content_type.as_deref() {
             None if body.is_empty() => b"{}",
-            Some(kind) if is(kind, "application/json") => &body[..],
+            Some(kind) if is(kind, "application/json", &body) => &body[..],
             _ => return Err(Error::Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
         };
         serde_json::from_slice(json).map(Json).map_err(|_| Error::MALFORMED)
@@ -61,8 +61,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Form<T> {
         let body = Bytes::from_request(request, state).await.map_err(|_| Error::MALFORMED)?;
         let fields = match content_type.as_deref() {
             None if body.is_empty() => BTreeMap::new(),
-            Some(kind) if is(kind, "application/x-www-form-urlencoded") => urlencoded(&body)?,
-            Some(kind) if is(kind, "multipart/form-data") => multipart(kind, body).await?,
+            Some(kind) if is(kind, "application/x-www-form-urlencoded", &body) => urlencoded(&body)?,
+            Some(kind) if is(kind, "multipart/form-data", &body) => multipart(kind, body).await?,
             _ => return Err(Error::Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
         };
         present(fields).map(Form).map_err(|_| Error::MALFORMED)
@@ -101,11 +101,14 @@ fn present<T: DeserializeOwned>(fields: BTreeMap<String, String>) -> serde_json:
     T::deserialize(Value::Object(present.map(|(name, value)| (name, Value::String(value))).collect()))
 }
 
-fn is(content_type: &str, kind: &str) -> bool {
+/// Whether this body is of the kind, and is text in UTF-8. ASCII is that too.
+fn is(content_type: &str, kind: &str, body: &[u8]) -> bool {
     let mut parts = content_type.split(';').map(str::trim);
     let foreign = |parameter: &str| {
         let (name, charset) = parameter.split_once('=').unwrap_or_default();
-        name.trim().eq_ignore_ascii_case("charset") && !charset.trim_matches(['"', ' ']).eq_ignore_ascii_case("utf-8")
+        let charset = charset.trim_matches(['"', ' ']).to_ascii_lowercase();
+        name.trim().eq_ignore_ascii_case("charset")
+            && !matches!((&*charset, body.is_ascii()), ("utf-8" | "utf8", _) | ("us-ascii", true))
     };
     parts.next().unwrap_or_default().eq_ignore_ascii_case(kind) && !parts.any(foreign)
 }
@@ -132,23 +135,28 @@ async fn multipart(content_type: &str, body: Bytes) -> Result<BTreeMap<String, S
     let mut parts = multer::Multipart::new(whole, boundary);
     let mut fields = BTreeMap::new();
     while let Some(part) = parts.next_field().await.map_err(|_| Error::MALFORMED)? {
-        let name = part.name().filter(|_| is_plain(part.headers())).ok_or(Error::MALFORMED)?.to_string();
+        let (name, headers) = (part.name().map(str::to_string), part.headers().clone());
         let value = part.bytes().await.map_err(|_| Error::MALFORMED)?.to_vec();
+        let name = name.filter(|_| is_plain(&headers, &value)).ok_or(Error::MALFORMED)?;
         insert(&mut fields, name, String::from_utf8(value).map_err(|_| Error::MALFORMED)?)?;
     }
     Ok(fields)
 }
 
-/// Whether a part is the text of a field, as browsers send it: no file, and no encoding of its own.
-fn is_plain(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?").to_ascii_lowercase());
-    let disposition = text(CONTENT_DISPOSITION).unwrap_or_default();
-    let mut parameters = disposition.split(';').map(str::trim);
-    let named = parameters.next() == Some("form-data")
-        && parameters.next().is_some_and(|parameter| parameter.starts_with("name="))
-        && parameters.next().is_none();
-    let plain = text(CONTENT_TYPE).is_none_or(|kind| is(&kind, "text/plain"));
-    named && plain && !headers.contains_key("content-transfer-encoding")
+/// Whether a part is the text of a field, as browsers and mail libraries send it: no file, and its bytes are the text.
+fn is_plain(headers: &HeaderMap, value: &[u8]) -> bool {
+    let all = |name: &str, is_good: &dyn Fn(&str) -> bool| {
+        headers.get_all(name).iter().all(|value| is_good(value.to_str().unwrap_or("?").to_ascii_lowercase().trim()))
+    };
+    let is_named = |disposition: &str| {
+        let mut parameters = disposition.split(';').map(str::trim);
+        parameters.next() == Some("form-data")
+            && parameters.next().is_some_and(|parameter| parameter.starts_with("name="))
+            && parameters.next().is_none()
+    };
+    all("content-disposition", &is_named)
+        && all("content-type", &|kind| is(kind, "text/plain", value))
+        && all("content-transfer-encoding", &|encoding| ["7bit", "8bit", "binary"].contains(&encoding))
 }
 
 fn insert(fields: &mut BTreeMap<String, String>, name: String, value: String) -> Result<()> {
@@ -217,7 +225,13 @@ mod tests {
             "attachment; name=\"name\"\r\n\r\nada",
             "form-data; name=\"name\"\r\nContent-Type: application/octet-stream\r\n\r\nada",
             "form-data; name=\"name\"\r\nContent-Type: text/plain; charset=utf-16\r\n\r\nada",
+            "form-data; name=\"name\"\r\nContent-Type: text/plain; charset=us-ascii\r\n\r\nZoë",
+            "form-data; name=\"name\"\r\nContent-Type: text/plain; charset=utf-8; charset=latin1\r\n\r\nada",
+            "form-data; name=\"name\"\r\nContent-Type: text/plain\r\nContent-Type: text/html\r\n\r\nada",
             "form-data; name=\"name\"\r\nContent-Transfer-Encoding: base64\r\n\r\nYWRh",
+            "form-data; name=\"name\"\r\nContent-Transfer-Encoding: Quoted-Printable\r\n\r\n=61da",
+            "form-data; name=\"name\"\r\nContent-Transfer-Encoding: 8bit\r\nContent-Transfer-Encoding: base64\r\n\r\nYWRh",
+            "form-data; name=\"name\"\r\nContent-Transfer-Encoding:\r\n\r\nada",
         ] {
             let body = format!("--x\r\nContent-Disposition: {disguised}\r\n--x--\r\n");
             let kind = Some("multipart/form-data; boundary=x");
@@ -235,6 +249,36 @@ mod tests {
             ("multipart/form-data", b"--x--\r\n"),
         ] {
             app.visitor().post_body("/greet", Some(kind), body).await.assert_status(400);
+        }
+    }
+
+    #[tokio::test]
+    async fn libraries_may_say_that_a_part_is_sent_as_it_is_and_in_which_letters_they_like() {
+        let app = app().await;
+        for headers in [
+            "Content-Transfer-Encoding: 8bit\r\n",
+            "Content-Transfer-Encoding: BINARY\r\n",
+            "content-transfer-encoding:  8Bit \r\n",
+            "Content-Transfer-Encoding: 7bit\r\nContent-Type: TEXT/PLAIN\r\n",
+            "Content-Type: text/plain; charset=utf8\r\nContent-Transfer-Encoding: binary\r\n",
+            "Content-Type: text/plain;charset=UTF8\r\n",
+            "Content-Type: text/plain; format=flowed; Charset=\"utf-8\"\r\n",
+            "Content-Type: text/plain; charset=\"UTF8\"\r\n",
+        ] {
+            let body = format!("--x\r\nContent-Disposition: form-data; name=\"name\"\r\n{headers}\r\nZoë\r\n--x--\r\n");
+            for kind in ["multipart/form-data; boundary=x", "multipart/form-data; charset=utf8; boundary=\"x\""] {
+                let answer = app.visitor().post_body("/greet", Some(kind), body.as_bytes()).await;
+                answer.assert_status(200).assert_body("Zoë/None");
+            }
+        }
+        let ascii = "--x\r\nContent-Disposition: form-data; name=\"name\"\r\nContent-Type: text/plain; charset=US-ASCII\r\n\
+                     Content-Transfer-Encoding: 7Bit\r\n\r\nada\r\n--x--\r\n";
+        let kind = Some("multipart/form-data; boundary=x");
+        app.visitor().post_body("/greet", kind, ascii.as_bytes()).await.assert_status(200).assert_body("ada/None");
+        for kind in
+            ["application/x-www-form-urlencoded; charset=utf8", "application/x-www-form-urlencoded;charset=\"UTF-8\""]
+        {
+            app.visitor().post_body("/greet", Some(kind), b"name=Zo%C3%AB").await.assert_body("Zoë/None");
         }
     }
 

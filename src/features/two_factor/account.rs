@@ -65,7 +65,8 @@ struct SetUpPage {
 impl SetUpPage {
     fn new(app: &App, user: &User, secret: &[u8], errors: FieldErrors) -> Result<SetUpPage> {
         let key = Secret::from(secret).to_base32();
-        let (site, name) = (url_encode(&app.config.site_name), &user.username);
+        // A colon would end the site's name in the label, so a ratio sign stands for it, which looks the same.
+        let (site, name) = (url_encode(&app.config.site_name.replace(':', "\u{2236}")), &user.username);
         let uri = format!("otpauth://totp/{site}:{name}?secret={key}&issuer={site}");
         // In groups of four, which people copy most easily.
         let key: Vec<_> = key.as_bytes().chunks(4).map(String::from_utf8_lossy).collect();
@@ -189,6 +190,7 @@ mod tests {
     use super::super::phone::{Phone, between, later, send, start_log_in, turn_on, turn_on_and_off};
     use super::*;
     use crate::test::{Answer, TestApp, Visitor, check};
+    use crate::web::Routes;
 
     const START: &str = "/account/two-factor/start";
     const CONFIRM: &str = "/account/two-factor/confirm";
@@ -249,6 +251,25 @@ mod tests {
         assert_eq!(app.count("select count(*) from sessions where factors = 2").await, 1);
         assert_eq!(app.count("select count(*) from events where kind = 'two_factor_on' and factors = 1").await, 1);
         ada.get(PATH).await.assert_contains("You have <strong>10</strong> left.").assert_lacks(&key);
+    }
+
+    #[tokio::test]
+    async fn whatever_the_site_is_called_an_app_reads_its_name_and_the_users_from_the_label() {
+        for (name, shown) in [
+            ("Acme: Notes", "Acme∶ Notes"),
+            ("a:b:c", "a∶b∶c"),
+            (":", "∶"),
+            ("10:30 & 50%3A + Käse?", "10∶30 & 50%3A + Käse?"),
+        ] {
+            let app = TestApp::with_env(&[("SITE_NAME", name)], Routes::new()).await;
+            let (page, _) = start_set_up(&app.person("ada").await).await;
+            let uri = between(&page.text(), "href=\"otpauth://", "\"").replace("&amp;", "&");
+            let uri = url::Url::parse(&format!("otpauth://{uri}")).unwrap();
+            let label = percent_encoding::percent_decode_str(uri.path()).decode_utf8().unwrap();
+            assert_eq!(label.split(':').collect::<Vec<_>>(), [&format!("/{shown}"), "ada"], "{label}");
+            let issuer = uri.query_pairs().find(|(name, _)| name == "issuer").unwrap().1;
+            assert_eq!(issuer, shown);
+        }
     }
 
     #[tokio::test]
