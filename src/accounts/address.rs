@@ -5,10 +5,10 @@
 
 use super::event::{self, Event};
 use super::link::{self, Link, Purpose};
-use super::{auth_level::AuthLevel, client::Client};
+use super::{auth_level::AuthLevel, client::Client, domain};
 use crate::base::{Error, Result};
 use crate::db::{Connection, now};
-use crate::mail::outbox;
+use crate::mail::{message, outbox};
 
 pub const CONFIRMED: Event = Event::named("address_confirmed", "E-mail address confirmed");
 pub const CHANGED: Event = Event::named("address_changed", "E-mail address changed").with_notice(
@@ -20,7 +20,7 @@ pub const REMOVED: Event = Event::named("address_removed", "E-mail address remov
     "The account has no confirmed address any more, so this is the last mail about it.",
 );
 
-/// An e-mail address, in lower case.
+/// An e-mail address, in lower case and in ASCII.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Email(String);
 
@@ -29,33 +29,36 @@ impl Email {
     pub const MAX_LENGTH: usize = 254;
 
     /// Accepts what both the HTML standard's `<input type="email">` and the library that sends mails accept, with a dot
-    /// in the domain.
+    /// in the domain. Spaces around it are ignored, as by that field.
     ///
     /// # Errors
     /// The sentence to show beside the field.
     pub fn parse(text: &str) -> Result<Email, String> {
         let wrong = || "This does not look like an address.".to_string();
-        let (local, domain) = text.split_once('@').ok_or_else(wrong)?;
+        let (local, domain) = text.trim().split_once('@').ok_or_else(wrong)?;
+        if !local.is_ascii() {
+            return Err("Before the @ we can only write plain letters from a to z, digits and signs.".into());
+        }
+        let domain = domain::to_ascii(domain).ok_or_else(wrong)?;
         let mark = |byte| b".!#$%&'*+/=?^_`{|}~-".contains(&byte);
-        let label = |label: &str| {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-            (1..=63).contains(&label.len())
-                && label.bytes().all(plain)
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        };
+        let email = format!("{}@{domain}", local.to_ascii_lowercase());
         let well_formed = !local.is_empty()
-            && local.len() <= 64
             && local.bytes().all(|byte| byte.is_ascii_alphanumeric() || mark(byte))
-            && domain.contains('.')
-            && domain.split('.').all(label)
-            && text.len() <= Email::MAX_LENGTH
-            && text.parse::<lettre::Address>().is_ok();
-        if well_formed { Ok(Email(text.to_ascii_lowercase())) } else { Err(wrong()) }
+            && email.len() <= Email::MAX_LENGTH
+            && message::recipient(&email).is_ok();
+        if well_formed { Ok(Email(email)) } else { Err(wrong()) }
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// An address as people read it. What is none stays as it is.
+pub fn readable(email: &str) -> String {
+    match email.split_once('@') {
+        Some((local, ascii)) if ascii.contains("xn--") => format!("{local}@{}", domain::to_unicode(ascii)),
+        _ => email.to_string(),
     }
 }
 
@@ -170,14 +173,39 @@ mod tests {
             "a b@c.com",
             "a@b@c.com",
             "ada@example..com",
-            "ada..lovelace@example.com",
             "ada@-example.com",
-            "adа@example.com",
-            "ada@exampıe.com",
+            "ada＠example.com",
+            "ada@[127.0.0.1]",
             "<a@b.com>",
+            "\"a..b\"@c.com",
             &long,
         ] {
-            assert!(Email::parse(wrong).is_err(), "{wrong:?}");
+            assert_eq!(Email::parse(wrong), Err("This does not look like an address.".into()), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_the_same_however_its_domain_is_written() {
+        for text in ["ada@münchen.de", "Ada@MÜNCHEN.de", "ada@xn--mnchen-3ya.de", " ada@mu\u{308}nchen。de\n"] {
+            let email = Email::parse(text).unwrap();
+            assert_eq!((email.as_str(), &*readable(email.as_str())), ("ada@xn--mnchen-3ya.de", "ada@münchen.de"));
+        }
+        for as_it_is in ["Ada@example.com", "ada", "ada@", "xn--mnchen-3ya@", "ada@xn--a.de", "ada@münchen.de"] {
+            assert_eq!(readable(as_it_is), as_it_is);
+        }
+    }
+
+    #[test]
+    fn other_letters_before_the_at_sign_have_a_sentence_of_their_own() {
+        for text in ["jörg@example.com", "adа@example.com", "ａｄａ@example.com", "用户@例え.jp"] {
+            assert!(Email::parse(text).unwrap_err().contains("plain letters from a to z"), "{text}");
+        }
+    }
+
+    #[test]
+    fn dots_may_stand_where_some_providers_allow_them() {
+        for text in ["a..b@docomo.ne.jp", "x.@docomo.ne.jp", ".y@ezweb.ne.jp", "...@docomo.ne.jp"] {
+            assert_eq!(Email::parse(text).unwrap().as_str(), text);
         }
     }
 }

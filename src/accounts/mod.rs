@@ -5,6 +5,7 @@ pub mod auth_level;
 pub mod client;
 mod core_events;
 pub mod device;
+pub mod domain;
 pub mod event;
 pub mod link;
 pub mod password;

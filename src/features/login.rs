@@ -343,6 +343,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_address_has_no_more_guesses_for_being_written_in_other_ways() {
+        for has_it in [true, false] {
+            let app = TestApp::new().await;
+            app.person("ada").await;
+            if has_it {
+                app.confirm_address("ada", "ada@xn--mnchen-3ya.de").await;
+                for own in ["ada@münchen.de", "Ada@XN--MNCHEN-3YA.DE"] {
+                    log_in(&app.visitor(), own, PASSWORD).await.assert_redirect("/");
+                }
+            }
+            for guessed in
+                ["ada@münchen.de", "ADA@MÜNCHEN.DE", "ada@xn--mnchen-3ya.de", "ada@mün\u{ad}chen.de", "ada@münchen。de"]
+            {
+                log_in(&app.visitor(), guessed, "not the password").await.assert_status(422).assert_contains(guessed);
+            }
+            for guessed in ["ada@münchen.de", "ada@xn--mnchen-3ya.de", " ada@mu\u{308}nchen.de"] {
+                log_in(&app.visitor(), guessed, "not the password").await.assert_status(429);
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn an_address_gets_the_same_answers_whether_or_not_anybody_has_it() {
         let app = TestApp::new().await;
         app.person("ada").await;

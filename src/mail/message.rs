@@ -1,5 +1,25 @@
 //! A mail as it is written and delivered.
 
+use anyhow::Result;
+use lettre::Address;
+
+/// The recipient of a mail, from an address as people write it.
+///
+/// # Errors
+/// When it is no address.
+pub fn recipient(email: &str) -> Result<Address> {
+    Ok(quote(email).parse()?)
+}
+
+/// The address as mails have it. Some providers allow dots that stand side by side, or at an end of what is before the @;
+/// such a part has to be quoted (RFC 5321, 4.1.2).
+pub fn quote(email: &str) -> String {
+    match email.split_once('@') {
+        Some((local, domain)) if local.split('.').any(str::is_empty) => format!("\"{local}\"@{domain}"),
+        _ => email.to_string(),
+    }
+}
+
 /// What a mail says.
 #[derive(Clone)]
 pub struct MailContent {

@@ -5,7 +5,7 @@
 //! mail takes the same time no matter whose address it is, and no link waits in the database to be stolen.
 
 use super::daily_limit::DailyLimit;
-use super::message::{MailContent, Outgoing};
+use super::message::{MailContent, Outgoing, quote};
 use super::smtp;
 use crate::base::Result;
 use crate::db::clock::SKEW;
@@ -302,7 +302,7 @@ impl Outbox {
     async fn postpone(&self, mail: &Mail, error: &anyhow::Error) -> Result<()> {
         let gives_up = now() - mail.created_at >= GIVE_UP_AFTER || smtp::is_final(error);
         // Servers repeat the address, which does not belong in the log.
-        let reason = format!("{error:#}").replace(&mail.email, "…");
+        let reason = format!("{error:#}").replace(&quote(&mail.email), "…").replace(&mail.email, "…");
         if gives_up {
             tracing::error!(mail = mail.id, kind = mail.kind, "a mail was given up: {reason}");
         } else {

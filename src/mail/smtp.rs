@@ -1,8 +1,9 @@
 //! Delivery by SMTP.
 
-use super::message::Outgoing;
+use super::message::{Outgoing, recipient};
 use crate::base::Config;
 use anyhow::{Context, Result, ensure};
+use lettre::address::Envelope;
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
 use lettre::transport::smtp::response::Category;
@@ -50,10 +51,13 @@ impl Smtp {
 fn message(config: &Config, mail: Outgoing) -> Result<Message> {
     let host = config.base_url.host_str().unwrap_or("localhost");
     let header = |name, value: &str| HeaderValue::new(HeaderName::new_from_ascii_str(name), value.into());
+    let to = recipient(&mail.email)?;
     let mut message = Message::builder()
         .message_id(Some(format!("<{}@{host}>", mail.id)))
         .from(config.mail_from.clone())
-        .to(Mailbox::new(None, mail.email.parse()?))
+        .to(Mailbox::new(None, to.clone()))
+        // The one that would be made of the headers knows no quoted addresses.
+        .envelope(Envelope::new(Some(config.mail_from.email.clone()), vec![to])?)
         .subject(mail.content.subject)
         .raw_header(header("Auto-Submitted", "auto-generated"));
     if let Some(url) = mail.content.unsubscribe {
@@ -117,6 +121,22 @@ mod tests {
             assert!(text.contains(line), "{line:?} in {text}");
         }
         assert!(written(&[("MAIL_FROM", "Ada <ada@b.example>")], "a@b.cd", "x").contains("From: Ada <ada@b.example>"));
+    }
+
+    #[test]
+    fn dots_that_may_not_stand_bare_are_quoted_in_the_envelope_and_in_the_head() {
+        let config = Config::from_env(&[("PORT", "1")].into_iter().collect()).unwrap();
+        for (email, quoted) in [
+            ("a..b@docomo.ne.jp", "\"a..b\"@docomo.ne.jp"),
+            ("x.@docomo.ne.jp", "\"x.\"@docomo.ne.jp"),
+            (".y@ezweb.ne.jp", "\".y\"@ezweb.ne.jp"),
+            ("a.b@docomo.ne.jp", "a.b@docomo.ne.jp"),
+        ] {
+            let message = message(&config, mail(email, "Hello")).unwrap();
+            assert_eq!(message.envelope().to()[0].to_string(), quoted);
+            let text = String::from_utf8(message.formatted()).unwrap();
+            assert!(text.contains(&format!("\r\nTo: {quoted}\r\n")), "{text}");
+        }
     }
 
     #[test]

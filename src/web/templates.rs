@@ -4,6 +4,7 @@
 //! file breaks the build. Its fields are the variables of the template; a test compares the two.
 
 use super::{assets, format::url_encode};
+use crate::accounts::address::readable;
 use crate::base::{Config, MailDelivery};
 use crate::mail::MailContent;
 use anyhow::{Context as _, Result};
@@ -152,6 +153,7 @@ struct SiteContext {
 
 fn load(site: &SiteContext) -> Result<Tera> {
     let mut tera = Tera::new();
+    tera.register_filter("readable", |email: &str, _: Kwargs, _: &State| readable(email));
     tera.register_filter("urlencode", |text: &str, _: Kwargs, _: &State| url_encode(text));
     tera.add_raw_templates(files::ALL.iter().map(|&(name, text)| (name, source(name, text))))?;
     let assets: BTreeMap<_, _> = assets::ALL.iter().map(|asset| (variable(asset.path), asset.url)).collect();

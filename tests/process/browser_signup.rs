@@ -66,6 +66,28 @@ fn a_new_password_is_advised_on_while_it_is_typed_and_never_held_back() {
 
 #[test]
 #[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn an_address_with_an_umlaut_is_the_one_that_was_typed_at_sign_up_and_at_log_in() {
+    for (address, stored) in [("ada@münchen.de", "ada@xn--mnchen-3ya.de"), ("ada@straße.de", "ada@xn--strae-oqa.de")]
+    {
+        let (site, browser) = (Site::open(), Browser::open());
+        browser.visit(&site.page("/signup"));
+        browser.fill("E-mail (if you like)", address);
+        sign_up_with(&browser, "ada", "aaaaaaaaaaaa");
+        browser.sees("Repeating something makes it hardly harder to guess.");
+        assert_eq!(browser.run("return document.querySelector('#email').value"), address, "{browser}");
+        sign_up_with(&browser, "ada", PASSWORD);
+        browser.sees("Logged in: ada");
+        assert_eq!(site.count(&format!("select count(*) from addresses where email = '{stored}'")), 1, "{browser}");
+        site.execute("update addresses set confirmed_at = 1");
+        browser.press("Log out");
+        browser.press("Log in");
+        log_in(&browser, address, PASSWORD);
+        browser.sees("Logged in: ada");
+    }
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
 fn two_passwords_that_differ_are_pointed_out_before_the_form_is_sent_until_one_is_corrected() {
     let (site, browser) = (Site::open(), Browser::open());
     for mended in ["Password", "Password, once more"] {

@@ -99,6 +99,11 @@ fn a_user_added_here_can_log_in_there() {
     }
     assert_eq!(database.count("select count(*) from users"), 2);
     server.browser().log_in("ada").assert_redirect("/");
+    let password = format!("{PASSWORD}\n");
+    command_output(&["user", "add", "dora", "--email", "Dora@münchen.de"], &settings, &password);
+    assert_eq!(database.count("select count(*) from addresses where email = 'dora@xn--mnchen-3ya.de'"), 1);
+    let said = command_error(&["user", "add", "emil", "--email", "émil@münchen.de"], &settings, &password);
+    assert!(said.contains("plain letters"), "{said}");
 }
 
 #[test]

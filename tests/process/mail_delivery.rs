@@ -2,8 +2,8 @@
 //! needs: email, home, login, password_reset, signup
 
 use crate::common::{
-    Behaviour, Database, QUIET, Server, Smtp, address_of, assert_all_mails_sent, assert_one_mail_each, message_ids,
-    numbered, sign_up_all, site_with_mail, wait_until,
+    Behaviour, Database, PASSWORD, QUIET, Server, Smtp, address_of, assert_all_mails_sent, assert_one_mail_each,
+    message_ids, numbered, sign_up_all, sign_up_fields, site_with_mail, wait_until,
 };
 use std::thread;
 use std::time::{Duration, Instant};
@@ -70,6 +70,35 @@ fn a_mail_that_nobody_will_ever_take_is_given_up_and_can_be_seen() {
     assert_eq!(told.len(), 1, "{}", *server);
     assert!(!told[0].contains("ada@example.com"), "the log tells an address: {told:?}");
     ada.get("/").assert_status(200);
+}
+
+#[test]
+fn mail_reaches_addresses_with_umlauts_and_with_odd_dots_at_servers_that_know_neither() {
+    let (database, smtp) = (Database::new(), Smtp::start());
+    let server = Server::on(&database, &[("SMTP_URL", &smtp.url)]);
+    for (name, typed, recipient) in [
+        ("ada", "Ada@münchen.de", "ada@xn--mnchen-3ya.de"),
+        ("bob", "bob@straße.de", "bob@xn--strae-oqa.de"),
+        ("cyd", "a..b@docomo.ne.jp", "\"a..b\"@docomo.ne.jp"),
+        ("dan", "x.@docomo.ne.jp", "\"x.\"@docomo.ne.jp"),
+        ("eve", ".y@ezweb.ne.jp", "\".y\"@ezweb.ne.jp"),
+    ] {
+        let mut browser = server.browser();
+        let fields = [&sign_up_fields(name)[..], &[("email", typed)]].concat();
+        browser.post("/signup", &fields).assert_redirect("/");
+        let link = smtp.take_mail(recipient, "/email/").link("/email/");
+        browser.post(&link, &[]).assert_redirect("/");
+        // By the address as it is typed, too, the way back is found.
+        server.browser().post("/password-reset", &[("email", typed)]).assert_redirect("/password-reset");
+        smtp.take_mail(recipient, "/password-reset/");
+        server.browser().log_in_with(typed, PASSWORD).assert_redirect("/");
+    }
+    assert!(smtp.commands().iter().all(|line| line.is_ascii() && !line.contains("SMTPUTF8")), "{smtp}");
+    assert_all_mails_sent(&database, &smtp);
+    smtp.set_behaviour(Behaviour::Rejects("451 4.3.0 \"a..b\"@docomo.ne.jp: later"));
+    server.browser().post("/password-reset", &[("email", "a..b@docomo.ne.jp")]).assert_redirect("/password-reset");
+    assert!(wait_until(10, || !server.lines_with("will be retried").is_empty()), "{}", *server);
+    assert!(!server.stdout().contains("a..b"), "the log tells an address:\n{}", *server);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a new password must be: long enough, and hard to guess.
 
+use crate::accounts::address::readable;
 use crate::base::{Config, FieldErrors};
 use unicode_normalization::UnicodeNormalization;
 use zxcvbn::feedback::Warning;
@@ -110,7 +111,8 @@ fn is_made_of(password: &str, personal: &[String]) -> bool {
 /// The words that a user's password must not be made of: the user's names and the site's.
 pub fn personal_words<'a>(config: &Config, username: &str, emails: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let host = config.base_url.host_str().unwrap_or_default();
-    let parts = emails.into_iter().flat_map(|email| email.split(['@', '.']).chain([email]));
+    let emails: Vec<String> = emails.into_iter().map(readable).collect();
+    let parts = emails.iter().flat_map(|email| email.split(['@', '.']).chain([&**email]));
     let site = config.site_name.split_whitespace().chain([&*config.site_name, host]);
     let words = parts.chain(site).chain([username]).map(str::to_lowercase);
     // Two letters occur in most passwords by chance.

@@ -21,6 +21,11 @@ impl FromRow<'_, DbRow> for Account {
     }
 }
 
+/// What somebody has typed as a username or an e-mail address, as it is known here, whoever has it.
+pub fn normalize(name: &str) -> String {
+    Email::parse(name).map_or_else(|_| name.to_ascii_lowercase(), |email| email.as_str().to_string())
+}
+
 /// The account with this username or confirmed e-mail address, unless it is disabled or has no password.
 pub async fn find(db: &mut Connection, name: &str) -> Result<Option<Account>> {
     let (sql, name) = match (Username::parse(name), Email::parse(name)) {

@@ -87,7 +87,8 @@ impl Passwords {
         if is_too_long(password) {
             return Ok(None);
         }
-        let keyed = |kind| Key::keyed(&self.names_key, kind, &name.to_ascii_lowercase());
+        let name = &*table::normalize(name);
+        let keyed = |kind| Key::keyed(&self.names_key, kind, name);
         let typed = keyed("typed");
         self.check_remembered(source, &typed)?;
         let account = self.db.read(async |db| table::find(db, name).await).await?;
