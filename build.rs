@@ -42,7 +42,7 @@ fn templates(folder: &Path, out: &Path) -> String {
     constants + &all + "];\n"
 }
 
-/// `public/styles.css` becomes `STYLES_CSS`, an `Asset` with its hash and its compressed forms.
+/// `public/styles.css` becomes `STYLES_CSS`, an `Asset` with its hash and its compressed form.
 fn assets(folder: &Path, out: &Path) -> String {
     let mut constants = String::new();
     let mut all = String::from("pub const ALL: &[&Asset] = &[\n");
@@ -52,14 +52,12 @@ fn assets(folder: &Path, out: &Path) -> String {
         let hash = hex(&Sha256::digest(&bytes)[..8]);
         let plain = out.join(format!("{constant}.plain"));
         let gzip = out.join(format!("{constant}.gz"));
-        let brotli = out.join(format!("{constant}.br"));
         fs::write(&plain, &bytes).expect("OUT_DIR is writable");
         fs::write(&gzip, gzipped(&bytes)).expect("OUT_DIR is writable");
-        fs::write(&brotli, brotlied(&bytes)).expect("OUT_DIR is writable");
         writeln!(
             constants,
             "pub static {constant}: Asset = Asset {{ path: {:?}, url: {:?}, hash: {hash:?}, content_type: {:?}, \
-             plain: include_bytes!({plain:?}), gzip: include_bytes!({gzip:?}), brotli: include_bytes!({brotli:?}) }};",
+             plain: include_bytes!({plain:?}), gzip: include_bytes!({gzip:?}) }};",
             format!("/{name}"),
             format!("/{name}?v={hash}"),
             content_type(&name),
@@ -126,13 +124,6 @@ fn gzipped(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(bytes).expect("memory takes every byte");
     encoder.finish().expect("memory takes every byte")
-}
-
-fn brotlied(bytes: &[u8]) -> Vec<u8> {
-    let mut compressed = Vec::new();
-    let params = brotli::enc::BrotliEncoderParams { quality: 11, ..Default::default() };
-    brotli::BrotliCompress(&mut &bytes[..], &mut compressed, &params).expect("memory takes every byte");
-    compressed
 }
 
 fn hex(bytes: &[u8]) -> String {

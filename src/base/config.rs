@@ -373,6 +373,24 @@ mod tests {
     }
 
     #[test]
+    fn an_address_in_any_script_is_the_one_that_browsers_send() {
+        for (written, sent) in [
+            ("https://bücher.example", "https://xn--bcher-kva.example"),
+            ("https://BÜCHER.example", "https://xn--bcher-kva.example"),
+            ("https://straße.example", "https://xn--strae-oqa.example"),
+            ("https://例え。テスト", "https://xn--r8jz45g.xn--zckzah"),
+            ("https://ｅｘａｍｐｌｅ.com", "https://example.com"),
+            ("https://مثال.example", "https://xn--mgbh0fb.example"),
+        ] {
+            assert_eq!(parse_base_url(written).unwrap().origin().ascii_serialization(), sent);
+        }
+        // A label of right-to-left letters and Latin ones, and one that is no Punycode.
+        for wrong in ["https://aمثال.example", "https://xn--a.example", "https://\u{200d}a.example"] {
+            assert!(parse_base_url(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn every_dangerous_combination_says_what_to_set() {
         let production = [("BASE_URL", "https://example.com"), ("TRUSTED_PROXIES", "none"), ("SMTP_URL", "none")];
         assert!(Config::from_env(&production.into_iter().collect()).is_ok());

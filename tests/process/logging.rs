@@ -86,6 +86,28 @@ impl Unread {
 }
 
 #[test]
+fn a_password_hash_that_this_build_cannot_verify_is_an_error_in_the_log_and_no_log_in() {
+    const BCRYPT: &str = "$2b$12$/O5Gjak26V18moyasJLY6.LD9EeqgxiQeDZ/ivkyXeseNRTRS3F22";
+    let database = Database::new();
+    let server = Server::on(&database, &[("PASSWORD_FREE_ATTEMPTS", "1000")]);
+    server.browser().sign_up("ada").assert_redirect("/");
+    for (hash, is_known) in [
+        ("{SSHA}c2FsdHNhbHRzYWx0", false),
+        ("$6$salt$hash", false),
+        ("!", false),
+        (BCRYPT, cfg!(feature = "imported_hashes")),
+    ] {
+        database.execute(&format!("update passwords set hash = '{hash}'"));
+        let before = server.lines_with("--features imported_hashes").len();
+        server.browser().log_in("ada").assert_status(422);
+        let told = wait_until(5, || server.lines_with("--features imported_hashes").len() > before || is_known);
+        let after = server.lines_with("--features imported_hashes").len();
+        assert!(told && (after == before) == is_known, "{hash}: {}", *server);
+        assert!(server.lines_with(hash).is_empty(), "the hash is in the log");
+    }
+}
+
+#[test]
 fn a_site_whose_log_nobody_reads_goes_on_and_stops_when_asked() {
     let database = Database::new();
     let mut site = Unread::start(&database, "debug");

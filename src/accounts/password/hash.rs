@@ -2,7 +2,6 @@
 
 use crate::base::Result;
 use anyhow::anyhow;
-use argon2::Argon2;
 use data_encoding::{BASE64, BASE64_NOPAD};
 use pbkdf2::phc::PasswordHash;
 use pbkdf2::{Algorithm, Params, PasswordHasher, PasswordVerifier, Pbkdf2};
@@ -17,31 +16,41 @@ pub fn hash(password: &str, salt: &[u8; 16], iterations: u32) -> Result<String> 
     Ok(hash.map_err(|error| anyhow!("a password cannot be hashed: {error}"))?.to_string())
 }
 
+/// Whether [`verify`] can tell what this is a hash of. Argon2 and bcrypt are what the Cargo feature `imported_hashes` adds.
+pub fn is_known(hash: &str) -> bool {
+    let begins = |with: &[&str]| with.iter().any(|beginning| hash.starts_with(beginning));
+    begins(&["$pbkdf2-sha256$", DJANGO]) || cfg!(feature = "imported_hashes") && begins(&["$argon2", "$2"])
+}
+
 /// Whether the hash is of this password. Understands Argon2 as a PHC string, bcrypt, and Django's `pbkdf2_sha256$…` too;
 /// those are of the password as it was typed, ours of its Unicode form NFC. Outputs are compared in constant time.
 pub fn verify(typed: &str, hash: &str) -> bool {
+    #[cfg(feature = "imported_hashes")]
     if hash.starts_with("$2") {
         return bcrypt::verify(typed, hash).unwrap_or(false);
     }
-    if let Some(hash) = from_django(hash) {
-        return verify_phc(typed, &hash);
-    }
+    #[cfg(feature = "imported_hashes")]
     if hash.starts_with("$argon2") {
-        return verify_phc(typed, hash);
+        use argon2::{Argon2, PasswordHash, PasswordVerifier};
+        let verify = |hash| Argon2::default().verify_password(typed.as_bytes(), &hash);
+        return PasswordHash::new(hash).is_ok_and(|hash| verify(hash).is_ok());
     }
-    verify_phc(&typed.nfc().collect::<String>(), hash)
+    match from_django(hash) {
+        Some(hash) => verify_pbkdf2(typed, &hash),
+        None => verify_pbkdf2(&typed.nfc().collect::<String>(), hash),
+    }
 }
 
-fn verify_phc(password: &str, hash: &str) -> bool {
-    let Ok(hash) = PasswordHash::new(hash) else { return false };
-    let password = password.as_bytes();
-    Pbkdf2::SHA256.verify_password(password, &hash).is_ok()
-        || Argon2::default().verify_password(password, &hash).is_ok()
+fn verify_pbkdf2(password: &str, hash: &str) -> bool {
+    let verify = |hash| Pbkdf2::SHA256.verify_password(password.as_bytes(), &hash);
+    PasswordHash::new(hash).is_ok_and(|hash| verify(hash).is_ok())
 }
+
+const DJANGO: &str = "pbkdf2_sha256$";
 
 /// `pbkdf2_sha256$ROUNDS$SALT$HASH` as the PHC string of the same hash.
 fn from_django(hash: &str) -> Option<String> {
-    let mut parts = hash.strip_prefix("pbkdf2_sha256$")?.split('$');
+    let mut parts = hash.strip_prefix(DJANGO)?.split('$');
     let (rounds, salt, output) = (parts.next()?, parts.next()?, parts.next()?);
     let salt = BASE64_NOPAD.encode(salt.as_bytes());
     let output = BASE64_NOPAD.encode(&BASE64.decode(output.as_bytes()).ok()?);

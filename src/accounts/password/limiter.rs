@@ -53,7 +53,7 @@ impl HashLimiter {
     pub async fn verify(&self, password: &str, hash: &str, upgrade: bool) -> Result<Option<String>> {
         let (password, hash) = (password.to_string(), hash.to_string());
         let (salt, iterations) = (random()?, self.iterations);
-        let verify = move || match hash::verify(&password, &hash) {
+        let verify = move || match verify_or_log(&password, &hash, iterations) {
             false => Ok(None),
             true if !upgrade || !hash::is_outdated(&hash, iterations) => Ok(Some(hash)),
             true => hash::hash(&password.nfc().collect::<String>(), &salt, iterations).map(Some),
@@ -76,6 +76,18 @@ impl HashLimiter {
         });
         Ok(job.await.map_err(anyhow::Error::from)?)
     }
+}
+
+/// A hash that this build cannot verify takes as long as any wrong password, and the log says why nobody gets in by it.
+fn verify_or_log(password: &str, hash: &str, iterations: u32) -> bool {
+    if hash::is_known(hash) {
+        return hash::verify(password, hash);
+    }
+    tracing::error!(
+        "a password hash is of a kind that this build cannot verify, so its user cannot log in by password: build with \
+         --features imported_hashes for Argon2 and bcrypt, or let the user set a new password"
+    );
+    hash::verify(password, &hash::unmatchable(iterations))
 }
 
 #[cfg(test)]
@@ -131,6 +143,16 @@ mod tests {
         let disconnected = limiter.run(|| std::thread::sleep(Duration::from_millis(1500)));
         assert!(timeout(Duration::from_millis(100), disconnected).await.is_err());
         assert!(unavailable(&limiter.run(|| ()).await));
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_an_unknown_kind_takes_as_long_as_a_wrong_password() {
+        let limiter = limiter(&[("PASSWORD_ITERATIONS", "2000000")]);
+        for hash in ["", "!", "$6$salt$hash", "{SSHA}c2FsdA==", "$scrypt$ln=16,r=8,p=1$salt$hash"] {
+            let started = Instant::now();
+            assert_eq!(limiter.verify("violet lantern", hash, true).await.unwrap(), None);
+            assert!(started.elapsed() > Duration::from_millis(20), "{hash:?} took {:?}", started.elapsed());
+        }
     }
 
     #[tokio::test]

@@ -12,8 +12,8 @@ use crate::web::{App, Empty, Flash, Form, Login, Page, Redirect, Template, files
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
+use data_encoding::BASE32_NOPAD;
 use serde::Serialize;
-use totp_rs::Secret;
 
 pub const PATH: &str = "/account/two-factor";
 
@@ -64,7 +64,7 @@ struct SetUpPage {
 
 impl SetUpPage {
     fn new(app: &App, user: &User, secret: &[u8], errors: FieldErrors) -> Result<SetUpPage> {
-        let key = Secret::from(secret).to_base32();
+        let key = BASE32_NOPAD.encode(secret);
         // A colon would end the site's name in the label, so a ratio sign stands for it, which looks the same.
         let (site, name) = (url_encode(&app.config.site_name.replace(':', "\u{2236}")), &user.username);
         let uri = format!("otpauth://totp/{site}:{name}?secret={key}&issuer={site}");
