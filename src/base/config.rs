@@ -10,7 +10,7 @@ use super::smtp::MailDelivery;
 use super::smtp::is_private_host;
 use super::token::Token;
 use anyhow::{Context, Result, bail, ensure};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use lettre::message::Mailbox;
 use std::net::{IpAddr, Ipv4Addr};
 #[cfg(feature = "postgres")]
@@ -102,7 +102,7 @@ impl Config {
             log_json: match env.text("LOG_FORMAT") {
                 None | Some("text") => false,
                 Some("json") => true,
-                Some(other) => bail!("LOG_FORMAT={other}: write text or json"),
+                Some(_) => bail!("LOG_FORMAT must be text or json"),
             },
             mail: MailDelivery::parse(env.text("SMTP_URL"))?,
             mail_from: parse_sender(env.text("MAIL_FROM"), site_name, &site)?,
@@ -174,8 +174,8 @@ impl Config {
     fn check(&self, env: &Env) -> Result<()> {
         ensure!(!self.site_name.contains(char::is_control), "SITE_NAME must be one line");
         ensure!(
-            IpNet::aggregate(&self.trusted_proxies).iter().all(|net| net.prefix_len() > 0),
-            "TRUSTED_PROXIES trusts every address, so anybody could claim any address: name the proxies"
+            !IpNet::aggregate(&self.trusted_proxies).iter().any(is_too_wide),
+            "TRUSTED_PROXIES trusts more than a private network has, so strangers could claim any address: name the proxies"
         );
         ensure!(
             self.secret_keys.iter().all(|key| key.len() >= 32),
@@ -249,7 +249,7 @@ fn parse_requirement(text: Option<&str>) -> Result<TwoFactorPolicy> {
         Some("none") => Ok(TwoFactorPolicy::Nobody),
         None | Some("admins") => Ok(TwoFactorPolicy::Admins),
         Some("all") => Ok(TwoFactorPolicy::Everyone),
-        Some(other) => bail!("REQUIRE_TWO_FACTOR={other}: write none, admins or all"),
+        Some(_) => bail!("REQUIRE_TWO_FACTOR must be none, admins or all"),
     }
 }
 
@@ -270,27 +270,24 @@ const PASSWORD_ITERATIONS: u32 = 600_000;
 const PASSWORD_MIN_LENGTH: usize = 8;
 
 fn parse_base_url(text: &str) -> Result<Url> {
-    let url = Url::parse(text).with_context(|| format!("BASE_URL={text} is not an address"))?;
+    const FORM: &str = "BASE_URL must have only scheme, host and port, such as https://example.com";
+    let url = Url::parse(text).ok().context(FORM)?;
     let bare = url.path() == "/"
         && url.query().is_none()
         && url.fragment().is_none()
         && url.username().is_empty()
         && url.password().is_none();
-    ensure!(
-        matches!(url.scheme(), "http" | "https") && url.host().is_some() && bare,
-        "BASE_URL={text}: write only scheme, host and port, such as https://example.com"
-    );
+    ensure!(matches!(url.scheme(), "http" | "https") && url.host().is_some() && bare, FORM);
     Ok(url)
 }
 
 fn parse_sender(text: Option<&str>, site_name: &str, site: &Url) -> Result<Mailbox> {
     if let Some(text) = text {
-        let sender: Mailbox =
-            text.parse().with_context(|| format!("MAIL_FROM={text}: write Name <address@example.com>"))?;
+        let sender: Mailbox = text.parse().ok().context("MAIL_FROM must be written Name <address@example.com>")?;
         ensure!(
             sender.email.to_string().is_ascii(),
-            "MAIL_FROM={text}: most mail servers take an address only in ASCII; write a domain such as münchen.de as \
-             xn--mnchen-3ya.de"
+            "MAIL_FROM must have an address in ASCII, because most mail servers take no other: write a domain such as \
+             münchen.de as xn--mnchen-3ya.de"
         );
         return Ok(sender);
     }
@@ -304,9 +301,29 @@ fn parse_proxies(text: &str) -> Result<Vec<IpNet>> {
         let text = text.trim();
         let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
         net.ok()
-            .with_context(|| format!("TRUSTED_PROXIES: {text:?} is neither an address nor a range such as 10.0.0.0/8"))
+            .map(to_canonical)
+            .context("TRUSTED_PROXIES must be none, or addresses and ranges such as 10.0.0.0/8, separated by commas")
     };
     if text == "none" { Ok(Vec::new()) } else { text.split(',').map(proxy).collect() }
+}
+
+/// A range of IPv4 addresses that is written as one of IPv6, as the range that it is.
+fn to_canonical(net: IpNet) -> IpNet {
+    let v4 = match net {
+        IpNet::V6(net) if net.prefix_len() >= 96 => {
+            net.network().to_ipv4_mapped().and_then(|v4| Ipv4Net::new(v4, net.prefix_len() - 96).ok())
+        }
+        _ => None,
+    };
+    v4.map_or(net, IpNet::V4)
+}
+
+/// Whether it is wider than the widest private network: 10.0.0.0/8, fc00::/7.
+fn is_too_wide(net: &IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => net.prefix_len() < 8,
+        IpNet::V6(net) => net.prefix_len() < 7,
+    }
 }
 
 pub fn is_loopback(host: Option<Host<&str>>) -> bool {
@@ -327,7 +344,7 @@ fn check_engine(url: &str) -> Result<()> {
     ensure!(known, "DATABASE_URL must begin with sqlite:// or postgres://");
     ensure!(
         !is_sqlite(url) || !(url.contains(":memory:") || url.contains("mode=memory")),
-        "DATABASE_URL={url}: SQLite needs a file here"
+        "DATABASE_URL needs a file here, not a database in memory"
     );
     Ok(())
 }
@@ -419,6 +436,14 @@ mod tests {
                 "two engines",
             ),
             (sentence(&[("TRUSTED_PROXIES", "0.0.0.0/0")]), "name the proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "0.0.0.0/1,128.0.0.0/1")]), "name the proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "0.0.0.0/2, 64.0.0.0/2, 127.0.0.1, 128.0.0.0/1")]), "name the proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "0.0.0.0/1,128.0.0.0/2,192.0.0.0/3")]), "name the proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "10.0.0.1,::/0")]), "name the proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "::/1,8000::/1")]), "name the proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "2000::/3")]), "name the proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "::ffff:0.0.0.0/96")]), "name the proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "::ffff:0.0.0.0/97,::ffff:128.0.0.0/97")]), "name the proxies"),
             (sentence(&[("HASH_JOBS", "18446744073709551615")]), "HASH_JOBS"),
             (sentence(&[("HASH_QUEUE", "0")]), "HASH_QUEUE"),
             (sentence(&[("BASE_URL", "https://:pw@example.com")]), "only scheme, host and port"),
@@ -436,6 +461,81 @@ mod tests {
             (with(&[("PASSWORD_MIN_LENGTH", "4")]), "the least is 8"),
         ] {
             assert!(sentence.contains(cure), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn private_networks_and_those_of_providers_can_be_trusted() {
+        for proxies in [
+            "none",
+            "127.0.0.1",
+            "::1",
+            "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7",
+            "173.245.48.0/20, 104.16.0.0/13, 2400:cb00::/32",
+            "10.0.0.1/8",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(Config::from_env(&[("TRUSTED_PROXIES", proxies)].into_iter().collect()).is_ok(), "{proxies}");
+        }
+    }
+
+    #[test]
+    fn a_sender_has_an_address_in_ascii_and_any_name() {
+        let sender = |text| Config::from_env(&[("MAIL_FROM", text)].into_iter().collect()).map(|it| it.mail_from);
+        for (text, name, email) in [
+            ("a@example.com", None, "a@example.com"),
+            ("Jürgen Müller <a@example.com>", Some("Jürgen Müller"), "a@example.com"),
+            ("\"Müller, Jürgen\" <a@example.com>", Some("Müller, Jürgen"), "a@example.com"),
+            ("日本 <a@xn--r8jz45g.jp>", Some("日本"), "a@xn--r8jz45g.jp"),
+            ("a@xn--exmple-cua.com", None, "a@xn--exmple-cua.com"),
+        ] {
+            let sender = sender(text).unwrap();
+            assert_eq!((sender.name.as_deref(), &*sender.email.to_string()), (name, email));
+        }
+        for text in [
+            "a@exämple.com",
+            "ä@example.com",
+            "Ada <a@例え.jp>",
+            "a@example．com",
+            "a@exa\u{301}mple.com",
+            "a@ex\u{200b}ample.com",
+            "Ada",
+            "a@",
+            "a@example.com, b@example.com",
+        ] {
+            assert!(sender(text).unwrap_err().to_string().starts_with("MAIL_FROM must "), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_complaint_repeats_a_value() {
+        for (name, value) in [
+            ("PORT", "swordfish"),
+            ("HOST", "swordfish"),
+            ("BASE_URL", "swordfish"),
+            ("BASE_URL", "https://ada:swordfish@example.com"),
+            ("BASE_URL", "https://example.com/swordfish"),
+            ("TRUSTED_PROXIES", "127.0.0.1,swordfish"),
+            ("LOG_FORMAT", "swordfish"),
+            ("INSECURE_HTTP", "swordfish"),
+            ("HSTS_SUBDOMAINS", "swordfish"),
+            ("REQUIRE_TWO_FACTOR", "swordfish"),
+            ("SMTP_URL", "swordfish"),
+            ("SMTP_URL", "smtp://ada:swordfish"),
+            ("MAIL_FROM", "swordfish"),
+            ("MAIL_FROM", "Swordfish <swordfish@exämple.com>"),
+            ("MAILS_PER_DAY", "swordfish"),
+            ("MAILS_PER_ACCOUNT", "swordfish"),
+            ("DATABASE_URL", "swordfish"),
+            ("DATABASE_URL", "mysql://ada:swordfish@localhost/app"),
+            ("DATABASE_URL", "sqlite://swordfish?mode=memory"),
+            ("DATABASE_POOL", "swordfish"),
+            ("SESSION_IDLE", "swordfish"),
+            ("SECRET_KEY", "swordfish"),
+        ] {
+            let error = Config::from_env(&[(name, value)].into_iter().collect()).err().expect("it must not start");
+            let chain = format!("{error:#}");
+            assert!(chain.contains(name) && !chain.to_lowercase().contains("swordfish"), "{chain}");
         }
     }
 

@@ -4,19 +4,22 @@ use anyhow::{Result, bail, ensure};
 use std::collections::HashMap;
 
 /// The variables of a `.env` file. Lines may be empty, or comments that begin with `#`; `export` before a name is ignored.
-/// A value that has spaces stands in quotes, single or double.
+/// A value that has spaces, or begins with `#`, stands in quotes, single or double.
 ///
 /// # Errors
 /// At a line that could be read in two ways. The message names the line by its number, because a value may be secret.
 pub fn parse(text: &str) -> Result<HashMap<String, String>> {
     let mut variables = HashMap::new();
     for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
-        let line = line.trim();
+        let line = line.trim_matches(BLANKS);
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         let Some((name, value)) = parse_line(line) else {
-            bail!("line {number} of the .env file cannot be read: write NAME=value, and quote a value that has spaces");
+            bail!(
+                "line {number} of the .env file cannot be read: write NAME=value, and put a value that has spaces or \
+                 begins with # into quotes"
+            );
         };
         let is_new = variables.insert(name.to_string(), value.to_string()).is_none();
         ensure!(is_new, "line {number} of the .env file sets {name} a second time");
@@ -26,18 +29,23 @@ pub fn parse(text: &str) -> Result<HashMap<String, String>> {
 
 fn parse_line(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
-    let (name, value) = (name.trim(), value.trim());
+    let (name, value) = (name.trim(), value.trim_start_matches(BLANKS));
     let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     is_name.then_some(())?;
     let quote = value.chars().next().filter(|c| matches!(c, '"' | '\''));
     let (value, rest) = match quote {
         Some(quote) => value[1..].split_once(quote)?,
-        None => value.split_once(char::is_whitespace).unwrap_or((value, "")),
+        None => value.split_at(value.find(BLANKS).unwrap_or(value.len())),
     };
-    let rest = rest.trim_start();
-    (rest.is_empty() || rest.starts_with('#')).then_some((name, value))
+    // Others might take it for a comment, or cut off a space that nobody sees.
+    let is_clear = quote.is_some() || !value.starts_with('#') && !value.contains(char::is_whitespace);
+    let comment = rest.trim_start_matches(BLANKS);
+    let is_end = comment.is_empty() || comment.starts_with('#') && comment.len() < rest.len();
+    (is_clear && is_end).then_some((name, value))
 }
+
+const BLANKS: [char; 2] = [' ', '\t'];
 
 #[cfg(test)]
 mod tests {
@@ -55,9 +63,18 @@ mod tests {
             ("A=a#b=c", "a#b=c"),
             ("A=a # a comment", "a"),
             ("A=\"a # b\" # a comment", "a # b"),
+            ("A=a#", "a#"),
+            ("A=\"#a\"", "#a"),
+            ("A='a\u{a0}'", "a\u{a0}"),
+            ("A=%24money!", "%24money!"),
+            (r#"A='{"a": "b"}'"#, r#"{"a": "b"}"#),
+            ("A=it's", "it's"),
+            ("A==", "="),
             ("export A=a", "a"),
+            ("  export  A =\t'a' ", "a"),
             ("A = a", "a"),
             ("A=", ""),
+            ("A=   ", ""),
             ("A=''", ""),
             ("\u{feff}A=å", "å"),
             ("# A=b\r\n\r\nA=a\r\n", "a"),
@@ -78,6 +95,20 @@ mod tests {
             "A='swordfish",
             "A=\"sword\"fish\"",
             "A='sword'fish",
+            "A='sword'#fish",
+            "A=swordfish\rB=b",
+            "A=swordfish\u{a0}",
+            "A=sword\u{2003}fish",
+            "A=#swordfish",
+            "A= # swordfish",
+            "A=\"sword\\\"fish\"",
+            "A=\"sword\nfish\"",
+            "A: swordfish",
+            "export swordfish",
+            "export\tA=swordfish",
+            "set A=swordfish",
+            "\u{feff}A=swordfish",
+            "Ä=swordfish",
         ] {
             let error = parse(&format!("# first\n{line}\n")).unwrap_err().to_string();
             assert!(error.starts_with("line 2 of the .env file") && !error.contains("fish"), "{line}: {error}");

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Environment variables by name. An empty one counts as absent.
+/// Environment variables by name. An empty one counts as absent. No error repeats a value, because it may be secret.
 #[derive(Default)]
 pub struct Env(HashMap<String, String>);
 
@@ -37,7 +37,7 @@ impl Env {
     /// A value of any type that parses, or `default`.
     pub fn parse<T: FromStr>(&self, name: &str, default: T) -> Result<T> {
         match self.text(name) {
-            Some(text) => text.parse().ok().with_context(|| format!("{name}={text} cannot be used here")),
+            Some(text) => text.parse().ok().with_context(|| format!("{name} cannot have this value")),
             None => Ok(default),
         }
     }
@@ -58,18 +58,16 @@ impl Env {
     pub fn duration(&self, name: &str, default: &str) -> Result<Duration> {
         let text = self.text(name).unwrap_or(default);
         parse_duration(text).with_context(|| {
-            format!(
-                "{name}={text} is not a duration: write a whole number above zero and s, m, h or d, such as {default}"
-            )
+            format!("{name} must be a duration: a whole number above zero and s, m, h or d, such as {default}")
         })
     }
 
     /// A number per duration, such as `10/3m`.
     pub fn rate(&self, name: &str, default: &str) -> Result<Rate> {
         let text = self.text(name).unwrap_or(default);
-        text.parse().ok().with_context(|| {
-            format!("{name}={text} is not a rate: write a number, a slash and a duration, such as {default}")
-        })
+        text.parse()
+            .ok()
+            .with_context(|| format!("{name} must be a rate: a number, a slash and a duration, such as {default}"))
     }
 
     /// Whether the site sends mail. Features that need mail register no routes without it.
@@ -81,7 +79,7 @@ impl Env {
         match self.text(name) {
             None | Some("no") => Ok(false),
             Some("yes") => Ok(true),
-            Some(other) => bail!("{name}={other}: write yes or no"),
+            Some(_) => bail!("{name} must be yes or no"),
         }
     }
 }

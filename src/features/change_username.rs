@@ -151,7 +151,7 @@ mod tests {
         rename(&ada, "countess").await.assert_redirect(PATH);
         rename(&ada, "lovelace").await.assert_status(429).assert_contains("You can try again in 60 minutes.");
         let wrong = feature(&[("RENAMES", "often")].into_iter().collect()).err().unwrap();
-        assert!(wrong.to_string().starts_with("RENAMES=often is not a rate"), "{wrong}");
+        assert!(wrong.to_string().starts_with("RENAMES must be a rate"), "{wrong}");
     }
 
     #[tokio::test]

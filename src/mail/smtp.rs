@@ -121,6 +121,11 @@ mod tests {
             assert!(text.contains(line), "{line:?} in {text}");
         }
         assert!(written(&[("MAIL_FROM", "Ada <ada@b.example>")], "a@b.cd", "x").contains("From: Ada <ada@b.example>"));
+        // Jürgen (RFC 2047).
+        assert!(
+            written(&[("MAIL_FROM", "Jürgen <ada@b.example>")], "a@b.cd", "x")
+                .contains("From: =?utf-8?b?SsO8cmdlbg==?= <ada@b.example>")
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! How the server starts, or says in one line why it does not.
 //! needs: home
 
-use crate::common::{Process, latchkey};
+use crate::common::{Browser, Process, latchkey, wait_until};
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 
 #[cfg(feature = "sqlite")]
 #[test]
@@ -55,17 +56,78 @@ fn the_database_is_the_file_that_its_address_names_to_the_letter() {
     }
 }
 
+/// The name in the title of its page, when it is started in this folder.
+#[track_caller]
+fn site_name(folder: &Path, settings: &[(&str, &str)]) -> String {
+    let mut process = Process::start(&mut latchkey(folder, &[], settings));
+    let mut port = None;
+    wait_until(30, || {
+        port = process.stdout().split_once(" is at http://localhost:").map(|(_, rest)| rest.trim_end().to_string());
+        port.is_some() || process.has_ended()
+    });
+    let port = port.unwrap_or_else(|| panic!("it did not start:\n{process}"));
+    let page = Browser::at(port.lines().next().unwrap().parse().unwrap()).get("/").body;
+    let (_, rest) = page.split_once("<title>").unwrap();
+    let (title, _) = rest.split_once("</title>").unwrap();
+    title.to_string()
+}
+
+#[test]
+fn a_file_of_variables_is_read_as_it_stands_and_only_in_the_current_folder() {
+    let above = tempfile::tempdir().unwrap();
+    let folder = above.path().join("site");
+    std::fs::create_dir(&folder).unwrap();
+    let write = |folder: &Path, text: &str| std::fs::write(folder.join(".env"), text).unwrap();
+    write(above.path(), "SITE_NAME=Above\n");
+    let port = ("PORT", "0");
+    assert!(site_name(&folder, &[port]).contains("Latchkey"));
+    for (text, name) in [
+        ("SITE_NAME=Cash$money\n", "Cash$money"),
+        ("SITE_NAME='Cash ${HOME}'\nPORT=many\n", "Cash ${HOME}"),
+        ("\u{feff}# Ours\r\n\r\nexport SITE_NAME = \"Bücher $\" # a comment\r\n", "Bücher $"),
+    ] {
+        write(&folder, text);
+        let title = site_name(&folder, &[port]);
+        assert!(title.contains(name), "{text:?} makes {title}");
+        assert!(site_name(&folder, &[port, ("SITE_NAME", "Given")]).contains("Given"), "{text:?}");
+    }
+}
+
+#[test]
+fn a_file_of_variables_that_cannot_be_read_is_one_line_without_a_value() {
+    for line in [
+        "SECRET_KEY=sword fish",
+        "SECRET_KEY='swordfish",
+        "SECRET_KEY= #swordfish",
+        "swordfish",
+        "SITE_NAME=swordfish",
+        "-----BEGIN swordfish=",
+    ] {
+        let complaint = refusal_with(&format!("SITE_NAME=Acme\n{line}\n"), &[]);
+        assert!(complaint.contains("line 2 of the .env file") && !complaint.contains("fish"), "{line}: {complaint}");
+    }
+    let complaint = refusal_with("MAIL_FROM=swordfish@exämple.com\nPORT=0\n", &[]);
+    assert!(complaint.contains("MAIL_FROM") && !complaint.contains("fish"), "{complaint}");
+}
+
 /// Starts it with settings that it must refuse, and returns the one line that it prints.
 #[track_caller]
 fn refusal(settings: &[(&str, &str)]) -> String {
+    refusal_with("", settings)
+}
+
+/// The same with this `.env` file.
+#[track_caller]
+fn refusal_with(file: &str, settings: &[(&str, &str)]) -> String {
     let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(".env"), file).unwrap();
     let mut process = Process::start(&mut latchkey(folder.path(), &[], settings));
     let status = process.wait_for_exit(10);
     assert!(!status.success() && status.code().is_some(), "it ended with {status}:\n{process}");
     let (said, complaint) = (process.stdout(), process.stderr());
     assert!(said.is_empty() && complaint.lines().count() == 1, "not exactly one line:\n{process}");
-    let left: Vec<_> = folder.path().read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(left.is_empty(), "it left {left:?} behind");
+    let left: Vec<_> = folder.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, [".env"], "what it left behind");
     complaint
 }
 
@@ -82,6 +144,9 @@ fn a_wrong_setting_is_one_line_that_names_what_to_set() {
         (&[("PORT", "0"), ("SMTP_URL", "smtp://")], "SMTP_URL"),
         (&[("PORT", "0"), ("MAIL_FROM", "Latchkey")], "MAIL_FROM"),
         (&[("PORT", "0"), ("MAIL_FROM", "a@b.example, c@d.example")], "MAIL_FROM"),
+        (&[("PORT", "0"), ("MAIL_FROM", "a@exämple.com")], "in ASCII"),
+        (&[("PORT", "0"), ("MAIL_FROM", "Ada <a@例え.jp>")], "xn--"),
+        (&[("PORT", "0"), ("TRUSTED_PROXIES", "0.0.0.0/1,128.0.0.0/1")], "TRUSTED_PROXIES"),
         (&[("PORT", "0"), ("MAILS_PER_ACCOUNT", "many")], "MAILS_PER_ACCOUNT"),
         (&[("PORT", "0"), ("DATABASE_URL", "mysql://localhost/app")], "DATABASE_URL"),
         (&[("PORT", "0"), ("RUST_LOG", "latchkey=loud")], "RUST_LOG"),
