@@ -65,11 +65,14 @@ fn address(config: &Config, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// An address as proxies write it: alone or with a port, an IPv6 address perhaps in brackets, all of it perhaps in quotes.
+/// An address as proxies write it: alone or with a port, an IPv6 address perhaps in brackets and with a zone, all of it
+/// perhaps in quotes.
 fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
     let hop = std::str::from_utf8(hop).ok()?;
     let hop = hop.strip_prefix('"').and_then(|hop| hop.strip_suffix('"')).unwrap_or(hop);
-    let in_brackets = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let (address, zone) = hop.split_once('%').unwrap_or((hop, ""));
+    let hop = format!("{address}{}", zone.trim_start_matches(|c| c != ']'));
+    let in_brackets = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
     let with_port = || hop.parse().ok().map(|address: SocketAddr| address.ip());
     let address = hop.parse().ok().or_else(in_brackets).or_else(with_port);
     address.as_ref().map(IpAddr::to_canonical)
@@ -132,7 +135,36 @@ mod tests {
         assert_eq!(through("127.0.0.1", &["198.51.100.1", "203.0.113.9"]).await, "203.0.113.9");
         assert_eq!(through("127.0.0.1", &["203.0.113.9, nonsense"]).await, "127.0.0.1");
         assert_eq!(through("127.0.0.1", &["::ffff:203.0.113.9"]).await, "203.0.113.9");
+        assert_eq!(through("127.0.0.1", &["203.0.113.9", "nonsense"]).await, "127.0.0.1");
+        assert_eq!(through("127.0.0.1", &["203.0.113.9", "", " , "]).await, "203.0.113.9");
+        assert_eq!(through("127.0.0.1", &["_hidden, 203.0.113.9"]).await, "203.0.113.9");
+        assert_eq!(through("127.0.0.1", &["203.0.113.9, unknown"]).await, "127.0.0.1");
+        assert_eq!(through("127.0.0.1,2001:db8::/32", &["203.0.113.9", "[2001:db8::1]:80"]).await, "203.0.113.9");
+        assert_eq!(through("::ffff:127.0.0.1,::ffff:10.0.0.0/104", &["203.0.113.9, 10.1.2.3"]).await, "203.0.113.9");
+        assert_eq!(through("127.0.0.1", &["127.0.0.1, 127.0.0.1"]).await, "127.0.0.1");
         assert_eq!(through("127.0.0.1", &[]).await, "127.0.0.1");
+    }
+
+    #[tokio::test]
+    async fn no_other_header_says_who_a_client_is() {
+        let app = TestApp::with_env(&[("TRUSTED_PROXIES", "127.0.0.1")], routes()).await;
+        for name in [
+            "forwarded",
+            "x-forwarded",
+            "forwarded-for",
+            "x-real-ip",
+            "x-client-ip",
+            "client-ip",
+            "true-client-ip",
+            "cf-connecting-ip",
+            "x-original-forwarded-for",
+            "x-envoy-external-address",
+            "via",
+        ] {
+            for value in ["203.0.113.9", "for=203.0.113.9", "\"203.0.113.9:51234\""] {
+                app.visitor().get_with("/address", &[(name, value)]).await.assert_body("127.0.0.1");
+            }
+        }
     }
 
     #[test]
@@ -147,6 +179,10 @@ mod tests {
             ("\"[2001:db8::9]:51234\"", "2001:db8::9"),
             ("::ffff:203.0.113.9", "203.0.113.9"),
             ("[::ffff:203.0.113.9]:51234", "203.0.113.9"),
+            ("::FFFF:CB00:7109", "203.0.113.9"),
+            ("fe80::9%eth0", "fe80::9"),
+            ("[fe80::9%2]", "fe80::9"),
+            ("[fe80::9%eth0]:51234", "fe80::9"),
         ] {
             assert_eq!(parse_hop(hop.as_bytes()), Some(address.parse().unwrap()), "{hop}");
         }
@@ -156,9 +192,23 @@ mod tests {
             b"203.0.113.9:",
             b"203.0.113.9:x",
             b"203.0.113",
+            b"203.0.113.009",
+            b"203.0.113.9:65536",
+            b"203.0.113.9 203.0.113.9",
+            b"[203.0.113.9]",
             b"[2001:db8::9",
+            b"[2001:db8::9]x",
+            b"2001:db8::9]:51234",
+            b"2001:db8:0:0:0:0:0:9:51234",
+            b"for=203.0.113.9",
+            b"'203.0.113.9'",
+            b"\"203.0.113.9",
+            b"example.com",
+            b"203.0.113.9\xff",
+            b"\xef\xbc\x92.0.113.9",
             b"\xff",
             b"\"",
+            b"%",
         ] {
             assert_eq!(parse_hop(hop), None, "{hop:?}");
         }

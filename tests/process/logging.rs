@@ -171,3 +171,45 @@ fn a_flood_of_refusals_is_a_few_lines_that_say_how_many_there_were() {
     };
     assert_eq!(lines.iter().map(count).sum::<usize>(), refused, "{}", *server);
 }
+
+/// Asks for the home page once for each of these, as `X-Forwarded-For`.
+#[track_caller]
+fn forward(server: &Server, hops: &[&[u8]]) {
+    for hops in hops {
+        let mut connection = Connection::open(server.port).unwrap();
+        let (before, after) = HOME.split_at(HOME.len() - 2);
+        connection.send([before.as_bytes(), b"X-Forwarded-For: ", hops, b"\r\n", after.as_bytes()].concat()).unwrap();
+        connection.answer().unwrap().assert_status(200);
+    }
+}
+
+#[test]
+fn a_proxy_that_nobody_has_named_is_told_of_once_with_the_line_to_set() {
+    for settings in [&[][..], &[("TRUSTED_PROXIES", "none")]] {
+        let mut server = Server::start(settings);
+        server.browser().get("/").assert_status(200);
+        forward(&server, &[b"203.0.113.9", b"swordfish", b"203.0.113.9:51234, 10.0.0.1", b"\xff"]);
+        server.signal(Signal::TERM);
+        server.wait_for_exit(10);
+        let lines = server.lines_with("X-Forwarded-For");
+        assert_eq!(lines.len(), 1, "{}", *server);
+        assert!(lines[0].contains("WARN") && lines[0].contains("set TRUSTED_PROXIES=127.0.0.1,"), "{}", lines[0]);
+        assert!(!server.stdout().contains("swordfish"), "{}", *server);
+    }
+}
+
+#[test]
+fn what_a_proxy_writes_that_cannot_be_read_is_told_of_once() {
+    for hops in [&b"swordfish"[..], b"203.0.113.9, unknown", b"203.0.113.9, _hidden", b"203.0.113.9,\xff\xfe", b"[::1"]
+    {
+        let mut server = Server::start(&[("TRUSTED_PROXIES", "127.0.0.1")]);
+        forward(&server, &[b"203.0.113.9", b"\"[2001:db8::9]:51234\"", b"nobody, 203.0.113.9:80", b" , "]);
+        forward(&server, &[hops; 3]);
+        server.signal(Signal::TERM);
+        server.wait_for_exit(10);
+        let lines = server.lines_with("X-Forwarded-For");
+        assert_eq!(lines.len(), 1, "{}", *server);
+        assert!(lines[0].contains("WARN") && lines[0].contains("let this proxy append the address"), "{}", lines[0]);
+        assert!(!server.stdout().contains("swordfish"), "{}", *server);
+    }
+}
