@@ -59,7 +59,8 @@ impl Site {
             if let Err(refusal) = security::check(&app.config, &app.features.any_host, &request) {
                 return refusal.into_response();
             }
-            let auth = AuthState::new(app, request.uri(), request.extensions(), request.headers());
+            security::drop_cookies(&mut request);
+            let auth = AuthState::new(app, request.extensions(), request.headers());
             request.extensions_mut().insert(auth);
             let Ok(response) = router.clone().call(request).await;
             response
@@ -109,15 +110,32 @@ fn take_apart(features: Vec<Feature>) -> (Router<App>, FeatureParts) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Env;
     use crate::test::{TestApp, Visitor};
     use axum::http::Method;
 
-    #[test]
-    fn a_site_whose_route_for_programs_asks_for_a_cookie_does_not_start() {
+    #[tokio::test]
+    async fn a_site_whose_route_for_programs_asks_for_a_cookie_does_not_start() {
+        let wrong = async |routes: Routes| {
+            let config = Config::from_env(&Env::default()).unwrap();
+            let right = Routes::new().get("/api/right", Access::Public, async || "the notes");
+            let features = vec![
+                Feature { routes: right, ..Feature::named("right") },
+                Feature { routes, ..Feature::named("wrong") },
+            ];
+            Site::open(config, features).await.err().expect("it must not start").to_string()
+        };
         for access in [Access::Guest, Access::PendingLogin, Access::User, Access::Recent] {
-            let routes = Routes::new().get("/api/notes", access, async || "the notes");
-            let wrong = check_routes(&[Feature { routes, ..Feature::named("wrong") }]).unwrap_err().to_string();
-            assert!(wrong.starts_with("/api/notes is a path for programs"), "{wrong}");
+            for path in ["/api/notes", "/api/{id}", "/api/", "/api/{*path}"] {
+                let sentence = format!("{path} is a path for programs, and cookies mean nothing there");
+                for routes in [
+                    Routes::new().get(path, access, async || "the notes"),
+                    Routes::new().post(path, access, async || "the notes"),
+                ] {
+                    let refusal = wrong(routes).await;
+                    assert!(refusal.starts_with(&sentence), "{refusal}");
+                }
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use crate::base::{Error, Result, Tokens};
 use crate::db::request::Requester;
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap, StatusCode, Uri};
+use axum::http::{Extensions, HeaderMap, StatusCode};
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -30,10 +30,7 @@ struct Lookup {
 }
 
 impl AuthState {
-    pub fn new(app: &App, uri: &Uri, extensions: &Extensions, headers: &HeaderMap) -> AuthState {
-        if is_for_programs(uri.path()) {
-            return AuthState(None);
-        }
+    pub fn new(app: &App, extensions: &Extensions, headers: &HeaderMap) -> AuthState {
         let tokens = cookie::tokens(&app.config, headers, SESSION_COOKIE);
         if tokens.is_empty() {
             return AuthState(None);

@@ -139,7 +139,8 @@ fn log(context: &ErrorContext, response: &mut Response, statements: u32, started
 fn put_page(app: &App, context: ErrorContext, response: &mut Response) {
     let status = response.status();
     // Faults only: a refusal has the same bytes for everybody.
-    let request_id = status.is_server_error().then(|| context.id.clone());
+    let is_fault = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
+    let request_id = is_fault.then(|| context.id.clone());
     let Words(title, words) = response.extensions_mut().remove().unwrap_or_else(|| words(status));
     let headers = response.headers_mut();
     headers.remove(CONTENT_LENGTH);
@@ -152,7 +153,7 @@ fn put_page(app: &App, context: ErrorContext, response: &mut Response) {
     if status == StatusCode::UNAUTHORIZED {
         headers.entry(WWW_AUTHENTICATE).or_insert(HeaderValue::from_static("Bearer"));
     }
-    if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+    if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT | StatusCode::NOT_IMPLEMENTED) {
         // The rest of the body is not wanted.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -228,6 +229,10 @@ fn words(status: StatusCode) -> Words {
             "Your browser sent more than we can take along with its request. Deleting this site's cookies may help.",
         ),
         429 => ("Slow down a little", "There were many attempts in a short time, by you or by somebody else."),
+        501 => (
+            "We cannot read that kind",
+            "What you sent came in an encoding that we do not take. Please send it as browsers do.",
+        ),
         503 => (
             "Busy just now",
             "We could not finish your request in time. If you were changing something, please look whether it was done.",

@@ -4,8 +4,16 @@
 
 use super::auth::AuthState;
 use super::{
-    app::App, assets, error_pages::RoutePattern, factors, form::parse_query, format::url_encode, login,
-    redirect::LocalPath, request_tasks, security::own_referer,
+    app::App,
+    assets,
+    error_pages::RoutePattern,
+    factors,
+    form::parse_query,
+    format::url_encode,
+    login,
+    redirect::LocalPath,
+    request_tasks,
+    security::{is_for_programs, own_referer},
 };
 use crate::base::{Error, Result};
 use axum::body::{Body, Bytes};
@@ -145,7 +153,7 @@ async fn admit(app: &App, access: Access, request: Request) -> Result<Request> {
     }
     let body = Body::from(read_body(app, body).await?);
     // Checked again, because the session may have ended while a body arrived slowly.
-    let auth = AuthState::new(app, &parts.uri, &parts.extensions, &parts.headers);
+    let auth = AuthState::new(app, &parts.extensions, &parts.headers);
     parts.extensions.insert(auth);
     check_access(app, access, &mut parts).await?;
     Ok(Request::from_parts(parts, body))
@@ -187,6 +195,8 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes> {
 async fn check_access(app: &App, access: Access, parts: &mut Parts) -> Result<()> {
     match access {
         Access::Public => Ok(()),
+        // By a pattern such as `/{section}/{id}`.
+        _ if is_for_programs(parts.uri.path()) => Err(Error::Refused(StatusCode::UNAUTHORIZED)),
         Access::PendingLogin => match login::find_pending(app, &parts.headers).await? {
             Some(pending) => {
                 parts.extensions.insert(pending);

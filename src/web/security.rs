@@ -56,7 +56,9 @@ pub fn check(config: &Config, any_host: &[&str], request: &Request) -> Result<()
         return Err(Error::Refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
     }
     // hyper would take the body apart and pass on what is still compressed.
-    if headers.get_all(TRANSFER_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_other = |coding: &HeaderValue| !coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.next().is_some_and(is_other) || codings.next().is_some() {
         return Err(Error::Refused(StatusCode::NOT_IMPLEMENTED));
     }
     if !has_own_host(config, uri, headers) && (config.development() || !any_host.contains(&uri.path())) {
@@ -100,6 +102,13 @@ fn has_own_host(config: &Config, uri: &Uri, headers: &HeaderMap) -> bool {
 /// Whether a path belongs to the API, where cookies mean nothing and answers are JSON.
 pub fn is_for_programs(path: &str) -> bool {
     path.starts_with("/api/")
+}
+
+/// Of a request to the API, so that nothing there can be opened by a cookie.
+pub fn drop_cookies(request: &mut Request) {
+    if is_for_programs(request.uri().path()) {
+        request.headers_mut().remove(COOKIE);
+    }
 }
 
 /// docs/security.md explains why this is enough, under "Forms from other sites".
@@ -192,19 +201,70 @@ mod tests {
 
     #[tokio::test]
     async fn below_api_a_cookie_opens_nothing_and_its_sender_is_checked_like_everybody() {
-        let routes = Routes::new().get("/api/me", Access::Public, show).post("/api/act", Access::Public, act);
+        let count_cookies = async |headers: HeaderMap| headers.get_all(COOKIE).iter().count().to_string();
+        let routes = Routes::new()
+            .get("/api/me", Access::Public, show)
+            .get("/api/cookies", Access::Public, count_cookies)
+            .post("/api/act", Access::Public, act)
+            .get("/{section}/private", Access::User, act)
+            .post("/{section}/recent", Access::Recent, act)
+            .get("/{section}/pending", Access::PendingLogin, act);
         let app = TestApp::with(routes).await;
         let ada = app.person("ada").await;
+        ada.get("/any/private").await.assert_status(200);
+        ada.get("/api/cookies").await.assert_body("0");
         for visitor in [&ada, &app.visitor()] {
-            let answer = visitor.get("/api/me").await;
-            answer.assert_status(401).assert_header("www-authenticate", "Bearer");
-            answer.assert_header("content-type", "application/problem+json").assert_no_header("location");
+            for (method, path) in [
+                (Method::GET, "/api/me"),
+                (Method::HEAD, "/api/me"),
+                (Method::GET, "/api/private"),
+                (Method::POST, "/api/recent"),
+                (Method::GET, "/api/pending"),
+            ] {
+                let answer = visitor.send(method, path, &[], "").await;
+                answer.assert_status(401).assert_header("www-authenticate", "Bearer");
+                answer.assert_header("content-type", "application/problem+json").assert_no_header("location");
+            }
         }
-        let cross_site = [("sec-fetch-site", "cross-site")];
-        app.visitor().send(Method::POST, "/api/act", &cross_site, "").await.assert_status(200);
-        ada.send(Method::POST, "/api/act", &cross_site, "").await.assert_status(403);
         let planted = app.visitor().with_cookie("anything", "at all");
-        planted.send(Method::POST, "/api/act", &cross_site, "").await.assert_status(403);
+        for elsewhere in [
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+            ("origin", "https://evil.example"),
+            ("origin", "null"),
+        ] {
+            app.visitor().send(Method::POST, "/api/act", &[elsewhere], "").await.assert_status(200);
+            for browser in [&ada, &planted] {
+                let answer = browser.send(Method::POST, "/api/act", &[elsewhere], "").await;
+                answer.assert_status(403).assert_header("content-type", "application/problem+json");
+            }
+        }
+        ada.send(Method::POST, "/api/act", &[("sec-fetch-site", "same-origin")], "").await.assert_status(200);
+    }
+
+    #[tokio::test]
+    async fn a_body_in_an_encoding_besides_chunked_is_not_taken() {
+        let app = TestApp::with(routes()).await;
+        for codings in [
+            &["gzip, chunked"][..],
+            &["gzip", "chunked"],
+            &["deflate,chunked"],
+            &["br"],
+            &["x-gzip, chunked"],
+            &["chunked, chunked"],
+            &["chunked", "chunked"],
+            &["identity"],
+            &["chunked;q=1"],
+            &["chunked", "\u{e4}"],
+            &[""],
+        ] {
+            let headers: Vec<_> = codings.iter().map(|coding| ("transfer-encoding", *coding)).collect();
+            let answer = app.visitor().send(Method::POST, "/act", &headers, "").await;
+            answer.assert_status(501).assert_contains("We cannot read that kind").assert_header("connection", "close");
+        }
+        for coding in ["chunked", "Chunked", "CHUNKED"] {
+            assert_eq!(post(&app.visitor(), &[("transfer-encoding", coding)]).await, 200, "{coding}");
+        }
     }
 
     #[tokio::test]
