@@ -277,10 +277,19 @@ mod tests {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         let (first, old) = start_set_up(&ada).await;
-        let (again, _) = start_set_up(&ada).await;
-        assert_eq!(first.text(), again.text());
+        let other = app.browser_of("ada").await;
+        for browser in [&ada, &ada, &other] {
+            let (again, _) = start_set_up(browser).await;
+            assert_eq!(first.text(), again.text());
+        }
+        ada.get(PATH).await.assert_contains("Set it up");
+        // A code that is wrong, or none, or nine minutes change nothing.
+        send(&ada, CONFIRM, &old.wrong()).await.assert_status(422);
+        send(&ada, CONFIRM, "").await.assert_status(422);
+        app.execute("update totp set created_at = created_at - 540").await;
+        assert_eq!(first.text(), start_set_up(&ada).await.0.text());
         // Ten minutes later.
-        app.execute("update totp set created_at = created_at - 600").await;
+        app.execute("update totp set created_at = created_at - 60").await;
         let (_, new) = start_set_up(&ada).await;
         send(&ada, CONFIRM, &old.code()).await.assert_status(422);
         start_set_up(&ada).await;
