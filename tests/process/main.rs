@@ -31,6 +31,7 @@ mod change_password;
 mod commands;
 mod export;
 mod guessing;
+mod haproxy;
 mod logging;
 mod mail;
 mod mail_delivery;
