@@ -146,6 +146,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn wrong_passwords_of_people_behind_one_proxy_are_counted_apart_however_it_writes_them() {
+        let settings = [("TRUSTED_PROXIES", "127.0.0.1"), ("PASSWORD_ATTEMPTS_PER_ADDRESS", "3/1h")];
+        let app = TestApp::with_env(&settings, Routes::new()).await;
+        let log_in = async |number: usize, forwarded: &str| {
+            let (name, forwarded) = (format!("nobody{number}"), [("x-forwarded-for", forwarded)]);
+            app.visitor()
+                .post_with("/test/log-in", &[("username", &name), ("password", "wrong")], &forwarded)
+                .await
+                .status
+        };
+        for (number, hops) in
+            ["203.0.113.9:5000", "[2001:db8::9]:5000", "\"198.51.100.9\"", "::ffff:192.0.2.9"].iter().enumerate()
+        {
+            let ways = [hops.to_string(), format!("unknown, {hops}"), format!("192.0.2.{number}, \u{ff}, {hops}, ")];
+            for forwarded in &ways {
+                assert_eq!(log_in(number, forwarded).await, 422, "{forwarded}");
+            }
+            assert_eq!(log_in(number, &ways[1]).await, 429, "{hops}");
+        }
+    }
+
+    #[tokio::test]
     async fn no_other_header_says_who_a_client_is() {
         let app = TestApp::with_env(&[("TRUSTED_PROXIES", "127.0.0.1")], routes()).await;
         for name in [

@@ -130,9 +130,9 @@ fn a_thousand_posts_on_connections_that_were_idle_for_up_to_seventy_seconds_are_
     };
     let mut answers = BTreeMap::new();
     thread::scope(|scope| {
-        // Ten clients, so that a slow answer does not delay the next request.
+        // Forty clients, so that a slow answer does not delay the next request.
         let client = |first: usize| {
-            let numbers = (0..1000).skip(first).step_by(10);
+            let numbers = (0..1000).skip(first).step_by(40);
             scope.spawn(move || {
                 let opened = numbers.map(|number| {
                     through(number).get("/notes").assert_status(200);
@@ -146,7 +146,7 @@ fn a_thousand_posts_on_connections_that_were_idle_for_up_to_seventy_seconds_are_
                 opened.into_iter().map(write_when_due).collect::<Vec<_>>()
             })
         };
-        let clients: Vec<_> = (0..10).map(client).collect();
+        let clients: Vec<_> = (0..40).map(client).collect();
         for answer in clients.into_iter().flat_map(|client| client.join().unwrap()) {
             *answers.entry(answer).or_insert(0) += 1;
         }
