@@ -92,6 +92,14 @@ pub async fn owner(db: &mut Connection, email: &str) -> Result<Option<String>> {
     Ok(sqlx::query_scalar(sql).bind(email).fetch_optional(db).await?)
 }
 
+/// Whether the user has or had a confirmed address, as far as events are kept.
+pub async fn was_ever_confirmed(db: &mut Connection, user_id: &str) -> Result<bool> {
+    let sql = "select (select count(*) from addresses where user_id = $1 and confirmed_at is not null) \
+               + (select count(*) from events where user_id = $1 and kind in ($2, $3, $4))";
+    let query = sqlx::query_scalar(sql).bind(user_id).bind(CONFIRMED.kind).bind(CHANGED.kind).bind(REMOVED.kind);
+    Ok(query.fetch_one(db).await.map(|count: i64| count > 0)?)
+}
+
 /// Makes an address the user's pending one, and mails it a link. The user has authenticated at `level`, and the row is
 /// locked by [`super::user::lock`].
 pub async fn set_pending(db: &mut Connection, user_id: &str, email: &Email, level: AuthLevel) -> Result<()> {

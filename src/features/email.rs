@@ -2,15 +2,16 @@
 
 use super::feature::Feature;
 use crate::accounts::address::{self, Addresses, Email};
-use crate::accounts::link::{self, CONFIRM_MAIL, Purpose};
-use crate::accounts::{AuthLevel, Client, Session, User};
-use crate::base::{Env, FieldErrors, Result};
+use crate::accounts::link::{self, CONFIRM_MAIL, Link, Purpose};
+use crate::accounts::{AuthLevel, Client, Event, Session, User, event};
+use crate::base::{Env, Error, FieldErrors, Result};
 use crate::db::Connection;
 use crate::mail::{Mail, MailContent};
 use crate::web::app::REQUESTED_MAIL;
-use crate::web::format::duration;
+use crate::web::format::{duration, url_encode};
 use crate::web::{
-    Access, App, Empty, Flash, Form, MailTemplate, Page, Redirect, Routes, Template, factors, files, redirect,
+    Access, App, Empty, Flash, Form, MailTemplate, Page, Redirect, Routes, Template, credentials, factors, files,
+    redirect,
 };
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
@@ -29,16 +30,22 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
             .post("/account/email/resend", Access::Recent, resend)
             .post("/account/email/remove", Access::Recent, remove)
             .get(LINK, Access::Public, show_link)
-            .post(LINK, Access::Public, confirm_or_reject);
+            .post(LINK, Access::Public, answer_link);
     }
-    let flashes = &[SENT, REMOVED, CONFIRMED, REJECTED];
-    Ok(Feature { routes, flashes, mails: &[(CONFIRM_MAIL, write_mail)], ..Feature::named("email") })
+    let flashes = &[SENT, REMOVED, CONFIRMED, REJECTED, CHOOSE_PASSWORD];
+    Ok(Feature { routes, events: &[CLEARED], flashes, mails: &[(CONFIRM_MAIL, write_mail)], ..Feature::named("email") })
 }
+
+const CLEARED: Event = Event::named("account_cleared", "Everything that had been added was removed with the password");
 
 const SENT: Flash = Flash { name: "email_sent", words: "A mail with a link is on its way to this address." };
 const REMOVED: Flash = Flash { name: "email_removed", words: "The address was removed." };
 const CONFIRMED: Flash = Flash { name: "email_confirmed", words: "Your address is confirmed." };
 const REJECTED: Flash = Flash { name: "email_rejected", words: "The address was taken off that account." };
+const CHOOSE_PASSWORD: Flash = Flash {
+    name: "account_cleared",
+    words: "Your address is confirmed. All that had been added is gone, and the old password does not work any more.",
+};
 
 #[derive(Deserialize, Serialize, Default)]
 #[serde(default)]
@@ -154,14 +161,57 @@ impl Template for LinkPage {
     const FILE: &'static str = files::EMAIL_LINK;
 }
 
-async fn show_link(State(app): State<App>, page: Page, Path(token): Path<String>) -> Result<Response> {
-    let link = app.db.read(async |db| link::find(db, Purpose::Confirm, &token).await).await?;
-    page.render(&LinkPage { username: link.username, email: link.email }).await
+async fn show_link(
+    State(app): State<App>,
+    user: Option<User>,
+    page: Page,
+    Path(token): Path<String>,
+) -> Result<Response> {
+    let read = async |db: &mut Connection| {
+        let link = link::find(db, Purpose::Confirm, &token).await?;
+        let added = find_added(&app, db, &link, user.as_ref()).await?;
+        Ok((link, added.unwrap_or_default()))
+    };
+    let (Link { username, email, .. }, added) = app.db.read(read).await?;
+    if added.is_empty() {
+        page.render(&LinkPage { username, email }).await
+    } else {
+        page.render(&AddedPage { username, email, added, can_remove: app.features.reset_path.is_some() }).await
+    }
+}
+
+/// In place of the other one, where somebody else may have prepared the account.
+#[derive(Serialize)]
+struct AddedPage {
+    username: String,
+    email: String,
+    added: Vec<String>,
+    /// Whether a new password can be chosen afterwards.
+    can_remove: bool,
+}
+
+impl Template for AddedPage {
+    const FILE: &'static str = files::EMAIL_ADDED;
+}
+
+/// What has been added to the account of this link that whoever has the address may know nothing of: somebody else may have
+/// signed up with it. `None` where that cannot be, because the account had a confirmed address before, or because the link
+/// was opened by somebody who is logged in to it.
+async fn find_added(app: &App, db: &mut Connection, link: &Link, user: Option<&User>) -> Result<Option<Vec<String>>> {
+    let is_own = user.is_some_and(|user| user.id == link.user_id);
+    if is_own || address::was_ever_confirmed(db, &link.user_id).await? {
+        return Ok(None);
+    }
+    credentials::list(app, db, &link.user_id).await.map(Some)
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct LinkForm {
+    /// Sent with any value: keep what was added. That is decided by who can log in to the account.
+    keep: Option<String>,
+    /// Sent with any value: remove what was added.
+    remove: Option<String>,
     /// Sent with any value: this is not mine.
     reject: Option<String>,
     /// What mail programs send when somebody wants no more of this (RFC 8058).
@@ -172,8 +222,9 @@ struct LinkForm {
 /// The query of the link for mail programs: a POST there confirms nothing, whatever they send along.
 const UNSUBSCRIBE: &str = "unsubscribe";
 
-async fn confirm_or_reject(
+async fn answer_link(
     State(app): State<App>,
+    user: Option<User>,
     client: Client,
     Path(token): Path<String>,
     RawQuery(query): RawQuery,
@@ -184,15 +235,42 @@ async fn confirm_or_reject(
     let is_rejected = by_program || form.reject.or(form.unsubscribe).is_some();
     // A link that does not work costs no turn to write.
     app.db.read(async |db| link::find(db, Purpose::Confirm, &token).await).await?;
+    let path = LINK.replace("{token}", &token);
+    if form.keep.is_some() && !is_rejected {
+        return Ok(redirect(&format!("{}?next={}", app.login_path(), url_encode(&path))));
+    }
     let answered = app.db.write(async |db| {
         let link = link::consume(db, Purpose::Confirm, &token).await?;
-        match is_rejected {
-            true => address::remove(db, &link.user_id, &link.email, AuthLevel::OneFactor, &client).await,
-            false => address::confirm(db, &link, &client).await,
+        if is_rejected {
+            address::remove(db, &link.user_id, &link.email, AuthLevel::OneFactor, &client).await?;
+            return Ok(redirect("/").flash(REJECTED));
+        }
+        match (find_added(&app, db, &link, user.as_ref()).await?, form.remove.is_some()) {
+            (Some(_), true) => clear(&app, db, &link, &client).await,
+            (None, false) => confirm(db, &link, &client).await,
+            (Some(added), false) if added.is_empty() => confirm(db, &link, &client).await,
+            // It is not as the page has shown it, and by this error the link can be used again.
+            _ => Err(Error::Redirect(path.clone())),
         }
     });
-    answered.await?;
-    Ok(redirect("/").flash(if is_rejected { REJECTED } else { CONFIRMED }))
+    answered.await
+}
+
+async fn confirm(db: &mut Connection, link: &Link, client: &Client) -> Result<Redirect> {
+    address::confirm(db, link, client).await?;
+    Ok(redirect("/").flash(CONFIRMED))
+}
+
+/// Confirms the address, and removes everything that anybody knows or has by which the account could be entered. Whoever has
+/// the address chooses a new password next.
+async fn clear(app: &App, db: &mut Connection, link: &Link, client: &Client) -> Result<Redirect> {
+    let path = app.features.reset_path.ok_or(Error::NOT_FOUND)?;
+    let user_id = &*link.user_id;
+    address::confirm(db, link, client).await?;
+    credentials::remove_all(app, db, user_id).await?;
+    event::record(db, user_id, CLEARED.by(client)).await?;
+    let token = link::issue(db, Purpose::Reset, user_id, &link.email, "", app.config.reset_lifetime).await?;
+    Ok(redirect(&path.replace("{token}", &token.text())).flash(CHOOSE_PASSWORD))
 }
 
 #[derive(Serialize)]
@@ -238,9 +316,13 @@ fn write_mail<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::accounts::stored_token::NewToken;
+    use crate::accounts::{recovery_code, stored_token};
     use crate::test::{PASSWORD, TestApp, Visitor, check, check_mails};
+    use crate::web::AddedCredentials;
     use axum::http::Method;
     use futures_util::future::join_all;
+    use std::time::Duration;
 
     const REMOVE: &str = "/account/email/remove";
     const ADA: &str = "ada@example.com";
@@ -265,6 +347,13 @@ mod tests {
         let (old, new) = (Some(ADA), Some("lovelace@example.com"));
         check(&[page(None, None), page(old, None), page(None, new), page(old, new)]);
         check(&[LinkPage { username: "ada".into(), email: ADA.into() }]);
+        let added = |can_remove| AddedPage {
+            username: "ada".into(),
+            email: ADA.into(),
+            added: vec!["A key".into(), "10 recovery codes".into()],
+            can_remove,
+        };
+        check(&[added(true), added(false)]);
         let mail = |link: Option<&str>| ConfirmMail {
             username: "ada".into(),
             email: ADA.into(),
@@ -520,6 +609,195 @@ mod tests {
         answer.assert_status(422).assert_contains("plain letters").assert_contains("value=\"jörg@münchen.de\"");
         let answer = ada.post(PATH, &[("email", "a b@xn--exmple-4nf.com")]).await;
         answer.assert_status(422).assert_contains("value=\"a b@xn--exmple-4nf.com\"");
+    }
+
+    /// A site with a feature whose keys open accounts, and with a page to choose a password.
+    async fn app_with_keys() -> TestApp {
+        fn list<'a>(db: &'a mut Connection, user_id: &'a str) -> BoxFuture<'a, Result<Vec<String>>> {
+            Box::pin(async move {
+                let sql = "select data from tokens where user_id = $1 and purpose = 'key' order by data";
+                Ok(sqlx::query_scalar(sql).bind(user_id).fetch_all(db).await?)
+            })
+        }
+        let remove = "delete from tokens where user_id = $1 and purpose = 'key'";
+        let (credentials, reset_path) = (Some(AddedCredentials { list, remove }), Some("/choose/{token}"));
+        TestApp::with_feature(&[], Feature { credentials, reset_path, ..Feature::named("test") }).await
+    }
+
+    /// Adds a key and recovery codes to an account.
+    async fn add_credentials(app: &TestApp, name: &str) {
+        let id = app.user(name).await;
+        let add = async |db: &mut Connection| {
+            let (lifetime, data) = (Duration::from_secs(60), Some("The key <b>of brass</b>"));
+            let key = NewToken { purpose: "key", user_id: Some(&id), data, lifetime, ..NewToken::default() };
+            stored_token::insert(db, id.as_bytes(), key).await?;
+            recovery_code::replace(db, &id).await
+        };
+        app.app.db.write(add).await.unwrap();
+    }
+
+    /// All by which anybody could enter an account.
+    async fn ways_in(app: &TestApp) -> i64 {
+        app.count(
+            "select (select count(*) from passwords) + (select count(*) from recovery_codes) + (select count(*) from sessions) \
+             + (select count(*) from devices) + (select count(*) from tokens where purpose <> 'reset')",
+        )
+        .await
+    }
+
+    /// Mallory has signed up with Ada's address, and added what would let her in later. Returns her browser and the link in
+    /// the mail to Ada.
+    async fn prepare(app: &TestApp) -> (Visitor, String) {
+        let mallory = app.person("ada").await;
+        set_address(&mallory, ADA).await;
+        add_credentials(app, "ada").await;
+        (mallory, app.link_to(ADA).await)
+    }
+
+    #[tokio::test]
+    async fn whoever_has_the_address_removes_what_somebody_else_has_prepared() {
+        let app = app_with_keys().await;
+        let (mallory, link) = prepare(&app).await;
+        let bob = app.person("bob").await;
+        add_credentials(&app, "bob").await;
+        let ada = app.visitor();
+        let page = ada.get(&link).await;
+        page.assert_status(200).assert_contains("<strong>ada</strong>").assert_contains(ADA);
+        page.assert_contains("<li>The key &lt;b&gt;of brass&lt;").assert_contains("<li>10 recovery codes</li>");
+        page.assert_contains("name=\"keep\"").assert_contains("name=\"remove\"").assert_contains("This is not mine");
+
+        // Without a decision nothing happens, and the link still works.
+        ada.post(&link, &[]).await.assert_redirect(&link);
+        let login = format!("/login?next={}", url_encode(&link));
+        ada.post(&link, &[("keep", "yes")]).await.assert_redirect(&login);
+        assert_eq!(owners(&app, ADA).await, 0);
+        mallory.assert_is("ada").await;
+        ada.get(&link).await.assert_status(200);
+
+        let answer = ada.post(&link, &[("remove", "yes")]).await;
+        answer.assert_status(303).assert_no_header("clear-site-data");
+        assert!(answer.header("set-cookie").starts_with("flash=account_cleared;"), "{answer}");
+        let token = answer.header("location").strip_prefix("/choose/").unwrap().to_string();
+        let reset = app.app.db.read(async |db| link::find(db, Purpose::Reset, &token).await).await.unwrap();
+        assert_eq!((&*reset.username, &*reset.email), ("ada", ADA));
+        mallory.assert_is("nobody").await;
+        assert!(!app.is_password_of("ada", PASSWORD).await);
+        assert_eq!(owners(&app, ADA).await, 1);
+        assert_eq!(app.count("select count(*) from events where kind = 'account_cleared'").await, 1);
+        for form in [&[][..], &[("remove", "yes")], &[("keep", "yes")], &[("reject", "yes")]] {
+            ada.post(&link, form).await.assert_status(404).assert_contains("does not work any more");
+        }
+        // Nobody else has lost anything.
+        bob.assert_is("bob").await;
+        app.execute("delete from users where username = 'bob'").await;
+        assert_eq!(ways_in(&app).await, 0);
+    }
+
+    #[tokio::test]
+    async fn somebody_who_is_logged_in_to_the_account_confirms_as_ever_and_keeps_everything() {
+        let app = app_with_keys().await;
+        let (ada, link) = prepare(&app).await;
+        let before = ways_in(&app).await;
+        ada.get(&link).await.assert_contains("Yes, confirm it").assert_lacks("recovery codes");
+        // What another page has sent removes nothing.
+        ada.post(&link, &[("remove", "yes")]).await.assert_redirect(&link);
+        ada.post(&link, &[]).await.assert_redirect("/");
+        assert_eq!(owners(&app, ADA).await, 1);
+        ada.assert_is("ada").await;
+        // The link is gone.
+        assert_eq!(ways_in(&app).await, before - 1);
+    }
+
+    #[tokio::test]
+    async fn a_log_in_to_another_account_does_not_count_and_takes_nothing_from_that() {
+        let app = app_with_keys().await;
+        let (mallory, link) = prepare(&app).await;
+        let bob = app.person("bob").await;
+        let page = bob.get(&link).await;
+        page.assert_contains("10 recovery codes").assert_contains("log out of <strong>bob</strong> here");
+        page.assert_lacks("name=\"keep\"");
+        bob.post(&link, &[]).await.assert_redirect(&link);
+        bob.post(&link, &[("remove", "yes")]).await.assert_status(303);
+        bob.assert_is("bob").await;
+        mallory.assert_is("nobody").await;
+        assert!(app.is_password_of("bob", PASSWORD).await && !app.is_password_of("ada", PASSWORD).await);
+    }
+
+    #[tokio::test]
+    async fn where_nothing_was_added_an_address_is_confirmed_without_a_question() {
+        let app = app_with_keys().await;
+        let ada = app.person("ada").await;
+        set_address(&ada, ADA).await;
+        let link = app.link_to(ADA).await;
+        let phone = app.visitor();
+        phone.get(&link).await.assert_contains("Yes, confirm it").assert_lacks("name=\"remove\"");
+        // Added between the page and the button.
+        add_credentials(&app, "ada").await;
+        phone.post(&link, &[]).await.assert_redirect(&link);
+        phone.get(&link).await.assert_contains("10 recovery codes");
+        app.execute("delete from recovery_codes").await;
+        app.execute("delete from tokens where purpose = 'key'").await;
+        phone.post(&link, &[]).await.assert_redirect("/");
+        assert_eq!(owners(&app, ADA).await, 1);
+        ada.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn nothing_is_listed_or_removed_once_the_account_had_an_address() {
+        for has_removed_it in [false, true] {
+            let app = app_with_keys().await;
+            let ada = app.person("ada").await;
+            app.confirm_address("ada", ADA).await;
+            if has_removed_it {
+                ada.post(REMOVE, &[]).await.assert_redirect(PATH);
+            }
+            add_credentials(&app, "ada").await;
+            set_address(&ada, "lovelace@example.com").await;
+            let link = app.link_to("lovelace@example.com").await;
+            let before = ways_in(&app).await;
+            let phone = app.visitor();
+            phone.get(&link).await.assert_contains("Yes, confirm it").assert_lacks("recovery codes");
+            phone.post(&link, &[("remove", "yes")]).await.assert_redirect(&link);
+            assert_eq!(ways_in(&app).await, before);
+            phone.post(&link, &[]).await.assert_redirect("/");
+            assert_eq!(owners(&app, "lovelace@example.com").await, 1);
+            ada.assert_is("ada").await;
+            assert_eq!(ways_in(&app).await, before - 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn of_many_who_remove_and_confirm_at_once_one_removes_everything() {
+        let app = app_with_keys().await;
+        let (mallory, link) = prepare(&app).await;
+        let answer = async |number: usize| {
+            let form = if number.is_multiple_of(2) { &[("remove", "yes")][..] } else { &[] };
+            let answer = app.visitor().post(&link, form).await;
+            (answer.status, answer.headers.get("location").map(|path| path.to_str().unwrap().to_string()))
+        };
+        let answers = join_all((0..20).map(answer)).await;
+        let removed =
+            |(_, path): &&(u16, Option<String>)| path.as_ref().is_some_and(|path| path.starts_with("/choose/"));
+        assert_eq!(answers.iter().filter(removed).count(), 1, "{answers:?}");
+        assert!(answers.iter().all(|(status, path)| *status == 404 || path.is_some()), "{answers:?}");
+        mallory.assert_is("nobody").await;
+        assert_eq!((ways_in(&app).await, owners(&app, ADA).await), (0, 1));
+        assert_eq!(app.count("select count(*) from events where kind = 'account_cleared'").await, 1);
+    }
+
+    #[tokio::test]
+    async fn where_no_password_could_be_chosen_nothing_is_removed_but_the_address() {
+        let choose = |features: &mut Vec<Feature>| features.iter_mut().for_each(|feature| feature.reset_path = None);
+        let app = TestApp::with_features(&[], choose).await;
+        let (mallory, link) = prepare(&app).await;
+        let before = ways_in(&app).await;
+        let ada = app.visitor();
+        ada.get(&link).await.assert_contains("10 recovery codes").assert_lacks("name=\"remove\"");
+        ada.post(&link, &[("remove", "yes")]).await.assert_status(404);
+        assert_eq!(ways_in(&app).await, before);
+        ada.post(&link, &[("reject", "yes")]).await.assert_redirect("/");
+        assert_eq!(app.count("select count(*) from addresses").await, 0);
+        mallory.assert_is("ada").await;
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use crate::accounts::Event;
 use crate::base::Sealed;
 use crate::mail::Deliver;
 use crate::web::app::{OnSessionStart, Settings, WriteMail};
-use crate::web::{Factor, Flash, Routes};
+use crate::web::{AddedCredentials, Factor, Flash, Routes};
 
 /// `Feature { routes, ..Feature::named("notes") }`
 #[derive(Default)]
@@ -27,6 +27,8 @@ pub struct Feature {
     pub sealed: &'static [Sealed],
     /// By what it lets users authenticate.
     pub factor: Option<Factor>,
+    /// What it keeps that lets people in to an account, or keeps them out: factors, and whatever else does.
+    pub credentials: Option<AddedCredentials>,
     pub on_session_start: Option<OnSessionStart>,
     /// Its own variables, as `feature(env)` has read them; handlers get them by `app.settings::<T>()`.
     pub settings: Option<Settings>,

@@ -92,6 +92,7 @@ fn take_apart(features: Vec<Feature>) -> (Router<App>, FeatureParts) {
         router = router.merge(feature.routes.router());
         parts.events.extend(feature.events);
         parts.factors.extend(feature.factor);
+        parts.credentials.extend(feature.credentials);
         parts.mails.extend(feature.mails);
         parts.flashes.extend(feature.flashes);
         parts.on_session_start.extend(feature.on_session_start);
@@ -102,6 +103,7 @@ fn take_apart(features: Vec<Feature>) -> (Router<App>, FeatureParts) {
         parts.login_path = parts.login_path.or(feature.login_path);
         parts.confirm_path = parts.confirm_path.or(feature.confirm_path);
         parts.account_path = parts.account_path.or(feature.account_path);
+        parts.reset_path = parts.reset_path.or(feature.reset_path);
         parts.any_host.extend(feature.any_host);
     }
     (router, parts)

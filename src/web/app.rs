@@ -37,6 +37,7 @@ pub struct FeatureParts {
     /// Core's events and those of the features.
     pub events: Vec<Event>,
     pub factors: Vec<Factor>,
+    pub credentials: Vec<AddedCredentials>,
     pub mails: Vec<(&'static str, WriteMail)>,
     pub flashes: Vec<Flash>,
     pub on_session_start: Vec<OnSessionStart>,
@@ -47,6 +48,7 @@ pub struct FeatureParts {
     pub login_path: Option<&'static str>,
     pub confirm_path: Option<&'static str>,
     pub account_path: Option<&'static str>,
+    pub reset_path: Option<&'static str>,
     pub any_host: Vec<&'static str>,
 }
 
@@ -111,6 +113,18 @@ pub struct Factor {
     /// A statement that removes those added to the account `$1` at the time `$2` or later.
     pub undo: &'static str,
 }
+
+/// What a feature keeps that lets people in to an account, or keeps them out. Somebody else may have added it, before the
+/// account was its owner's.
+#[derive(Clone, Copy)]
+pub struct AddedCredentials {
+    pub list: ListCredentials,
+    /// A statement that removes all that the account `$1` has of it.
+    pub remove: &'static str,
+}
+
+/// Lists what the user with this id has of it, each in words that begin with a capital.
+pub type ListCredentials = for<'a> fn(&'a mut Connection, &'a str) -> BoxFuture<'a, Result<Vec<String>>>;
 
 /// Verifies what a logged-in user has sent, or fails with a sentence for the field. A value that works once is used up.
 pub type VerifyFactor = for<'a> fn(&'a App, FactorAttempt<'a>) -> BoxFuture<'a, Result<()>>;

@@ -5,6 +5,7 @@ pub mod assets;
 pub mod auth;
 pub mod client;
 pub mod cookie;
+pub mod credentials;
 pub mod error_pages;
 pub mod factors;
 pub mod flash;
@@ -21,7 +22,7 @@ pub mod templates;
 
 #[allow(unused_imports)] // What nothing uses yet is for features to come.
 pub use {
-    app::{App, Factor},
+    app::{AddedCredentials, App, Factor},
     auth::AuthState,
     factors::FactorCounts,
     flash::Flash,

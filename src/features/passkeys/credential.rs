@@ -6,8 +6,10 @@ use crate::accounts::client::device_name;
 use crate::accounts::{Client, user};
 use crate::base::{Config, Error, FieldErrors, Result};
 use crate::db::{Connection, DbRow, new_id, now};
-use crate::web::{App, format::date};
+use crate::web::{AddedCredentials, App, format::date};
 use axum::http::HeaderMap;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
@@ -27,6 +29,16 @@ pub const EXPORT: (&str, &str) = (
 pub const COUNT: &str = "select count(*) from passkeys where user_id = $1";
 
 pub const UNDO: &str = "delete from passkeys where user_id = $1 and created_at >= $2";
+
+pub const ADDED: AddedCredentials = AddedCredentials { list, remove: "delete from passkeys where user_id = $1" };
+
+fn list<'a>(db: &'a mut Connection, user_id: &'a str) -> BoxFuture<'a, Result<Vec<String>>> {
+    async move {
+        let words = |ListedPasskey { name, added, .. }| format!("The passkey “{name}”, added on {added}");
+        Ok(of_user(db, user_id).await?.into_iter().map(words).collect())
+    }
+    .boxed()
+}
 
 /// A passkey as its user sees it.
 #[derive(Serialize)]

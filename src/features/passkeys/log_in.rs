@@ -68,6 +68,7 @@ mod tests {
     use crate::db::Connection;
     use crate::test::check;
     use crate::test::{Answer, PASSWORD, TestApp, Visitor};
+    use crate::web::credentials;
     use data_encoding::BASE64URL_NOPAD;
     use futures_util::future::join_all;
     use serde_json::{Value, json};
@@ -111,6 +112,25 @@ mod tests {
         visitor.assert_is("ada").await;
         assert_eq!(app.count("select count(*) from passkeys where used_at is not null").await, 1);
         assert_eq!(app.count("select count(*) from sessions where factors = 2").await, 2);
+    }
+
+    #[tokio::test]
+    async fn a_passkey_that_somebody_has_prepared_is_listed_and_logs_in_no_more_once_it_is_removed() {
+        let (app, mut key) = app().await;
+        let mut eves = Authenticator::new().registered(&app.person("eve").await).await;
+        let id = app.user("ada").await;
+        app.execute("update passkeys set name = 'The <blue> key', created_at = 0").await;
+        let listed = app.app.db.read(async |db| credentials::list(&app.app, db, &id).await).await.unwrap();
+        assert_eq!(listed, ["The passkey “The <blue> key”, added on 1 January 1970"]);
+        // One ceremony has begun before, and another begins afterwards.
+        let visitor = app.visitor();
+        let begun = key.get(&ask(&visitor, START, json!({})).await);
+        app.app.db.write(async |db| credentials::remove_all(&app.app, db, &id).await).await.unwrap();
+        is_refused(&app, &visitor, post(&visitor, FINISH, &begun).await).await;
+        is_refused(&app, &visitor, key.log_in(&visitor).await).await;
+        let listed = app.app.db.read(async |db| credentials::list(&app.app, db, &id).await).await.unwrap();
+        assert_eq!(listed, [""; 0]);
+        eves.log_in(&visitor).await.assert_status(200);
     }
 
     #[tokio::test]

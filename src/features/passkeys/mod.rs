@@ -45,6 +45,7 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
         events: &[manage::PASSKEY_ADDED, manage::PASSKEY_REMOVED],
         flashes: &[manage::ADDED, manage::RENAMED, manage::REMOVED, sign_up::WELCOME],
         factor: Some(factor::FACTOR),
+        credentials: Some(credential::ADDED),
         export: &[credential::EXPORT],
         silenced: &["webauthn_rs", "webauthn_attestation_ca", "crypto_glue"],
         ..Feature::named("passkeys")

@@ -7,7 +7,9 @@ use crate::base::{FieldErrors, Rate, Result, Sealed, random};
 use crate::db::clock::SKEW;
 use crate::db::rate_limit::{self, Key};
 use crate::db::{Connection, ago, now, now_in_milliseconds};
-use crate::web::App;
+use crate::web::{AddedCredentials, App, format::date};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use ring::hmac;
 use serde::Deserialize;
 use std::time::Duration;
@@ -65,6 +67,17 @@ pub const EXPORT: (&str, &str) = (
 );
 
 pub const UNDO: &str = "delete from totp where user_id = $1 and confirmed_at >= $2";
+
+/// A set-up that is not finished goes too: whoever has begun it knows its secret, which a second one would show again.
+pub const ADDED: AddedCredentials = AddedCredentials { list, remove: "delete from totp where user_id = $1" };
+
+fn list<'a>(db: &'a mut Connection, user_id: &'a str) -> BoxFuture<'a, Result<Vec<String>>> {
+    async move {
+        let words = |since| format!("An authenticator app, set up on {}", date(since));
+        Ok(on_since(db, user_id).await?.into_iter().map(words).collect())
+    }
+    .boxed()
+}
 
 pub const SEALED: Sealed = Sealed {
     table: TABLE,

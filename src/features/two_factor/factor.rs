@@ -52,7 +52,7 @@ mod tests {
     use crate::accounts::{Session, User};
     use crate::db::{new_id, now};
     use crate::test::TestApp;
-    use crate::web::{Credentials, factors::undo_added_since};
+    use crate::web::{Credentials, credentials, factors::undo_added_since, format::date};
     use std::collections::BTreeMap;
 
     #[tokio::test]
@@ -131,6 +131,32 @@ mod tests {
         };
         assert_eq!(undo(&later).await, 1);
         assert_eq!(undo(&earlier).await, 0);
+    }
+
+    #[tokio::test]
+    async fn an_app_that_somebody_has_prepared_is_listed_and_removed_and_so_is_a_secret_that_somebody_has_seen() {
+        let app = TestApp::new().await;
+        let (thief, eve) = (app.person("ada").await, app.person("eve").await);
+        turn_on(&eve).await;
+        let id = app.user("ada").await;
+        let list = async || app.app.db.read(async |db| credentials::list(&app.app, db, &id).await).await.unwrap();
+        let remove =
+            async || app.app.db.write(async |db| credentials::remove_all(&app.app, db, &id).await).await.unwrap();
+        turn_on(&thief).await;
+        let today = format!("An authenticator app, set up on {}", date(now()));
+        assert_eq!(list().await, [&*today, "10 recovery codes"]);
+        remove().await;
+        assert_eq!(list().await, [""; 0]);
+
+        // A set-up opens nothing yet, but its secret would be shown to the owner too.
+        let thief = app.browser_of("ada").await;
+        let seen = Phone::scan(&thief.post("/account/two-factor/start", &[]).await);
+        assert_eq!(list().await, [""; 0]);
+        remove().await;
+        let ada = app.browser_of("ada").await;
+        let page = ada.post("/account/two-factor/start", &[]).await;
+        assert_ne!(Phone::scan(&page).code(), seen.code());
+        assert_eq!(app.count("select count(*) from totp where confirmed_at is not null").await, 1);
     }
 
     #[tokio::test]

@@ -30,6 +30,7 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
         events: &[account::TWO_FACTOR_ON, account::TWO_FACTOR_OFF, code::WRONG_CODE, code::CODES_LOCKED],
         flashes: &[account::TURNED_OFF, log_in::OVER],
         factor: Some(factor::FACTOR),
+        credentials: Some(code::ADDED),
         sealed: &[code::SEALED],
         purge: &[code::PURGE],
         export: &[code::EXPORT],
