@@ -26,6 +26,12 @@ function typed(place, ...names) {
   return Object.fromEntries(inputs.map(({ name, type, checked, value }) => [name, type === "checkbox" ? checked : value]));
 }
 
+// Whose page it is, if it is a user's: somebody else may have logged in since.
+function owner(place) {
+  const field = place.querySelector("[name=for]");
+  return field ? { for: field.value } : {};
+}
+
 async function ask({ publicKey }, more) {
   if (publicKey.user) {
     return navigator.credentials.create({ publicKey: PublicKeyCredential.parseCreationOptionsFromJSON(publicKey) });
@@ -34,7 +40,8 @@ async function ask({ publicKey }, more) {
 }
 
 function start(place) {
-  return post(`${place.dataset.passkey}/start`, place.dataset.needs ? typed(place, "username", "email") : {});
+  const fields = place.dataset.needs ? typed(place, "username", "email") : owner(place);
+  return post(`${place.dataset.passkey}/start`, fields);
 }
 
 async function finish(place, options, more) {
@@ -45,7 +52,8 @@ async function finish(place, options, more) {
     field.value = JSON.stringify(answer);
     return place.submit();
   }
-  const { next } = await post(`${place.dataset.passkey}/finish`, { ...answer.toJSON(), ...typed(place, "next", "stay") });
+  const fields = { ...answer.toJSON(), ...typed(place, "next", "stay"), ...owner(place) };
+  const { next } = await post(`${place.dataset.passkey}/finish`, fields);
   location.assign(next);
 }
 

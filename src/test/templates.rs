@@ -1,15 +1,17 @@
 //! Checks of templates against the structs that fill them.
 
+use crate::accounts::User;
 use crate::base::config::Config;
 use crate::base::env::Env;
 use crate::features;
+use crate::web::Access;
 use crate::web::templates::{MailTemplate, Template, Templates, Theme, files};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
 /// The variables that every page can read.
-const GLOBALS: [&str; 7] = ["asset", "features", "flash", "mail", "site_name", "theme", "user"];
+const GLOBALS: [&str; 8] = ["asset", "features", "flash", "mail", "site_name", "theme", "user", "user_id"];
 
 fn templates() -> Templates {
     let env: Env = [("SITE_NAME", "Latchkey")].into_iter().collect();
@@ -33,7 +35,7 @@ pub fn check<T: Template>(examples: &[T]) {
     let read = read.into_iter().filter(|name| !GLOBALS.contains(&&**name)).collect();
     assert_eq!(fields, read, "left: the struct's fields; right: what templates/{} reads", T::FILE);
     for example in examples {
-        for user in [None, Some("ada")] {
+        for user in [None, Some(&User { id: "1".into(), username: "ada".into() })] {
             let (theme, flash) = (Theme::SYSTEM, user.map(|_| "It was done."));
             let html = templates.render(example, user, theme, flash).unwrap();
             let again = self::templates().render(example, user, theme, flash).unwrap();
@@ -110,4 +112,44 @@ fn every_template_belongs_to_a_page_or_is_a_part_of_one() {
         let constant = name.trim_end_matches(".html").to_uppercase().replace(['/', '-', '.'], "_");
         assert!(part || code.contains(&format!("files::{constant};")), "no page uses templates/{name}");
     }
+}
+
+/// The access of the route that a form is sent to. `None` if there is no such route.
+fn access_of(form: &str, folder: &str) -> Option<Access> {
+    let env: Env = [("SITE_NAME", "Latchkey")].into_iter().collect();
+    let features = features::all(&env).unwrap();
+    let routes = features.iter().flat_map(|feature| feature.routes.iter().map(|route| (feature.name, route)));
+    let mut routes = routes.filter(|(_, route)| route.method == "POST");
+    let action = form.split_once(" action=\"").map(|(_, rest)| rest.split('"').next().unwrap()).unwrap_or("?");
+    // Its page's own address: that of a link in a mail, if the feature has any.
+    if action.starts_with('?') {
+        let found = routes.find(|(name, route)| *name == folder && route.path.contains("{token}"));
+        return found.map(|(_, route)| route.access);
+    }
+    let same = |written: &str, part: &str| written == part || written.starts_with("{{") && part.starts_with('{');
+    let action: Vec<&str> = action.split('/').collect();
+    let found = routes.find(|(_, route)| {
+        let path: Vec<&str> = route.path.split('/').collect();
+        path.len() == action.len() && action.iter().zip(path).all(|(written, part)| same(written, part))
+    });
+    found.map(|(_, route)| route.access)
+}
+
+#[test]
+fn every_form_of_a_user_says_whose_it_is_and_no_other_form_does() {
+    let mut seen = 0;
+    for (name, text) in files::ALL {
+        for form in text.split("<form").skip(1).map(|rest| rest.split("</form>").next().unwrap()) {
+            if !form.contains(" method=\"post\"") {
+                continue;
+            }
+            seen += 1;
+            let access = access_of(form, name.split('/').next().unwrap());
+            let is_a_users = matches!(access, None | Some(Access::User | Access::Recent));
+            let advice = if is_a_users { "needs" } else { "needs no" };
+            let line = "{{ <for_user id={user_id} /> }}";
+            assert_eq!(form.contains(line), is_a_users, "templates/{name} {advice} {line} in\n<form{form}");
+        }
+    }
+    assert!(seen > 0, "no template has a form");
 }

@@ -101,6 +101,33 @@ fn present<T: DeserializeOwned>(fields: BTreeMap<String, String>) -> serde_json:
     T::deserialize(Value::Object(present.map(|(name, value)| (name, Value::String(value))).collect()))
 }
 
+/// The first field of this name that is not blank, of a form or of JSON, and whether it is JSON. Whatever else is in the
+/// body is left to its handler, which may take files.
+pub async fn find_field(headers: &HeaderMap, body: &Bytes, name: &str) -> Option<(String, bool)> {
+    let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let found = if is(kind, "application/x-www-form-urlencoded", body) {
+        let mut fields = body.split(|&byte| byte == b'&').filter_map(|pair| name_and_value(pair).ok());
+        fields.find(|(found, _)| found == name)?.1
+    } else if is(kind, "multipart/form-data", body) {
+        let mut parts = parts(kind, body.clone()).ok()?;
+        loop {
+            let part = parts.next_field().await.ok()??;
+            if part.name() == Some(name) {
+                break part.text().await.ok()?;
+            }
+        }
+    } else if is(kind, "application/json", body) {
+        match serde_json::from_slice::<BTreeMap<String, Value>>(body).ok()?.remove(name)? {
+            Value::Null => return None,
+            Value::String(text) => text,
+            other => other.to_string(),
+        }
+    } else {
+        return None;
+    };
+    (!found.is_empty()).then(|| (found, is(kind, "application/json", body)))
+}
+
 /// Whether this body is of the kind, and is text in UTF-8. ASCII is that too.
 fn is(content_type: &str, kind: &str, body: &[u8]) -> bool {
     let mut parts = content_type.split(';').map(str::trim);
@@ -116,11 +143,15 @@ fn is(content_type: &str, kind: &str, body: &[u8]) -> bool {
 fn urlencoded(body: &[u8]) -> Result<BTreeMap<String, String>> {
     let mut fields = BTreeMap::new();
     for pair in body.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
-        let equals = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
-        let (name, value) = (&pair[..equals], pair.get(equals + 1..).unwrap_or_default());
-        insert(&mut fields, decode(name)?, decode(value)?)?;
+        let (name, value) = name_and_value(pair)?;
+        insert(&mut fields, name, value)?;
     }
     Ok(fields)
+}
+
+fn name_and_value(pair: &[u8]) -> Result<(String, String)> {
+    let equals = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
+    Ok((decode(&pair[..equals])?, decode(pair.get(equals + 1..).unwrap_or_default())?))
 }
 
 /// One name or value of a query or an urlencoded form.
@@ -129,10 +160,14 @@ fn decode(text: &[u8]) -> Result<String> {
     Ok(percent_decode(&spaced).decode_utf8().map_err(|_| Error::MALFORMED)?.into_owned())
 }
 
-async fn multipart(content_type: &str, body: Bytes) -> Result<BTreeMap<String, String>> {
+fn parts(content_type: &str, body: Bytes) -> Result<multer::Multipart<'static>> {
     let boundary = multer::parse_boundary(content_type).map_err(|_| Error::MALFORMED)?;
-    let whole = futures_util::stream::once(async { Ok::<_, std::convert::Infallible>(body) });
-    let mut parts = multer::Multipart::new(whole, boundary);
+    let whole = futures_util::stream::once(async { Ok::<_, Infallible>(body) });
+    Ok(multer::Multipart::new(whole, boundary))
+}
+
+async fn multipart(content_type: &str, body: Bytes) -> Result<BTreeMap<String, String>> {
+    let mut parts = parts(content_type, body)?;
     let mut fields = BTreeMap::new();
     while let Some(part) = parts.next_field().await.map_err(|_| Error::MALFORMED)? {
         let (name, headers) = (part.name().map(str::to_string), part.headers().clone());

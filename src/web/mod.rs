@@ -10,6 +10,7 @@ pub mod error_pages;
 pub mod factors;
 pub mod flash;
 pub mod form;
+pub mod form_owner;
 pub mod format;
 pub mod list;
 pub mod login;

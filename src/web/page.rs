@@ -27,7 +27,7 @@ impl Page {
             None if size_of::<T>() == 0 && flash.is_none() && !cfg!(debug_assertions) => {
                 app.templates.render_static(template, *theme)?
             }
-            user => app.templates.render(template, user.map(|user| &*user.username), *theme, *flash)?.into(),
+            user => app.templates.render(template, user, *theme, *flash)?.into(),
         };
         let shown = flash.map(|_| CookieJar::new().add(flash::delete_cookie(&app.config)));
         Ok((shown, Html(html)).into_response())

@@ -1,6 +1,6 @@
 //! Routes: a path, a method, who may enter, and the handler. There is no other way to register one.
 //!
-//! Requests that may not enter are turned away here, before the body is read.
+//! Requests that may not enter are turned away here, before the body is read, and forms of another user after that.
 
 use super::auth::AuthState;
 use super::{
@@ -9,6 +9,7 @@ use super::{
     error_pages::RoutePattern,
     factors,
     form::parse_query,
+    form_owner,
     format::url_encode,
     login,
     redirect::LocalPath,
@@ -123,22 +124,33 @@ impl<H: Handler<T, App>, T: 'static> Handler<T, App> for Authorized<H> {
     type Future = Pin<Box<dyn Future<Output = Response> + Send>>;
 
     fn call(self, request: Request, app: App) -> Self::Future {
-        Box::pin(async move {
-            let limit = app.config.handler_timeout;
-            let response = match admit(&app, self.access, request).await {
-                Ok(request) if is_read(request.method()) => {
-                    timeout(limit, self.handler.call(request, app)).await.map_err(|_| request_tasks::too_slow())
-                }
-                Ok(request) => app.clone().tasks.run(limit, self.handler.call(request, app)).await,
-                Err(refusal) => Err(refusal),
-            };
-            (Extension(RoutePattern(self.path)), response).into_response()
-        })
+        Box::pin(async move { (Extension(RoutePattern(self.path)), self.answer(request, app).await).into_response() })
+    }
+}
+
+impl<H> Authorized<H> {
+    async fn answer<T: 'static>(self, request: Request, app: App) -> Result<Response>
+    where
+        H: Handler<T, App>,
+    {
+        let (mut parts, body) = admit(&app, self.access, request).await?;
+        let limit = app.config.handler_timeout;
+        if is_read(&parts.method) {
+            let answer = self.handler.call(Request::from_parts(parts, body.into()), app);
+            return timeout(limit, answer).await.map_err(|_| request_tasks::too_slow());
+        }
+        if matches!(self.access, Access::User | Access::Recent)
+            && let Some(refusal) = form_owner::refuse_anothers(&app, &mut parts, &body).await?
+        {
+            return Ok(refusal);
+        }
+        let request = Request::from_parts(parts, body.into());
+        app.clone().tasks.run(limit, self.handler.call(request, app)).await
     }
 }
 
 /// Checks declared size and access and reads the body: in this order.
-async fn admit(app: &App, access: Access, request: Request) -> Result<Request> {
+async fn admit(app: &App, access: Access, request: Request) -> Result<(Parts, Bytes)> {
     let (mut parts, body) = request.into_parts();
     // Postgres cannot even compare text with a NUL in it, so nothing has such an address.
     if parts.uri.path_and_query().is_some_and(|path| path.as_str().contains("%00")) {
@@ -149,14 +161,14 @@ async fn admit(app: &App, access: Access, request: Request) -> Result<Request> {
     }
     check_access(app, access, &mut parts).await?;
     if body.is_end_stream() {
-        return Ok(Request::from_parts(parts, body));
+        return Ok((parts, Bytes::new()));
     }
-    let body = Body::from(read_body(app, body).await?);
+    let body = read_body(app, body).await?;
     // Checked again, because the session may have ended while a body arrived slowly.
     let auth = AuthState::new(app, &parts.extensions, &parts.headers);
     parts.extensions.insert(auth);
     check_access(app, access, &mut parts).await?;
-    Ok(Request::from_parts(parts, body))
+    Ok((parts, body))
 }
 
 fn declared_size(headers: &HeaderMap) -> u64 {

@@ -4,6 +4,7 @@
 //! file breaks the build. Its fields are the variables of the template; a test compares the two.
 
 use super::{assets, format::url_encode};
+use crate::accounts::User;
 use crate::accounts::address::readable;
 use crate::base::{Config, MailDelivery};
 use crate::mail::MailContent;
@@ -87,16 +88,17 @@ impl Templates {
         Ok(html)
     }
 
-    /// A page for the user with this name, or for a visitor.
+    /// A page for this user, or for a visitor.
     pub fn render<T: Template>(
         &self,
         template: &T,
-        user: Option<&str>,
+        user: Option<&User>,
         theme: Theme,
         flash: Option<&str>,
     ) -> Result<String> {
         let mut context = Context::from_serialize(template)?;
-        context.insert("user", &user);
+        context.insert("user", &user.map(|user| &user.username));
+        context.insert("user_id", &user.map(|user| &user.id));
         context.insert("theme", theme.name());
         context.insert("flash", &flash);
         self.fill(T::FILE, &context)

@@ -55,6 +55,25 @@ fn a_note_begun_three_days_ago_can_still_be_saved() {
 
 #[test]
 #[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn a_note_begun_by_one_person_is_not_saved_for_another_who_has_logged_in_in_a_second_tab() {
+    let (site, browser) = (Site::open(), Browser::open());
+    site.sign_up(&browser, "ada");
+    browser.visit(&site.page("/notes"));
+    browser.fill("Your note", "What Ada thinks of Bob");
+    site.sign_up_in_another_tab(&browser, "bob");
+    browser.press("Save note");
+    browser.sees("ada opened this form, and since then bob has logged in");
+    assert_eq!(browser.status(), 409, "{browser}");
+    assert_eq!(site.count("select count(*) from notes"), 0);
+    browser.inspect("form-owner");
+    browser.press("Load the page for bob");
+    browser.is_at("/notes");
+    write_note(&browser, &site, "What Bob thinks");
+    assert_eq!(site.count("select count(*) from notes"), 1);
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
 fn opening_an_address_changes_no_note() {
     let (site, browser) = (Site::open(), Browser::open());
     site.sign_up(&browser, "ada");

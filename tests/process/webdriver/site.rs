@@ -43,6 +43,17 @@ impl Site {
         browser.sees(&format!("Logged in: {name}"));
     }
 
+    /// In a second tab, whoever is logged in logs out and somebody else signs up. Returns to the first tab.
+    #[track_caller]
+    pub fn sign_up_in_another_tab(&self, browser: &Browser, name: &str) {
+        browser.run("window.open('about:blank')");
+        browser.switch_to_newest_window();
+        browser.visit(&self.url());
+        browser.press("Log out");
+        self.sign_up(browser, name);
+        browser.close_window();
+    }
+
     /// Posts a form without cookies and with this `User-Agent`, and returns the status.
     pub fn post(&self, user_agent: &str, path: &str, fields: &[(&str, &str)]) -> u16 {
         self.server.browser().with_header("User-Agent", user_agent).post(path, fields).status
