@@ -25,6 +25,7 @@ pub struct Config {
     /// Where people reach the site. With `PORT=0` and no `BASE_URL` its port is known once the socket is bound.
     pub base_url: Url,
     pub base_url_given: bool,
+    development: bool,
     pub database_url: String,
     pub database_direct_url: String,
     pub database_pool: u32,
@@ -84,14 +85,21 @@ impl Config {
         let port = env.parse("PORT", 8000)?;
         let base_url = env.text("BASE_URL");
         let database_url = env.text("DATABASE_URL").unwrap_or(DEFAULT_DATABASE).to_string();
-        let site = parse_base_url(base_url.unwrap_or(&format!("http://localhost:{port}")))?;
+        let mut site = parse_base_url("BASE_URL", base_url.unwrap_or(&format!("http://localhost:{port}")))?;
+        let development = is_loopback(site.host());
+        let development_url = env.text("DEVELOPMENT_URL");
+        if let Some(address) = development_url {
+            ensure!(development, "DEVELOPMENT_URL is for a site in development: leave it or BASE_URL out");
+            site = parse_base_url("DEVELOPMENT_URL", address)?;
+        }
         let site_name = env.text("SITE_NAME").unwrap_or("Latchkey");
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let config = Config {
             site_name: site_name.to_string(),
             host: env.parse("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST))?,
             port,
-            base_url_given: base_url.is_some(),
+            base_url_given: base_url.or(development_url).is_some(),
+            development,
             database_direct_url: env.text("DATABASE_DIRECT_URL").unwrap_or(&database_url).to_string(),
             database_url,
             // Two of its connections look up sessions.
@@ -151,9 +159,15 @@ impl Config {
         Ok(config)
     }
 
-    /// Development is a site at localhost, 127.0.0.1 or [::1]; everything else is production.
+    /// Development is a site whose `BASE_URL` is at localhost, 127.0.0.1 or [::1], which a tunnel may show at another address
+    /// (`DEVELOPMENT_URL`); everything else is production.
     pub fn development(&self) -> bool {
-        is_loopback(self.base_url.host())
+        self.development
+    }
+
+    /// Whether the site is in development and can be reached from outside.
+    pub fn is_forwarded(&self) -> bool {
+        self.development && !is_loopback(self.base_url.host())
     }
 
     /// Whether people reach the site by https. The scheme of `BASE_URL` says so; no header can.
@@ -269,15 +283,15 @@ const PASSWORD_ITERATIONS: u32 = 600_000;
 /// OWASP ASVS 5.0, 6.2.1.
 const PASSWORD_MIN_LENGTH: usize = 8;
 
-fn parse_base_url(text: &str) -> Result<Url> {
-    const FORM: &str = "BASE_URL must have only scheme, host and port, such as https://example.com";
-    let url = Url::parse(text).ok().context(FORM)?;
+fn parse_base_url(name: &str, text: &str) -> Result<Url> {
+    let form = || format!("{name} must have only scheme, host and port, such as https://example.com");
+    let url = Url::parse(text).ok().with_context(form)?;
     let bare = url.path() == "/"
         && url.query().is_none()
         && url.fragment().is_none()
         && url.username().is_empty()
         && url.password().is_none();
-    ensure!(matches!(url.scheme(), "http" | "https") && url.host().is_some() && bare, FORM);
+    ensure!(matches!(url.scheme(), "http" | "https") && url.host().is_some() && bare, form());
     Ok(url)
 }
 
@@ -399,11 +413,11 @@ mod tests {
             ("https://ｅｘａｍｐｌｅ.com", "https://example.com"),
             ("https://مثال.example", "https://xn--mgbh0fb.example"),
         ] {
-            assert_eq!(parse_base_url(written).unwrap().origin().ascii_serialization(), sent);
+            assert_eq!(parse_base_url("BASE_URL", written).unwrap().origin().ascii_serialization(), sent);
         }
         // A label of right-to-left letters and Latin ones, and one that is no Punycode.
         for wrong in ["https://aمثال.example", "https://xn--a.example", "https://\u{200d}a.example"] {
-            assert!(parse_base_url(wrong).is_err(), "{wrong}");
+            assert!(parse_base_url("BASE_URL", wrong).is_err(), "{wrong}");
         }
     }
 
@@ -457,6 +471,10 @@ mod tests {
             (sentence(&[("SMTP_URL", "smtps://[2001:db8::1]")]), "IPv4 address"),
             (sentence(&[("MAIL_FROM", "the site")]), "MAIL_FROM"),
             (sentence(&[("SITE_NAME", "Acme\r\nBcc: eve@example.com")]), "one line"),
+            (with(&[("DEVELOPMENT_URL", "https://name-8000.app.github.dev")]), "DEVELOPMENT_URL is for a site in dev"),
+            (sentence(&[("DEVELOPMENT_URL", "name-8000.app.github.dev")]), "DEVELOPMENT_URL=name"),
+            (sentence(&[("DEVELOPMENT_URL", "https://name-8000.app.github.dev/app")]), "only scheme, host and port"),
+            (sentence(&[("DEVELOPMENT_URL", "https://tunnel.example"), ("HOST", "0.0.0.0")]), "HOST=0.0.0.0"),
             (with(&[("PASSWORD_ITERATIONS", "1000")]), "600000"),
             (with(&[("PASSWORD_MIN_LENGTH", "4")]), "the least is 8"),
         ] {

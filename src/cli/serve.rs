@@ -21,6 +21,9 @@ async fn serve(mut config: Config, features: Vec<Feature>, log: Log) -> Result<(
     if app.config.insecure_http && !app.config.development() {
         tracing::warn!("INSECURE_HTTP=yes: passwords cross the network in the clear");
     }
+    if app.config.is_forwarded() {
+        tracing::warn!("DEVELOPMENT_URL is set: whoever can open it can do all that is open in development");
+    }
     let stop = stop_signal()?;
     log.say(format!("{} is at {}", app.config.site_name, app.config.origin()));
     tokio::spawn(purge::run(app.clone()));
@@ -36,27 +39,33 @@ async fn serve(mut config: Config, features: Vec<Feature>, log: Log) -> Result<(
     served
 }
 
-/// Ends when the process is asked to stop: by SIGTERM or Ctrl-C.
+/// Ends when the process is asked to stop: by SIGTERM or Ctrl-C, or on Windows by Ctrl-C, Ctrl-Break, a closed console or
+/// the end of the system. They are caught from here on, not only while somebody waits for them.
+#[cfg(unix)]
 fn stop_signal() -> Result<impl Future<Output = ()>> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        // The signals are caught from here on, not only while somebody waits for them.
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        })
-    }
-    #[cfg(not(unix))]
-    {
-        let mut interrupt = tokio::signal::windows::ctrl_c()?;
-        Ok(async move {
-            interrupt.recv().await;
-        })
-    }
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+#[cfg(windows)]
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
+    let (mut interrupt, mut terminate) = (ctrl_c()?, ctrl_break()?);
+    let (mut close, mut shutdown) = (ctrl_close()?, ctrl_shutdown()?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = close.recv() => {}
+            _ = shutdown.recv() => {}
+        }
+    })
 }
 
 /// The site as a service of Shuttle's runtime.

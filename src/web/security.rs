@@ -86,9 +86,9 @@ fn has_own_host(config: &Config, uri: &Uri, headers: &HeaderMap) -> bool {
             Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
             _ => (authority, None),
         };
-        if config.development() {
-            let loopback = ["localhost", "127.0.0.1", "[::1]"].iter().any(|name| host.eq_ignore_ascii_case(name));
-            return loopback && port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+        let loopback = ["localhost", "127.0.0.1", "[::1]"].iter().any(|name| host.eq_ignore_ascii_case(name));
+        if config.development() && loopback {
+            return port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
         }
         let expected = config.base_url.port().or_else(|| port.and(config.base_url.port_or_known_default()));
         let same_name = config.base_url.host_str().is_some_and(|name| host.eq_ignore_ascii_case(name));
@@ -281,6 +281,30 @@ mod tests {
         {
             assert_eq!(post(&visitor, &[("host", host)]).await, 421, "{host}");
         }
+    }
+
+    /// Codespaces sends either name as `Host`, and `Origin` as it was or with the name localhost.
+    #[tokio::test]
+    async fn a_site_in_development_also_answers_where_a_tunnel_shows_it() {
+        const TUNNEL: &str = "https://name-8000.app.github.dev";
+        let app = TestApp::with_env(&[("DEVELOPMENT_URL", TUNNEL)], routes()).await;
+        let visitor = app.visitor();
+        for host in ["name-8000.app.github.dev", "Name-8000.app.github.dev:443", "localhost:8000", "127.0.0.1:8000"] {
+            visitor.get_with("/act", &[("host", host)]).await.assert_status(200);
+            assert_eq!(post(&visitor, &[("host", host), ("origin", TUNNEL)]).await, 200, "{host}");
+            let rewritten = [("host", host), ("origin", "http://localhost:8000"), ("sec-fetch-site", "same-origin")];
+            assert_eq!(post(&visitor, &rewritten).await, 200, "{host}");
+            for origin in ["https://other-8000.app.github.dev", "http://name-8000.app.github.dev.evil.example", "null"]
+            {
+                assert_eq!(post(&visitor, &[("host", host), ("origin", origin)]).await, 403, "{host} {origin}");
+            }
+        }
+        for host in ["other-8000.app.github.dev", "name-8000.app.github.dev:8000", "app.github.dev", "name-8000"] {
+            assert_eq!(post(&visitor, &[("host", host)]).await, 421, "{host}");
+        }
+        assert!(app.app.config.development() && app.app.config.origin() == TUNNEL);
+        let elsewhere = TestApp::with(routes()).await;
+        assert_eq!(post(&elsewhere.visitor(), &[("host", "name-8000.app.github.dev")]).await, 421);
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! How the server starts, or says in one line why it does not.
 //! needs: home
 
-use crate::common::{Browser, Process, latchkey, wait_until};
+use crate::common::{Browser, KEY, Process, free_port, latchkey, wait_until};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
@@ -9,12 +9,15 @@ use std::path::Path;
 #[test]
 fn an_empty_folder_is_enough_and_the_database_is_its_owners_alone() {
     use crate::common::Server;
-    use std::os::unix::fs::PermissionsExt;
     let server = Server::with_only(&[("PORT", "0")]);
     server.browser().get("/").assert_status(200).assert_contains("Latchkey");
     for (path, expected) in [("data", 0o700), ("data/latchkey.db", 0o600), ("data/latchkey.db-wal", 0o600)] {
-        let mode = server.folder().join(path).metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode, expected, "{path} has mode {mode:o}");
+        let made = server.folder().join(path).metadata().unwrap();
+        #[cfg(unix)]
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&made.permissions()) & 0o777, expected, "{path}");
+        // On Windows it is the folder that decides who may read it.
+        #[cfg(windows)]
+        assert!(made.is_dir() == (expected == 0o700), "{path}");
     }
 }
 
@@ -129,6 +132,45 @@ fn refusal_with(file: &str, settings: &[(&str, &str)]) -> String {
     let left: Vec<_> = folder.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, [".env"], "what it left behind");
     complaint
+}
+
+/// What it says about a `PORT` that is no number shows which files it has read.
+#[test]
+fn settings_come_from_the_env_file_of_the_current_folder_and_from_no_folder_above() {
+    let folder = tempfile::tempdir().unwrap();
+    let current = folder.path().join("app/current");
+    std::fs::create_dir_all(current.join("below")).unwrap();
+    let read = |settings: &[(&str, &str)]| {
+        let mut process = Process::start(&mut latchkey(&current, &["routes"], settings));
+        let status = process.wait_for_exit(10);
+        (status.success(), process.stderr())
+    };
+    for elsewhere in [folder.path(), &folder.path().join("app"), &current.join("below")] {
+        std::fs::write(elsewhere.join(".env"), "PORT=elsewhere\nno setting at all").unwrap();
+        assert_eq!(read(&[]), (true, String::new()), "{}", elsewhere.display());
+    }
+    std::fs::write(current.join(".env"), "PORT=here").unwrap();
+    let (started, complaint) = read(&[]);
+    assert!(!started && complaint.contains("PORT=here"), "{complaint}");
+    assert_eq!(read(&[("PORT", "0")]), (true, String::new()), "the environment takes precedence");
+}
+
+/// The line in docs/deploy.md, as far as it can be tried without Docker.
+#[cfg(feature = "sqlite")]
+#[test]
+fn a_trial_in_docker_starts_with_the_settings_that_the_documents_give() {
+    use crate::common::{Connection, Server};
+    let line = include_str!("../../docs/deploy.md").lines().find(|line| line.starts_with("docker run ")).unwrap();
+    let settings = line.split(" -e ").skip(1).map(|rest| rest.split(' ').next().unwrap().split_once('=').unwrap());
+    let settings: Vec<_> =
+        settings.map(|(name, value)| if name == "SECRET_KEY" { KEY } else { (name, value) }).collect();
+    assert!(settings.contains(&("HOST", "0.0.0.0")), "{line}");
+    let address = settings.iter().find(|(name, _)| *name == "BASE_URL").unwrap().1.strip_prefix("http://").unwrap();
+    let port = free_port().to_string();
+    let server = Server::with_only(&[&settings[..], &[("PORT", &port)]].concat());
+    let mut visitor = Connection::open(server.port).unwrap();
+    visitor.send(format!("GET / HTTP/1.1\r\nHost: {address}\r\n\r\n")).unwrap();
+    visitor.answer().unwrap().assert_status(200);
 }
 
 #[test]
