@@ -132,8 +132,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    #[cfg(unix)]
-    use std::os::unix::ffi::OsStrExt;
+    use std::ffi::OsString;
 
     #[test]
     fn a_rate_is_a_number_a_slash_and_a_duration() {
@@ -148,7 +147,6 @@ mod tests {
     }
 
     /// Runs itself again, as a process with such a variable.
-    #[cfg(unix)]
     #[test]
     fn a_variable_that_is_not_unicode_does_not_stop_the_site() {
         const NAME: &str = "LATCHKEY_TEST_NOT_UNICODE";
@@ -157,8 +155,12 @@ mod tests {
             return;
         }
         let test = "base::env::tests::a_variable_that_is_not_unicode_does_not_stop_the_site";
+        #[cfg(unix)]
+        let value: OsString = std::os::unix::ffi::OsStringExt::from_vec(vec![0xff]);
+        #[cfg(windows)]
+        let value: OsString = std::os::windows::ffi::OsStringExt::from_wide(&[0xd800]);
         let mut process = std::process::Command::new(std::env::current_exe().unwrap());
-        process.args(["--exact", test]).env(NAME, std::ffi::OsStr::from_bytes(b"\xff"));
+        process.args(["--exact", test]).env(NAME, value);
         let output = process.output().unwrap();
         assert!(output.status.success(), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");

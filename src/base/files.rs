@@ -19,3 +19,11 @@ pub fn private_file(file: &Path) -> Result<File> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.append(true).create(true).open(file)
 }
+
+/// Whether other users may read the file. On Windows that is decided by its folder.
+pub fn others_can_read(file: &File) -> Result<bool> {
+    #[cfg(unix)]
+    return Ok(std::os::unix::fs::PermissionsExt::mode(&file.metadata()?.permissions()) & 0o077 != 0);
+    #[cfg(not(unix))]
+    return file.metadata().map(|_| false);
+}

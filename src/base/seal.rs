@@ -113,14 +113,17 @@ const DEVELOPMENT_KEY_FILE: &str = "data/secret_key";
 /// The key of a site in development, created when it is first needed.
 fn development_key(file: &Path) -> anyhow::Result<String> {
     let key = match fs::read_to_string(file) {
-        Err(error) if error.kind() == NotFound => create_key(file).and_then(|()| fs::read_to_string(file)),
+        Err(error) if error.kind() == NotFound => {
+            create_key(file, |from, to| fs::hard_link(from, to)).and_then(|()| fs::read_to_string(file))
+        }
         read => read,
     };
     key.with_context(|| format!("the key in {} can be neither read nor created", file.display()))
 }
 
-/// Puts a new key into the file, unless another process has just done so.
-fn create_key(file: &Path) -> io::Result<()> {
+/// Puts a new key into the file, unless another process has just done so. `link` is [`fs::hard_link`], which some file
+/// systems do not have.
+fn create_key(file: &Path, link: fn(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
     let no_randomness = |_| io::Error::other("no randomness");
     let key = BASE64.encode(&random::<32>().map_err(no_randomness)?);
     let suffix = BASE64URL_NOPAD.encode(&random::<16>().map_err(no_randomness)?);
@@ -128,15 +131,17 @@ fn create_key(file: &Path) -> io::Result<()> {
     let temporary = file.with_extension(suffix);
     private_folder(file.parent().unwrap_or(Path::new(".")))?;
     private_file(&temporary)?.write_all(key.as_bytes())?;
-    let linked = fs::hard_link(&temporary, file);
-    fs::remove_file(&temporary)?;
-    linked.or_else(|error| if error.kind() == AlreadyExists { Ok(()) } else { Err(error) })
+    match link(&temporary, file) {
+        Err(error) if error.kind() != AlreadyExists && !file.exists() => fs::rename(&temporary, file),
+        _ => fs::remove_file(&temporary),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::Env;
+    use crate::base::files::others_can_read;
     use crate::test::PRODUCTION;
 
     const OLD: &str = "the key that was there before the other one";
@@ -204,7 +209,26 @@ mod tests {
         let key = development_key(&file).unwrap();
         assert_eq!(key.len(), 44);
         assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
-        #[cfg(unix)]
-        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions()) & 0o777, 0o600);
+        assert!(!others_can_read(&fs::File::open(&file).unwrap()).unwrap());
+    }
+
+    #[test]
+    fn a_file_system_without_hard_links_gets_a_key_too_and_keeps_it() {
+        let refusals: [fn(&Path, &Path) -> io::Result<()>; 3] = [
+            |_, _| Err(io::ErrorKind::Unsupported.into()),
+            |_, _| Err(io::ErrorKind::PermissionDenied.into()),
+            |_, _| Err(io::Error::other("there are no links here")),
+        ];
+        for link in refusals {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("data/secret_key");
+            create_key(&file, link).unwrap();
+            let key = fs::read_to_string(&file).unwrap();
+            assert_eq!(key.len(), 44);
+            create_key(&file, link).unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), key);
+            assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
+            assert!(!others_can_read(&fs::File::open(&file).unwrap()).unwrap());
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::availability::Availability;
 use super::engine::{Db, DbConnection};
 #[cfg(feature = "sqlite")]
-use crate::base::files::{private_file, private_folder};
+use crate::base::files::{others_can_read, private_file, private_folder};
 use crate::base::{Config, config::is_sqlite, error::is_unavailable};
 use anyhow::{Context, Result, ensure};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -70,10 +70,11 @@ fn create_file(file: &Path, production: bool) -> Result<()> {
     }
     let opened = private_file(file);
     let opened = opened.with_context(|| format!("cannot open the database file {}", file.display()))?;
-    #[cfg(unix)]
-    if production && std::os::unix::fs::PermissionsExt::mode(&opened.metadata()?.permissions()) & 0o077 != 0 {
-        anyhow::bail!("others can read the database file {0}: run chmod 600 {0}", file.display());
-    }
+    ensure!(
+        !(production && others_can_read(&opened)?),
+        "others can read the database file {0}: run chmod 600 {0}",
+        file.display()
+    );
     Ok(())
 }
 
@@ -158,18 +159,21 @@ mod tests {
     use super::*;
     use crate::test::TestApp;
 
-    #[cfg(unix)]
     #[test]
+    #[cfg_attr(not(unix), ignore = "needs the modes of unix")]
     fn a_site_in_production_does_not_start_with_a_file_that_others_can_read() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("made/here.db");
-        create_file(&file, true).unwrap();
-        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&file), mode(file.parent().unwrap())), (0o600, 0o700));
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(create_file(&file, true).unwrap_err().to_string().contains("chmod 600"));
-        create_file(&file, false).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("made/here.db");
+            create_file(&file, true).unwrap();
+            let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!((mode(&file), mode(file.parent().unwrap())), (0o600, 0o700));
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+            assert!(create_file(&file, true).unwrap_err().to_string().contains("chmod 600"));
+            create_file(&file, false).unwrap();
+        }
     }
 
     /// Earlier versions can corrupt the file when two connections restart the WAL at the same time.

@@ -63,8 +63,11 @@ fn raise_file_limit() -> Option<usize> {
     #[cfg(unix)]
     {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        // Where the maximum is unlimited, macOS takes no more than this.
+        const OPEN_MAX: u64 = 10_240;
         let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+        let raise_to = |current| setrlimit(Resource::Nofile, Rlimit { current, maximum });
+        let _ = raise_to(maximum).or_else(|_| raise_to(Some(OPEN_MAX)));
         getrlimit(Resource::Nofile).current.map(|files| files as usize)
     }
     #[cfg(not(unix))]

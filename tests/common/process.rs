@@ -1,9 +1,9 @@
 //! A process that a test has started, and its output.
 
-use rustix::io::ioctl_fionbio;
-use rustix::process::{Pid, Signal, kill_process};
+#[cfg(unix)]
+pub use rustix::process::Signal;
 use std::fmt;
-use std::io::{PipeReader, Read, Write, pipe};
+use std::io::{PipeReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -13,8 +13,40 @@ use std::thread::JoinHandle;
 pub fn latchkey(folder: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
     command.args(arguments).current_dir(folder).env_clear().envs(settings.iter().copied());
+    #[cfg(windows)]
+    {
+        // Without the first there are no sockets. The second makes the process one that can be asked to stop.
+        command.envs(std::env::var_os("SystemRoot").map(|folder| ("SystemRoot", folder)));
+        std::os::windows::process::CommandExt::creation_flags(&mut command, CREATE_NEW_PROCESS_GROUP);
+    }
     command
 }
+
+#[cfg(windows)]
+const CREATE_NEW_PROCESS_GROUP: u32 = 0x200;
+
+#[cfg(windows)]
+#[link(name = "kernel32")]
+unsafe extern "system" {
+    fn GenerateConsoleCtrlEvent(event: u32, process_group: u32) -> i32;
+    fn TerminateProcess(process: std::os::windows::io::RawHandle, exit_code: u32) -> i32;
+}
+
+/// What Windows has in place of signals. Tests that send another are ignored there.
+#[cfg(windows)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(clippy::upper_case_acronyms)]
+pub enum Signal {
+    /// Ctrl-Break.
+    TERM,
+    KILL,
+    INT,
+    STOP,
+    CONT,
+}
+
+/// The signals that ask a process to stop.
+pub const STOPPING: &[Signal] = if cfg!(unix) { &[Signal::TERM, Signal::INT] } else { &[Signal::TERM] };
 
 /// As [`latchkey`], and it may have only so many files and sockets open.
 pub fn with_file_limit(files: usize, command: &Command) -> Command {
@@ -98,8 +130,10 @@ impl Process {
     }
 
     /// Gives it, as standard output and standard error, a pipe that is full. Nobody reads it before [`Process::read`].
+    #[cfg(unix)]
     pub fn start_unread(command: &mut Command) -> (Process, PipeReader) {
-        let (reader, mut writer) = pipe().unwrap();
+        use rustix::io::ioctl_fionbio;
+        let (reader, mut writer) = std::io::pipe().unwrap();
         ioctl_fionbio(&writer, true).unwrap();
         for size in [4096, 1] {
             while writer.write_all(&vec![b'\n'; size]).is_ok() {}
@@ -112,17 +146,35 @@ impl Process {
         (Process { child, stdout: Arc::default(), stderr: Arc::default(), readers: Vec::new() }, reader)
     }
 
+    #[cfg(windows)]
+    pub fn start_unread(_: &mut Command) -> (Process, PipeReader) {
+        panic!("a pipe cannot be filled without blocking here")
+    }
+
     /// From now on everything that it writes is read.
     pub fn read(&mut self, pipe: PipeReader) {
         self.readers.push(keep(pipe, Arc::clone(&self.stdout)));
     }
 
+    #[cfg(unix)]
     pub fn signal(&self, signal: Signal) {
+        use rustix::process::{Pid, kill_process};
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// The most memory that it has had so far, in KiB.
-    #[cfg(target_os = "linux")]
+    #[cfg(windows)]
+    pub fn signal(&self, signal: Signal) {
+        let process = std::os::windows::io::AsRawHandle::as_raw_handle(&self.child);
+        // SAFETY: the functions take numbers, and the handle of a child that is still held here.
+        let sent = match signal {
+            Signal::TERM => unsafe { GenerateConsoleCtrlEvent(1, self.child.id()) },
+            Signal::KILL => unsafe { TerminateProcess(process, 1) },
+            other => panic!("there is no {other:?} on Windows"),
+        };
+        assert_ne!(sent, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    /// The most memory that it has had so far, in KiB. Linux says so.
     pub fn peak_memory(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

@@ -3,8 +3,6 @@
 use super::mail::Mail;
 use super::{Browser, Database, Server, address_of, wait_until};
 use rustix::fd::OwnedFd;
-use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::net::sockopt::set_socket_reuseaddr;
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
@@ -280,10 +278,15 @@ impl Shared {
 
 /// Binds a port, or any, without listening on it: connections are refused.
 fn reserve_port(port: u16) -> OwnedFd {
+    #[cfg(windows)]
+    rustix::net::wsa_startup().unwrap();
     let held = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    // Otherwise a process started meanwhile would inherit the port.
-    fcntl_setfd(&held, FdFlags::CLOEXEC).unwrap();
-    set_socket_reuseaddr(&held, true).unwrap();
+    #[cfg(unix)]
+    {
+        // Otherwise a process started meanwhile would inherit the port.
+        rustix::io::fcntl_setfd(&held, rustix::io::FdFlags::CLOEXEC).unwrap();
+        rustix::net::sockopt::set_socket_reuseaddr(&held, true).unwrap();
+    }
     bind(&held, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).unwrap();
     held
 }

@@ -63,8 +63,8 @@ fn may_begin(server: &Server, browser: &Browser) -> bool {
     answer.starts_with("HTTP/1.1 200")
 }
 
-#[cfg(target_os = "linux")]
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs /proc")]
 fn an_export_of_fifty_megabytes_takes_little_memory() {
     let database = Database::new();
     let server = Server::on(&database, &[]);

@@ -217,7 +217,7 @@ fn guesses_that_hang_up_and_those_that_a_crash_cuts_off_are_recorded() {
         assert!(wait_until(5, || counted() == number), "guess {number} does not count:\n{}", *server);
     }
     server.browser().log_in("ada").assert_must_wait(1..=30);
-    server.signal(rustix::process::Signal::KILL);
+    server.signal(crate::common::Signal::KILL);
     server.wait_for_exit(10);
     let recorded = |kind: &str| {
         let ada = "(select id from users where username = 'ada')";
@@ -257,7 +257,7 @@ fn what_is_typed_as_a_name_is_kept_nowhere() {
             server.browser().log_in_with(name, "not the password");
         }
     }
-    server.signal(rustix::process::Signal::TERM);
+    server.signal(crate::common::Signal::TERM);
     server.wait_for_exit(10);
     let log = (server.stdout() + &server.stderr()).to_lowercase();
     assert!(log.contains("/login"), "the log is empty");

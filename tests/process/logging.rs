@@ -2,9 +2,9 @@
 //! needs: home, login, signup
 
 use crate::common::{
-    Connection, Database, HOME, PASSWORD, Process, Server, form, free_port, latchkey, routes, send_at_once, wait_until,
+    Connection, Database, HOME, PASSWORD, Process, Server, Signal, form, free_port, latchkey, routes, send_at_once,
+    wait_until,
 };
-use rustix::process::Signal;
 use std::io::PipeReader;
 use std::net::{Ipv4Addr, TcpStream};
 use std::thread;
@@ -108,6 +108,7 @@ fn a_password_hash_that_this_build_cannot_verify_is_an_error_in_the_log_and_no_l
 }
 
 #[test]
+#[cfg_attr(not(unix), ignore = "needs a pipe of unix")]
 fn a_site_whose_log_nobody_reads_goes_on_and_stops_when_asked() {
     let database = Database::new();
     let mut site = Unread::start(&database, "debug");
@@ -117,6 +118,7 @@ fn a_site_whose_log_nobody_reads_goes_on_and_stops_when_asked() {
 }
 
 #[test]
+#[cfg_attr(not(unix), ignore = "needs a pipe of unix")]
 fn a_site_that_cannot_say_why_it_ends_ends_nevertheless() {
     let database = Database::new();
     let mut site = Unread::start(&database, "info");
@@ -130,6 +132,7 @@ fn a_site_that_cannot_say_why_it_ends_ends_nevertheless() {
 }
 
 #[test]
+#[cfg_attr(not(unix), ignore = "needs a pipe of unix")]
 fn the_last_lines_are_there_for_whoever_reads_them_at_last() {
     let database = Database::new();
     let mut site = Unread::start(&database, "debug");
@@ -143,6 +146,7 @@ fn the_last_lines_are_there_for_whoever_reads_them_at_last() {
 }
 
 #[test]
+#[cfg_attr(not(unix), ignore = "needs a pipe of unix")]
 fn a_log_that_is_read_late_says_how_much_was_lost() {
     let database = Database::new();
     let mut site = Unread::start(&database, "debug");

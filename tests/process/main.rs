@@ -2,8 +2,6 @@
 //!
 //! A module whose head says `needs:` is deleted by `scripts/remove` with any of these features.
 
-#![cfg(unix)]
-
 #[path = "../common/mod.rs"]
 mod common;
 mod webdriver;

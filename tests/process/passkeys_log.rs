@@ -2,9 +2,8 @@
 //! needs: passkeys
 #![cfg(feature = "passkeys")]
 
-use crate::common::{Answer, Connection, Server};
+use crate::common::{Answer, Connection, Server, Signal};
 use data_encoding::BASE64URL_NOPAD;
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 fn post(server: &Server, path: &str, cookie: &str, body: &Value) -> Answer {

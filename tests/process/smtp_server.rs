@@ -2,10 +2,9 @@
 //! needs: email, home, login, password_reset, signup
 
 use crate::common::{
-    Browser, Database, Mail, NEW_PASSWORD, Process, Server, address_of, assert_all_mails_sent, password_fields,
+    Browser, Database, Mail, NEW_PASSWORD, Process, Server, Signal, address_of, assert_all_mails_sent, password_fields,
     wait_until,
 };
-use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;

@@ -2,10 +2,9 @@
 //! needs: account, confirm, delete_account, home, login, password_reset, recovery_codes, signup, two_factor
 
 use crate::common::{
-    Answer, Browser, Database, KEY, NEW_PASSWORD, PASSWORD, Process, Server, form, latchkey, password_fields,
+    Answer, Browser, Database, KEY, NEW_PASSWORD, PASSWORD, Process, Server, Signal, form, latchkey, password_fields,
     run_alone, send_at_once,
 };
-use rustix::process::Signal;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

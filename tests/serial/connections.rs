@@ -109,6 +109,7 @@ fn connections_of_trusted_proxies_count_only_together_with_all_others() {
 }
 
 #[test]
+#[cfg_attr(not(unix), ignore = "needs ulimit")]
 fn with_few_files_thousands_who_send_nothing_or_too_little_keep_nobody_out() {
     let _shared = run_with_others();
     allow_many_sockets();

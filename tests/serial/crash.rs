@@ -1,8 +1,7 @@
 //! The process is killed while people sign up: every account that it had acknowledged is there afterwards, complete.
 //! needs: login, signup
 
-use crate::common::{Browser, Database, Server, retry_while_busy, run_with_others, sign_up_fields, wait_until};
-use rustix::process::Signal;
+use crate::common::{Browser, Database, Server, Signal, retry_while_busy, run_with_others, sign_up_fields, wait_until};
 use std::sync::Mutex;
 use std::thread;
 

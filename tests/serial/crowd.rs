@@ -340,6 +340,7 @@ fn attack(server: &Server, people: &[String], connections: usize, attack: Attack
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs /proc")]
 fn people_are_served_whatever_a_crowd_does() {
     let _alone = run_alone();
     allow_many_sockets();

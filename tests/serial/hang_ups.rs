@@ -2,10 +2,9 @@
 //! needs: home, login, password_reset, signup
 
 use crate::common::{
-    Connection, Database, QUIET, Server, form, numbered, run_alone, run_with_others, sign_up_fields, wait_until,
+    Connection, Database, QUIET, Server, Signal, form, numbered, run_alone, run_with_others, sign_up_fields, wait_until,
 };
 use rustix::net::sockopt::set_socket_linger;
-use rustix::process::Signal;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

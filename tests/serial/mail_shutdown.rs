@@ -2,10 +2,9 @@
 //! needs: email, home, login, signup
 
 use crate::common::{
-    Behaviour, Database, QUIET, Server, Smtp, Starting, assert_all_mails_sent, assert_one_mail_each, message_ids,
-    numbered, retry_while_busy, run_with_others, sign_up_all, unsent_mails, wait_until,
+    Behaviour, Database, QUIET, Server, Signal, Smtp, Starting, assert_all_mails_sent, assert_one_mail_each,
+    message_ids, numbered, retry_while_busy, run_with_others, sign_up_all, unsent_mails, wait_until,
 };
-use rustix::process::Signal;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -24,6 +24,7 @@ fn memory_with_a_thousand(bytes: &[u8]) -> usize {
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs /proc")]
 fn a_thousand_connections_take_little_memory_whatever_they_send() {
     let _alone = run_alone();
     let head = "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n";

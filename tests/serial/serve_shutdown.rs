@@ -1,8 +1,9 @@
 //! How the server stops: at once, and without losing an answer.
 //! needs: home, login, signup
 
-use crate::common::{Browser, Connection, HOME, PASSWORD, Server, form, run_alone, run_with_others, wait_until};
-use rustix::process::Signal;
+use crate::common::{
+    Browser, Connection, HOME, PASSWORD, STOPPING, Server, Signal, form, run_alone, run_with_others, wait_until,
+};
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -22,7 +23,7 @@ fn slow_log_in() -> String {
 #[test]
 fn it_stops_at_once_when_asked_to_also_with_idle_connections_open() {
     let _shared = run_with_others();
-    for signal in [Signal::TERM, Signal::INT] {
+    for &signal in STOPPING {
         let mut server = Server::start(&[]);
         let mut idle: Vec<Browser> = (0..20).map(|_| server.browser()).collect();
         for browser in &mut idle {
@@ -38,7 +39,7 @@ fn it_stops_at_once_when_asked_to_also_with_idle_connections_open() {
 #[test]
 fn it_can_be_stopped_as_soon_as_it_says_where_it_is() {
     let _shared = run_with_others();
-    for signal in [Signal::TERM, Signal::INT].repeat(3) {
+    for signal in STOPPING.repeat(3) {
         let mut server = Server::start(&[]);
         server.signal(signal);
         let status = server.wait_for_exit(5);
@@ -99,6 +100,7 @@ fn a_stop_under_load_loses_no_answer() {
 }
 
 #[test]
+#[cfg_attr(not(unix), ignore = "needs the signals of unix")]
 fn requests_from_before_the_stop_are_answered() {
     let _shared = run_with_others();
     let mut server = Server::start(&[]);
