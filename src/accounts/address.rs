@@ -34,6 +34,10 @@ impl Email {
     /// # Errors
     /// The sentence to show beside the field.
     pub fn parse(text: &str) -> Result<Email, String> {
+        let too_long = || format!("An address has at most {} characters.", Email::MAX_LENGTH);
+        if text.chars().count() > Email::MAX_LENGTH {
+            return Err(too_long());
+        }
         let wrong = || "This does not look like an address.".to_string();
         let (local, domain) = text.trim().split_once('@').ok_or_else(wrong)?;
         if !local.is_ascii() {
@@ -44,9 +48,14 @@ impl Email {
         let email = format!("{}@{domain}", local.to_ascii_lowercase());
         let well_formed = !local.is_empty()
             && local.bytes().all(|byte| byte.is_ascii_alphanumeric() || mark(byte))
-            && email.len() <= Email::MAX_LENGTH
             && message::recipient(&email).is_ok();
-        if well_formed { Ok(Email(email)) } else { Err(wrong()) }
+        if !well_formed {
+            Err(wrong())
+        } else if email.len() > Email::MAX_LENGTH {
+            Err(too_long())
+        } else {
+            Ok(Email(email))
+        }
     }
 
     pub fn as_str(&self) -> &str {

@@ -305,6 +305,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_pages_and_the_server_have_the_same_limit() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        write(&ada, "one").await;
+        for path in ["/notes", &newest_path(&ada).await] {
+            ada.get(path).await.assert_contains(&format!("data-limit=\"{MAX_LENGTH}\""));
+        }
+    }
+
+    #[tokio::test]
     async fn notes_are_listed_fifty_to_a_page_newest_first() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;

@@ -153,3 +153,13 @@ fn every_form_of_a_user_says_whose_it_is_and_no_other_form_does() {
     }
     assert!(seen > 0, "no template has a form");
 }
+
+#[test]
+fn no_field_cuts_what_is_pasted_into_it() {
+    for (name, text) in files::ALL {
+        assert!(!text.contains(" maxlength="), "templates/{name}: give the field a `limit`, and the server a sentence");
+        let counts = text.contains("data-limit=\"") || text.contains(" limit={");
+        let script = text.contains("asset.counter_js");
+        assert!(script || !counts || *name == "field.html", "templates/{name} needs counter.js for its limit");
+    }
+}

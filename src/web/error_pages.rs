@@ -221,7 +221,10 @@ fn words(status: StatusCode) -> Words {
             "That took too long",
             "Your form did not arrive in time. Please check your connection and send it once more.",
         ),
-        413 => ("That is too much", "What you sent is larger than we can take. Please shorten it and try again."),
+        413 => (
+            "That is too much",
+            "What you sent is larger than we can take. Please go back, shorten it and send it once more.",
+        ),
         415 => ("We cannot read that kind", "Forms arrive here as browsers send them; this came in another format."),
         421 => ("Not this site", "This server does not answer for the name in the address."),
         431 => (

@@ -53,6 +53,73 @@ fn a_note_begun_three_days_ago_can_still_be_saved() {
     assert_eq!(site.count("select count(*) from notes"), 1);
 }
 
+/// How many UTF-16 units stand in the field.
+fn typed(browser: &Browser) -> u64 {
+    browser.run("return document.querySelector('#text').value.length").as_u64().unwrap()
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn a_note_that_is_too_long_is_not_cut_and_the_page_counts_as_the_server_does() {
+    let (site, browser) = (Site::open(), Browser::open());
+    site.sign_up(&browser, "ada");
+    browser.visit(&site.page("/notes"));
+    browser.paste("Your note", "🗝", 8_999);
+    browser.does_not_see("characters left");
+    for (text, times, said) in [
+        ("🗝", 9_000, "1,000 characters left."),
+        ("e\u{301}", 4_999, "2 characters left."),
+        ("nineteen characters\n", 500, "0 characters left."),
+        ("🗝", 10_001, "1 character too many."),
+        ("👩‍🚀", 4_000, "2,000 characters too many."),
+    ] {
+        browser.paste("Your note", text, times);
+        browser.sees(said);
+        let described =
+            browser.run("return document.querySelector('#text').ariaDescribedByElements.at(-1).textContent");
+        assert_eq!(described, said, "{browser}");
+    }
+    browser.inspect("note-too-long");
+    for (text, times, units) in [("🗝", 10_001, 20_002), ("a", 10_001, 10_001), ("\u{4e00}", 15_000, 15_000)] {
+        browser.paste("Your note", text, times);
+        browser.press("Save note");
+        browser.sees("A note has at most 10,000 characters.");
+        browser.sees("too many.");
+        assert_eq!(typed(&browser), units, "{browser}");
+    }
+    browser.paste("Your note", "nineteen characters\n", 500);
+    browser.press("Save note");
+    browser.paste("Your note", "🗝", 10_000);
+    browser.press("Save note");
+    assert_eq!(site.count("select count(*) from notes where length(text) = 10000"), 2);
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn a_note_that_is_too_large_to_be_sent_stays_where_it_was_typed() {
+    let (site, browser) = (Site::open(), Browser::open());
+    site.sign_up(&browser, "ada");
+    for times in [70_000, 200_000] {
+        browser.visit(&site.page("/notes"));
+        browser.paste("Your note", "a", times);
+        browser.click("//button[.='Save note']");
+        browser.sees("too many.");
+        let told = browser.run("return document.querySelector('#text').validationMessage");
+        assert!(told.as_str().unwrap().ends_with("characters too many."), "{told}");
+        browser.is_at("/notes");
+        assert_eq!(typed(&browser), times as u64);
+        // Without scripts it is sent, and refused with a page, from which one can go back.
+        browser.press_unchecked("Save note");
+        browser.sees("That is too much");
+        browser.back();
+        browser.sees("too many.");
+        assert_eq!(typed(&browser), times as u64);
+    }
+    browser.paste("Your note", "short again", 1);
+    browser.press("Save note");
+    browser.sees("short again");
+}
+
 #[test]
 #[ignore = "needs chromium and chromedriver; .ci/run runs them"]
 fn a_note_begun_by_one_person_is_not_saved_for_another_who_has_logged_in_in_a_second_tab() {

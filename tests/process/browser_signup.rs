@@ -147,6 +147,33 @@ fn guesses_do_not_lock_out_a_browser_that_logged_in_before() {
 
 #[test]
 #[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn a_name_that_is_too_long_is_not_cut_but_told_so_and_kept() {
+    let (site, browser) = (Site::open(), Browser::open());
+    for name in ["christopherrobertson1985", "anastasiapapadopoulou", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"] {
+        browser.visit(&site.page("/signup"));
+        browser.fill("Password", PASSWORD);
+        browser.fill("Password, once more", PASSWORD);
+        browser.paste("Username", name, 1);
+        let more = name.len() - 20;
+        browser.sees(&format!("{more} character{} too many.", if more == 1 { "" } else { "s" }));
+        browser.inspect("signup-long");
+        browser.press("Create account");
+        browser.sees("A username has at most 20 characters.");
+        browser.sees("too many.");
+        assert_eq!(browser.run("return document.querySelector('#username').value"), name, "{browser}");
+    }
+    assert_eq!(site.count("select count(*) from users"), 0);
+    browser.paste("Username", "abcdefghijklmnopqr", 1);
+    browser.sees("2 characters left.");
+    browser.paste("Username", "ada", 1);
+    browser.fill("Password", PASSWORD);
+    browser.fill("Password, once more", PASSWORD);
+    browser.press("Create account");
+    browser.sees("Logged in: ada");
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
 fn a_browser_that_keeps_no_cookies_is_told_so_where_people_log_in_and_sign_up() {
     let (site, without, with) = (Site::open(), Browser::open_without_cookies(), Browser::open());
     for path in ["/login", "/signup"] {

@@ -217,6 +217,14 @@ impl Browser {
         self.post(&(field + "/value"), json!({"text": text})).unwrap_or_else(|error| panic!("{error}\n{self}"));
     }
 
+    /// Pastes a text many times over into the field with this label, in place of what stands there.
+    #[track_caller]
+    pub fn paste(&self, label: &str, text: &str, times: usize) {
+        self.fill(label, "");
+        self.click(&format!("//*[@id=//label[normalize-space()='{label}']/@for]"));
+        self.run(&format!("document.execCommand('insertText', false, {}.repeat({times}))", json!(text)));
+    }
+
     /// Empties a field and focuses it.
     #[track_caller]
     pub fn clear(&self, place: &str) {
