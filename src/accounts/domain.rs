@@ -8,8 +8,8 @@ const MOST_BYTES: usize = 2_000;
 
 /// The domain in ASCII and in lower case. `None` for what is none, such as a network address.
 pub fn to_ascii(domain: &str) -> Option<String> {
-    // `Host` would decode percent signs.
-    if domain.len() > MOST_BYTES || domain.contains('%') {
+    // `Host` would decode percent signs, and drop spaces that nobody sees.
+    if domain.len() > MOST_BYTES || domain.contains(['%', '\u{200b}', '\u{2060}', '\u{feff}']) {
         return None;
     }
     let label = |label: &str| {
@@ -99,6 +99,8 @@ mod tests {
             "example.1",
             "[::1]",
             "a\u{200d}b.de",
+            "münchen.de\u{200b}",
+            "\u{feff}münchen.de",
             &long,
             &endless,
         ] {

@@ -358,7 +358,7 @@ mod tests {
             {
                 log_in(&app.visitor(), guessed, "not the password").await.assert_status(422).assert_contains(guessed);
             }
-            for guessed in ["ada@münchen.de", "ada@xn--mnchen-3ya.de", " ada@mu\u{308}nchen.de"] {
+            for guessed in ["ada@münchen.de", "ada@xn--mnchen-3ya.de", "ada@mu\u{308}nchen.de "] {
                 log_in(&app.visitor(), guessed, "not the password").await.assert_status(429);
             }
         }
