@@ -18,7 +18,7 @@ fn mails(database: &Database, smtp: &Smtp) -> Vec<Mail> {
 }
 
 /// Input that might be taken for two addresses, or for another person's.
-const TRICKS: [&str; 16] = [
+const TRICKS: [&str; 18] = [
     "kida@example.com,eve@evil.example",
     "eve@evil.example,kida@example.com",
     "kida@example.com, eve@evil.example",
@@ -33,9 +33,11 @@ const TRICKS: [&str; 16] = [
     "\"kida@example.com,eve\"@evil.example",
     "<kida@example.com>",
     "Kida <kida@example.com>",
+    " kida@example.com",
     // These change to an ASCII i and k when the case is changed.
     "k\u{131}da@example.com",
     "\u{212a}ida@example.com",
+    "kida@example.com\u{200b}",
 ];
 
 #[test]
@@ -70,11 +72,8 @@ fn in_capitals_an_address_is_the_one_that_was_stored() {
     ada.post("/signup", &fields).assert_redirect("/");
     let confirm = smtp.take_mail("ada@example.com", "/email/").link("/email/");
     ada.post(&confirm, &[]).assert_status(303);
-    // In other capitals, and with what a copied address brings along.
-    for typed in ["ADA@EXAMPLE.COM", " ada@example.com", "ada@example.com\u{200b}"] {
-        ask_for_reset(&mut server.browser(), typed).assert_redirect("/password-reset");
-        smtp.take_mail("ada@example.com", "/password-reset/");
-    }
+    ask_for_reset(&mut server.browser(), "ADA@EXAMPLE.COM").assert_redirect("/password-reset");
+    smtp.take_mail("ada@example.com", "/password-reset/");
     ada.post("/account/email", &[("email", "LOVELACE@example.com")]).assert_status(303);
     smtp.take_mail("lovelace@example.com", "/email/");
     for mail in mails(&database, &smtp) {
