@@ -472,7 +472,7 @@ mod tests {
             (sentence(&[("MAIL_FROM", "the site")]), "MAIL_FROM"),
             (sentence(&[("SITE_NAME", "Acme\r\nBcc: eve@example.com")]), "one line"),
             (with(&[("DEVELOPMENT_URL", "https://name-8000.app.github.dev")]), "DEVELOPMENT_URL is for a site in dev"),
-            (sentence(&[("DEVELOPMENT_URL", "name-8000.app.github.dev")]), "DEVELOPMENT_URL=name"),
+            (sentence(&[("DEVELOPMENT_URL", "name-8000.app.github.dev")]), "DEVELOPMENT_URL must have"),
             (sentence(&[("DEVELOPMENT_URL", "https://name-8000.app.github.dev/app")]), "only scheme, host and port"),
             (sentence(&[("DEVELOPMENT_URL", "https://tunnel.example"), ("HOST", "0.0.0.0")]), "HOST=0.0.0.0"),
             (with(&[("PASSWORD_ITERATIONS", "1000")]), "600000"),
