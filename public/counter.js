@@ -14,13 +14,16 @@ function addCounter(field) {
   line.id = `${field.id}-counter`;
   line.setAttribute("aria-live", "polite");
   field.after(line);
-  field.setAttribute("aria-describedby", `${field.getAttribute("aria-describedby") ?? ""} ${line.id}`.trim());
+  const others = field.getAttribute("aria-describedby");
 
   const show = () => {
     const left = limit - count(field.value);
     line.className = left < 0 ? "mistake" : "hint";
     if (left < 0) line.textContent = characters(-left, "too many");
     else line.textContent = left <= limit / 10 ? characters(left, "left") : "";
+    const described = [others, line.textContent && line.id].filter(Boolean).join(" ");
+    if (described) field.setAttribute("aria-describedby", described);
+    else field.removeAttribute("aria-describedby");
   };
   const holdBack = () => {
     const more = count(field.value) - limit;
