@@ -217,7 +217,7 @@ fn the_pages_of_two_factor_log_in_are_fit_for_everyone() {
     // Hidden until it is unfolded.
     browser.click("summary");
     browser.inspect("two-factor-recovery");
-    refused("Recovery code", "abcd-efgh", "Log in with it", "two-factor-recovery-mistake");
+    refused("Recovery code", "aaaa-aaaa-aaaa-aaaa-aaaa-aaaa-aa", "Log in with it", "two-factor-recovery-mistake");
     let codes: Vec<&str> = codes.lines().collect();
     browser.fill("Recovery code", codes[0]);
     browser.press("Log in with it");
