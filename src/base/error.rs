@@ -127,9 +127,12 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {
         Io(_) | Tls(_) | PoolTimedOut | PoolClosed | Protocol(_) | WorkerCrashed => true,
         sqlx::Error::Database(cause) => match cause.code().as_deref() {
-            // Postgres (Appendix A of its manual): connection, resources, operator intervention, deadlock.
+            // Postgres (Appendix A of its manual): connection, resources, operator intervention, deadlock; a lock or a
+            // transaction that has taken too long.
             Some(code) if code.len() == 5 => {
-                ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)) || refuses_writes(error)
+                ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class))
+                    || matches!(code, "55P03" | "25P03")
+                    || refuses_writes(error)
             }
             // SQLITE_BUSY, SQLITE_LOCKED and SQLITE_PROTOCOL, each also in the low byte of its extended codes.
             Some(code) => sqlite_code(code).is_some_and(|code| matches!(code, 5 | 6 | 15)) || refuses_writes(error),

@@ -435,8 +435,9 @@ mod tests {
             };
             app.app.db.write(work).await.expect_err("the statement raises an exception")
         };
-        // Too many connections, out of memory, shutting down, starting up, a deadlock, a lost connection.
-        for code in ["53300", "53200", "53400", "57P01", "57P03", "40P01", "08006"] {
+        // Too many connections, out of memory, shutting down, starting up, a deadlock, a lost connection, a lock or a
+        // transaction that has taken too long.
+        for code in ["53300", "53200", "53400", "57P01", "57P03", "40P01", "08006", "55P03", "25P03"] {
             assert!(matches!(answer_to(code).await, Error::Unavailable(_)), "{code}");
             assert!(app.app.db.can_write(), "{code}");
         }

@@ -80,7 +80,11 @@ impl Probe {
                 return Error::Unavailable(anyhow!(cause.clone()));
             }
             match connect::direct(&self.url).await {
-                Ok(connection) => drop(connection.close().await),
+                Ok(connection) => {
+                    drop(connection.close().await);
+                    drop(refused);
+                    sleep(SAME_ANSWER).await;
+                }
                 Err(cause) => *refused = Some((Instant::now(), format!("{cause:#}"))),
             }
         }
