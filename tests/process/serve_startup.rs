@@ -1,7 +1,7 @@
 //! How the server starts, or says in one line why it does not.
 //! needs: home
 
-use crate::common::{Browser, KEY, Process, free_port, latchkey, wait_until};
+use crate::common::{Browser, Process, latchkey, wait_until};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
@@ -159,7 +159,7 @@ fn settings_come_from_the_env_file_of_the_current_folder_and_from_no_folder_abov
 #[cfg(feature = "sqlite")]
 #[test]
 fn a_trial_in_docker_starts_with_the_settings_that_the_documents_give() {
-    use crate::common::{Connection, Server};
+    use crate::common::{Connection, KEY, Server, free_port};
     let line = include_str!("../../docs/deploy.md").lines().find(|line| line.starts_with("docker run ")).unwrap();
     let settings = line.split(" -e ").skip(1).map(|rest| rest.split(' ').next().unwrap().split_once('=').unwrap());
     let settings: Vec<_> =
