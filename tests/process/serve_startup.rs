@@ -1,7 +1,7 @@
 //! How the server starts, or says in one line why it does not.
 //! needs: home
 
-use crate::common::{Browser, Process, latchkey, wait_until};
+use crate::common::{Browser, Database, Process, latchkey, wait_until};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
@@ -62,7 +62,9 @@ fn the_database_is_the_file_that_its_address_names_to_the_letter() {
 /// The name in the title of its page, when it is started in this folder.
 #[track_caller]
 fn site_name(folder: &Path, settings: &[(&str, &str)]) -> String {
-    let mut process = Process::start(&mut latchkey(folder, &[], settings));
+    let database = Database::new();
+    let settings = [settings, &[("DATABASE_URL", &*database.url)]].concat();
+    let mut process = Process::start(&mut latchkey(folder, &[], &settings));
     let mut port = None;
     wait_until(30, || {
         port = process.stdout().split_once(" is at http://localhost:").map(|(_, rest)| rest.trim_end().to_string());
