@@ -1,5 +1,5 @@
-//! Compiles `templates/` and `public/` into the binary: one constant for every file, so that renaming
-//! or removing a file breaks `cargo build` wherever it is still named.
+//! Compiles `templates/` and `public/` into the binary, with a constant for every file, so that `cargo build` fails if a
+//! file is used that was renamed or removed.
 
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 fn main() {
-    // The crate in deploy/shuttle is built by this file too.
+    // This file also builds the crate in deploy/shuttle.
     let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let root = package.ancestors().find(|folder| folder.join("build.rs").exists()).expect("this file is there");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
@@ -79,7 +79,7 @@ fn files(folder: &Path) -> Vec<(String, PathBuf)> {
                 folders.push(path);
             } else {
                 let name = path.strip_prefix(folder).expect("it is below").to_str();
-                let name = name.unwrap_or_else(|| panic!("{}: a name that is no UTF-8", path.display()));
+                let name = name.unwrap_or_else(|| panic!("{}: a name that is not UTF-8", path.display()));
                 found.push((name.replace('\\', "/"), path.clone()));
             }
         }
@@ -88,8 +88,8 @@ fn files(folder: &Path) -> Vec<(String, PathBuf)> {
     found
 }
 
-/// What is in a file. A text has the line ends of Unix, whatever a checkout or an editor made of it, so that checksums of
-/// migrations and hashes of assets are the same wherever they are built.
+/// The contents of a file. Text gets Unix line endings, so that checksums of migrations and hashes of assets are the same
+/// wherever they are built.
 fn contents(path: &Path) -> Vec<u8> {
     let bytes = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     match String::from_utf8(bytes) {

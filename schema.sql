@@ -143,6 +143,30 @@ create index sessions_by_use on sessions (seen_at);
 create index devices_by_use on devices (seen_at);
 create index mails_given_up on mails (failed_at) where failed_at is not null;
 
+-- 7 mail refusals
+-- When a mail was first refused for a reason of its own, and how often it was transmitted without an answer.
+alter table mails add column refused_at bigint;
+alter table mails add column unconfirmed bigint not null default 0;
+
+-- 8 idempotency keys
+-- Acts that must not happen twice. The answer is sealed with what only the request has.
+create table idempotency_keys (
+    key_hash bytea primary key,
+    answer bytea,
+    expires_at bigint not null
+);
+create index idempotency_keys_by_time on idempotency_keys (expires_at);
+
+-- 9 shown codes
+-- Recovery codes that were made a moment ago, sealed: the session that made them may see them for ten minutes.
+create table shown_codes (
+    user_id text primary key references users (id) on delete cascade,
+    session_id text not null unique references sessions (id) on delete cascade,
+    codes bytea not null,
+    created_at bigint not null
+);
+create index shown_codes_by_time on shown_codes (created_at);
+
 -- 10 notes
 create table notes (
     id text primary key,
@@ -190,3 +214,12 @@ create index session_data_by_time on session_data (expires_at) where token_hash 
 
 -- 15 two_factor
 create index totp_by_age on totp (created_at) where confirmed_at is null;
+
+-- 16 two_factor
+-- The session that has begun the set-up. No other may see the secret.
+alter table totp add column session_id text;
+
+-- 17 notes
+-- When its writer deleted it, in milliseconds since 1970. It can be restored for ten minutes.
+alter table notes add column deleted_at bigint;
+create index notes_deleted on notes (deleted_at) where deleted_at is not null;

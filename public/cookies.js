@@ -1,5 +1,5 @@
-// Shows what a browser has to be told that keeps no cookies. Some say that they keep them and do not, so one is tried,
-// and deleted at once.
+// Shows a message if the browser does not accept cookies. Some claim that they do, so one is set as a test and deleted at
+// once.
 
 function keepsCookies() {
   document.cookie = "try=kept; SameSite=Strict";

@@ -1,34 +1,39 @@
-// Passkeys. Each place that offers one has `data-passkey`: the path below which its ceremony starts and finishes. In it
-// stand a button, which is hidden where the browser knows no passkeys, and a line that says so, and else what happened.
+// Passkeys. Each place that offers one has `data-passkey`: the path below which its ceremony starts and finishes. It
+// contains a button, which stays hidden where passkeys do not work, and a line for messages.
 
 const known = typeof PublicKeyCredential === "function" && "parseRequestOptionsFromJSON" in PublicKeyCredential;
 
+// A passkey belongs to a host name. In development a page can be opened by an address too.
+const hasName = !/^\[|^[\d.]+$/.test(location.hostname);
+
 class Refusal extends Error {}
 
-async function post(path, body) {
+async function post(place, act, body) {
   const headers = { "Content-Type": "application/json" };
+  const path = `${place.dataset.passkey}/${act}`;
   const answer = await fetch(path, { method: "POST", redirect: "manual", headers, body: JSON.stringify(body) });
   if (answer.type === "opaqueredirect") {
-    // Logged out meanwhile, or logged in too long ago: loaded anew, this page leads to where that is mended.
-    location.reload();
+    // Logged out in the meantime, or logged in too long ago: this page, or one that it names, redirects to the log-in or to
+    // the page to confirm it.
+    location.assign(place.dataset.recent ?? location.href);
     throw new Refusal("");
   }
-  if (answer.status === 429) throw new Refusal("That was often. Please wait a few minutes.");
+  if (answer.status === 429) throw new Refusal("Too many attempts. Wait a few minutes, then try again.");
   const { error, ...rest } = await answer.json().catch(() => ({ error: "That did not work. Please try again." }));
   if (error) throw new Refusal(error);
   return rest;
 }
 
-// What stands in these fields, of the form that the page is about or of the place itself.
+// The values of these fields, in the main form of the page or in the place itself.
 function typed(place, ...names) {
   const forms = [document.querySelector("main form"), place];
   const inputs = forms.flatMap((form) => names.map((name) => form?.elements?.[name])).filter(Boolean);
   return Object.fromEntries(inputs.map(({ name, type, checked, value }) => [name, type === "checkbox" ? checked : value]));
 }
 
-// Whose page it is, if it is a user's: somebody else may have logged in since.
+// Whose page it is, if it is a user's: someone else may have logged in since.
 function owner(place) {
-  const field = place.querySelector("[name=for]");
+  const field = (place.closest("form") ?? place).querySelector("[name=for]");
   return field ? { for: field.value } : {};
 }
 
@@ -41,26 +46,26 @@ async function ask({ publicKey }, more) {
 
 function start(place) {
   const fields = place.dataset.needs ? typed(place, "username", "email") : owner(place);
-  return post(`${place.dataset.passkey}/start`, fields);
+  return post(place, "start", fields);
 }
 
 async function finish(place, options, more) {
   const answer = await ask(options, more);
   // A form with a field for it is sent with it, and judged as a whole.
-  const field = place.elements?.passkey;
-  if (field) {
-    field.value = JSON.stringify(answer);
-    return place.submit();
+  const form = place.closest("form");
+  if (form?.elements.passkey) {
+    form.elements.passkey.value = JSON.stringify(answer);
+    return form.submit();
   }
-  const fields = { ...answer.toJSON(), ...typed(place, "next", "stay"), ...owner(place) };
-  const { next } = await post(`${place.dataset.passkey}/finish`, fields);
+  const fields = { ...answer.toJSON(), ...typed(place, "next", "late", "stay"), ...owner(place) };
+  const { next } = await post(place, "finish", fields);
   location.assign(next);
 }
 
 function words(error) {
   if (error instanceof Refusal) return error.message;
-  if (error.name === "InvalidStateError") return "There is a passkey for this account on that device already.";
-  if (error.name === "NotAllowedError") return "No passkey was used. Try again whenever you like.";
+  if (error.name === "InvalidStateError") return "This device already has a passkey for your account.";
+  if (error.name === "NotAllowedError") return "No passkey was used. You can try again.";
   return "That did not work. Please try again.";
 }
 
@@ -78,8 +83,9 @@ function offer(place) {
     const options = await start(place).catch(say);
     if (!options) return;
     await finish(place, options, { mediation: "conditional", signal }).catch((error) => {
-      say(error);
-      // A page may stand open for longer than a challenge is good; the next try has a new one.
+      // Nothing was pressed, so nothing is said of what was not used.
+      if (error.name !== "NotAllowedError") say(error);
+      // A page may stay open for longer than a challenge is valid; the next try gets a new one.
       if (error instanceof Refusal) autofill();
     });
   };
@@ -96,13 +102,28 @@ function offer(place) {
       await finish(place, await start(place));
     } catch (error) {
       say(error);
+      button.disabled = false;
       autofill();
     }
-    button.disabled = false;
   });
+  // By the back button a page comes as it was left.
+  addEventListener("pageshow", ({ persisted }) => persisted && (button.disabled = false));
   line.textContent = "";
   button.hidden = false;
   autofill();
 }
 
-if (known) document.querySelectorAll("[data-passkey]").forEach(offer);
+// Tells the authenticator of a passkey that was just removed here, so that it is not offered any more.
+function forget({ dataset: { site, removed } }) {
+  PublicKeyCredential.signalUnknownCredential?.({ rpId: site, credentialId: removed }).catch(() => {});
+}
+
+for (const place of document.querySelectorAll("[data-passkey]")) {
+  if (known && hasName) offer(place);
+  if (known && place.dataset.removed) forget(place);
+  if (!hasName) {
+    const here = new URL(location.origin);
+    here.hostname = "localhost";
+    place.querySelector("[role=status]").textContent = `Passkeys need ${here.origin}.`;
+  }
+}

@@ -1,15 +1,15 @@
-// Improves password fields where there are scripts: a button shows what was typed, and a new password is told how it
-// does while it is typed. The server decides; it knows far more passwords that are easy to guess.
+// Improves password fields where there are scripts: a button shows what was typed, and there is advice on a new
+// password while it is typed. The server decides; it knows far more passwords that are easy to guess.
 
 const minimum = (input) => Math.max(input.minLength, 1);
 
 function advice(text, least) {
   const characters = [...text.normalize("NFC")];
   const missing = least - characters.length;
-  if (missing > 0) return missing === 1 ? "One more character is needed." : `${missing} more characters are needed.`;
-  if (new Set(characters).size < 5) return "Repeating a few characters is easy to guess.";
-  if (characters.length < 12) return "Long enough, if nobody would think of it. One more word makes it much stronger.";
-  return "That is a good length.";
+  if (missing > 0) return missing === 1 ? "1 more character needed." : `${missing} more characters needed.`;
+  if (new Set(characters).size < 5) return "Repeated characters are easy to guess.";
+  if (characters.length < 12) return "Long enough. Adding another word makes it much stronger.";
+  return "Good length.";
 }
 
 function addReveal(input) {
@@ -23,9 +23,10 @@ function addReveal(input) {
   };
   set(false);
   button.addEventListener("click", () => set(input.type === "password"));
-  // Browsers offer to remember what stands in a password field, and only that.
+  // Browsers only offer to save what is in a password field.
   input.form.addEventListener("submit", () => set(false));
-  input.after(button);
+  // Before the field, so that Tab leads from a password to the next field.
+  input.before(button);
 }
 
 // In place of the hint; beside a mistake there is none.

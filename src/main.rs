@@ -1,6 +1,6 @@
 //! Latchkey: a web app that already has accounts. README.md has the tour.
 
-// Core is the template's library: what no feature uses yet is there for the next one.
+// Core is the template's library: some of it is for features to come.
 #![allow(dead_code)]
 
 mod accounts;
@@ -14,7 +14,7 @@ mod server;
 mod test;
 mod web;
 
-/// Answers are allocated on one thread and freed on another, for which the system's allocator is half as fast.
+/// Responses are allocated on one thread and freed on another; the system's allocator is half as fast at that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -23,7 +23,7 @@ fn main() -> std::process::ExitCode {
     cli::command_line::run()
 }
 
-/// The entry of Shuttle's tooling. Its runtime gives the address to listen on, the database and the variables.
+/// The entry point for Shuttle, whose runtime provides the address to listen on, the database and the variables.
 #[cfg(feature = "shuttle")]
 #[shuttle_runtime::main]
 async fn main(

@@ -1,10 +1,10 @@
 //! E-mail addresses. A user has at most one that is confirmed, and at most one that is pending.
 //!
-//! A pending address proves nothing: any number of users may have the same one pending. The first user who
-//! confirms it by the link that is mailed there has it; other users' pending claims to it are deleted.
+//! A pending address proves nothing: any number of users can have the same one. The first to confirm it with the link
+//! that is mailed there gets it; it is then deleted from the others.
 
 use super::event::{self, Event};
-use super::link::{self, Link, Purpose};
+use super::link::{self, Link};
 use super::{auth_level::AuthLevel, client::Client, domain};
 use crate::base::{Error, Result};
 use crate::db::{Connection, now};
@@ -13,11 +13,11 @@ use crate::mail::{message, outbox};
 pub const CONFIRMED: Event = Event::named("address_confirmed", "E-mail address confirmed");
 pub const CHANGED: Event = Event::named("address_changed", "E-mail address changed").with_notice(
     "Your e-mail address was changed",
-    "Another address has taken the place of this one, and from now on mails go there.",
+    "Another address has replaced this one. Mail about your account will go there from now on.",
 );
 pub const REMOVED: Event = Event::named("address_removed", "E-mail address removed").with_notice(
     "Your e-mail address was removed",
-    "The account has no confirmed address any more, so this is the last mail about it.",
+    "The account has no confirmed address now, so this is the last mail about it.",
 );
 
 /// An e-mail address, in lower case and in ASCII.
@@ -28,20 +28,20 @@ impl Email {
     /// RFC 5321, 4.5.3.1.3, less the angle brackets.
     pub const MAX_LENGTH: usize = 254;
 
-    /// Accepts what both the HTML standard's `<input type="email">` and the library that sends mails accept, with a dot
-    /// in the domain. Spaces at the end are ignored: keyboards of phones add one to what they complete.
+    /// Accepts what both the HTML standard's `<input type="email">` and the mail library accept, with a dot in the
+    /// domain. Outer spaces are ignored: phone keyboards add one after a suggestion.
     ///
     /// # Errors
-    /// The sentence to show beside the field.
+    /// The message to show next to the field.
     pub fn parse(text: &str) -> Result<Email, String> {
-        let too_long = || format!("An address has at most {} characters.", Email::MAX_LENGTH);
+        let too_long = || format!("An e-mail address can have at most {} characters.", Email::MAX_LENGTH);
         if text.chars().count() > Email::MAX_LENGTH {
             return Err(too_long());
         }
-        let wrong = || "This does not look like an address.".to_string();
+        let wrong = || "This does not look like an e-mail address.".to_string();
         let (local, domain) = text.trim_end_matches(' ').split_once('@').ok_or_else(wrong)?;
         if !local.is_ascii() {
-            return Err("Before the @ we can only write plain letters from a to z, digits and signs.".into());
+            return Err("Before the @, only plain letters from a to z, digits and punctuation are allowed.".into());
         }
         let domain = domain::to_ascii(domain).ok_or_else(wrong)?;
         let mark = |byte| b".!#$%&'*+/=?^_`{|}~-".contains(&byte);
@@ -60,7 +60,7 @@ impl Email {
     }
 }
 
-/// An address as people read it. What is none stays as it is.
+/// An address for display. Anything else is returned unchanged.
 pub fn readable(email: &str) -> String {
     match email.split_once('@') {
         Some((local, ascii)) if ascii.contains("xn--") => format!("{local}@{}", domain::to_unicode(ascii)),
@@ -72,7 +72,7 @@ pub fn readable(email: &str) -> String {
 #[derive(Default)]
 pub struct Addresses {
     pub confirmed: Option<String>,
-    /// Takes the place of the other one when it is confirmed.
+    /// Replaces the confirmed one when it is confirmed.
     pub pending: Option<String>,
 }
 
@@ -92,13 +92,13 @@ pub async fn of_user(db: &mut Connection, user_id: &str) -> Result<Addresses> {
     Ok(addresses)
 }
 
-/// The user who has confirmed this address. A disabled user keeps it.
+/// The user who has confirmed this address. Disabled users keep theirs.
 pub async fn owner(db: &mut Connection, email: &str) -> Result<Option<String>> {
     let sql = "select user_id from addresses where email = $1 and confirmed_at is not null";
     Ok(sqlx::query_scalar(sql).bind(email).fetch_optional(db).await?)
 }
 
-/// Whether the user has or had a confirmed address, as far as events are kept.
+/// Whether the user has or had a confirmed address, as far back as events are kept.
 pub async fn was_ever_confirmed(db: &mut Connection, user_id: &str) -> Result<bool> {
     let sql = "select (select count(*) from addresses where user_id = $1 and confirmed_at is not null) \
                + (select count(*) from events where user_id = $1 and kind in ($2, $3, $4))";
@@ -106,7 +106,7 @@ pub async fn was_ever_confirmed(db: &mut Connection, user_id: &str) -> Result<bo
     Ok(query.fetch_one(db).await.map(|count: i64| count > 0)?)
 }
 
-/// Makes an address the user's pending one, and mails it a link. The user has authenticated at `level`, and the row is
+/// Makes this the user's pending address, and mails it a link. The user has authenticated at `level`, and the row is
 /// locked by [`super::user::lock`].
 pub async fn set_pending(db: &mut Connection, user_id: &str, email: &Email, level: AuthLevel) -> Result<()> {
     let sql = "delete from addresses where user_id = $1 and confirmed_at is null";
@@ -121,9 +121,9 @@ pub async fn set_pending(db: &mut Connection, user_id: &str, email: &Email, leve
 /// Confirms the pending address. The old one is notified.
 ///
 /// # Errors
-/// [`Error::StaleLink`] when it is no longer pending, or somebody else has confirmed it first.
+/// [`Error::StaleLink`] when it is no longer pending, or another user has confirmed it first.
 pub async fn confirm(db: &mut Connection, link: &Link, client: &Client) -> Result<()> {
-    // Locks every row of the address, so that users who confirm it at the same time follow one another.
+    // Locks every row of the address, so that users who confirm it at the same time take turns.
     let sql = "update addresses set email = $1 where email = $1";
     sqlx::query(sql).bind(&*link.email).execute(&mut *db).await?;
     let old = of_user(db, &link.user_id).await?;
@@ -136,19 +136,19 @@ pub async fn confirm(db: &mut Connection, link: &Link, client: &Client) -> Resul
     let factors = sqlx::query_scalar(sql).bind(&*link.user_id).fetch_one(&mut *db).await?;
     let event = event.by(client).at(AuthLevel::from_factors(factors));
     event::record(db, &*link.user_id, event).await?;
-    // Somebody who takes an account back may have got it at this moment.
+    // Another user may have got it at this moment by taking an account back.
     if set_confirmed(db, &link.user_id, &link.email).await? { Ok(()) } else { Err(Error::StaleLink) }
 }
 
-/// Makes an address that was proved the only one of its user, and ends what others had begun with it. Returns `false` when
-/// somebody else has confirmed it.
+/// Makes a proven address the only one of its user, and ends what others had started with it. Returns `false` if
+/// another user has confirmed it.
 pub async fn set_confirmed(db: &mut Connection, user_id: &str, email: &str) -> Result<bool> {
     let sql = "delete from addresses where user_id = $1 or email = $2 and confirmed_at is null";
     sqlx::query(sql).bind(user_id).bind(email).execute(&mut *db).await?;
     let sql = "insert into addresses (user_id, email, confirmed_at) values ($1, $2, $3) \
                on conflict (email) where confirmed_at is not null do nothing";
     let made = sqlx::query(sql).bind(user_id).bind(email).bind(now()).execute(&mut *db).await?;
-    revoke_links(db, user_id).await?;
+    link::revoke_pending(db, user_id).await?;
     Ok(made.rows_affected() > 0)
 }
 
@@ -159,18 +159,35 @@ pub async fn remove(db: &mut Connection, user_id: &str, email: &str, level: Auth
     }
     let sql = "delete from addresses where user_id = $1 and email = $2";
     sqlx::query(sql).bind(user_id).bind(email).execute(&mut *db).await?;
-    revoke_links(db, user_id).await
-}
-
-/// Links that went to addresses the user had before.
-async fn revoke_links(db: &mut Connection, user_id: &str) -> Result<()> {
-    link::revoke(db, user_id, Purpose::Confirm).await?;
-    link::revoke(db, user_id, Purpose::Reset).await
+    link::revoke_pending(db, user_id).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test::TestApp;
+
+    #[tokio::test]
+    async fn a_link_that_waits_in_the_outbox_does_not_go_to_an_address_that_the_user_has_replaced_or_removed() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        app.confirm_address("ada", "old@example.com").await;
+        let id = app.user("ada").await;
+        let queue = async |email: &str| {
+            let queue = async |db: &mut Connection| outbox::queue(db, link::RESET_MAIL, Some(&id), email, "").await;
+            app.app.db.write(queue).await.unwrap();
+        };
+        let waiting = "select count(*) from mails where kind = 'password_reset'";
+        queue("old@example.com").await;
+        app.confirm_address("ada", "new@example.com").await;
+        assert_eq!(app.count(waiting).await, 0);
+        queue("new@example.com").await;
+        let client = app.login().await.client;
+        let removed =
+            app.app.db.write(async |db| remove(db, &id, "new@example.com", AuthLevel::OneFactor, &client).await);
+        removed.await.unwrap();
+        assert_eq!(app.count(waiting).await, 0);
+    }
 
     #[test]
     fn an_email_is_one_address_and_nothing_else() {
@@ -196,7 +213,7 @@ mod tests {
             "<a@b.com>",
             "\"a..b\"@c.com",
         ] {
-            assert_eq!(Email::parse(wrong), Err("This does not look like an address.".into()), "{wrong:?}");
+            assert_eq!(Email::parse(wrong), Err("This does not look like an e-mail address.".into()), "{wrong:?}");
         }
         for too_long in [&long, &format!("ada@{}.de", "ü".repeat(245)), &format!("{}@münchen.de", "a".repeat(240))] {
             assert!(Email::parse(too_long).is_err(), "{too_long}");

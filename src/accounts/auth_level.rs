@@ -1,15 +1,15 @@
-//! How strongly somebody has authenticated.
+//! With how many factors a user has authenticated.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuthLevel {
-    /// By a password, or by a link in a mail.
+    /// With a password, or with a link in a mail.
     OneFactor,
-    /// By a password and a code, or by a passkey that has verified its user.
+    /// With a password and a code, or with a passkey that has verified its user.
     TwoFactors,
 }
 
 impl AuthLevel {
-    /// The number of factors, as the columns `factors` and `confirmed_factors` have it.
+    /// The number of factors, as in the columns `factors` and `confirmed_factors`.
     pub fn factors(self) -> i64 {
         match self {
             AuthLevel::OneFactor => 1,

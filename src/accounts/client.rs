@@ -1,8 +1,8 @@
-//! Who sent a request: the network address, and what the browser calls itself.
+//! The client that sent a request: its network address and user agent.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// What is recorded beside sessions and events.
+/// What is recorded with sessions and events.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub address: IpAddr,
@@ -25,7 +25,7 @@ impl Client {
     }
 }
 
-/// What browsers put into `User-Agent`, the more specific first, because most name other browsers too.
+/// Names in the `User-Agent` header, more specific ones first, because most browsers name others too.
 const BROWSERS: [(&str, &str); 11] = [
     ("Edg", "Edge"),
     ("OPR/", "Opera"),
@@ -59,7 +59,7 @@ pub fn device_name(user_agent: &str) -> String {
         (Some(browser), Some(system)) => format!("{browser} on {system}"),
         (Some(browser), None) => browser.to_string(),
         (None, Some(system)) => format!("A browser on {system}"),
-        // No more than a name, because somebody who guesses passwords could otherwise leave the owner a message here.
+        // Only a name, because an attacker who guesses passwords could otherwise leave the owner a message here.
         (None, None) => {
             let name = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
             match user_agent.chars().take_while(name).take(20).collect::<String>() {

@@ -1,7 +1,8 @@
 //! The events that core records. A feature lists its own in `Feature::events`.
 
+use super::password::{attempts, table};
 use super::session::{last_seen, lifecycle};
-use super::{address, event::Event, password::attempts, recovery_code, user};
+use super::{address, event::Event, recovery_code, user};
 
 pub const EVENTS: &[Event] = &[
     user::SIGNED_UP,
@@ -14,6 +15,8 @@ pub const EVENTS: &[Event] = &[
     last_seen::OTHER_BROWSER,
     attempts::LOG_IN_FAILED,
     attempts::THROTTLED,
+    table::CHANGED,
+    table::RESET,
     address::CONFIRMED,
     address::CHANGED,
     address::REMOVED,

@@ -1,7 +1,7 @@
 //! Devices: the browsers that a user has logged in with before.
 //!
-//! A completed log-in leaves a token in the cookie `device`. It grants no access. It only shows at the next log-in that
-//! this browser is known, so that people who guess passwords cannot lock the owner out.
+//! A completed log-in sets the cookie `device` to a token. It grants no access. It only shows at the next log-in that
+//! this browser is known, so that attackers who guess passwords cannot lock the owner out.
 
 use crate::base::{Result, Token, Tokens};
 use crate::db::{Connection, new_id, now};
@@ -26,8 +26,8 @@ pub struct RememberedDevice {
     pub is_new: bool,
 }
 
-/// Remembers that a user has logged in with a device, and gives it a new token in place of the `old` ones, so that nobody
-/// can plant one in another's browser. The `kept` devices that were used last are kept.
+/// Remembers that a user has logged in with a device, and replaces its `old` tokens by a new one, so that an attacker
+/// cannot plant a token in another browser. The `kept` most recently used devices are kept.
 pub async fn remember(db: &mut Connection, old: &Tokens, user_id: &str, kept: i64) -> Result<RememberedDevice> {
     let (is_new, token) = (is_new(db, old, user_id).await?, Token::random()?);
     if !old.is_empty() {
@@ -59,14 +59,14 @@ pub async fn delete(db: &mut Connection, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the user's devices that have no session, so that after all other sessions have ended one is left at most. Returns
-/// how many there were.
+/// Deletes the user's devices that have no session, so that at most one is left after all other sessions have ended.
+/// Returns how many there were.
 pub async fn delete_without_session(db: &mut Connection, user_id: &str) -> Result<u64> {
     let sql = "delete from devices where user_id = $1 and not exists \
                (select 1 from sessions s where s.device_id = devices.id and s.user_id = $1)";
     Ok(sqlx::query(sql).bind(user_id).execute(db).await?.rows_affected())
 }
 
-/// Deletes devices that were used last at `$1` or before.
+/// Deletes devices that were last used at `$1` or before.
 pub const PURGE: &str =
     "delete from devices where seen_at <= $1 and id in (select id from devices where seen_at <= $1 limit 1000)";

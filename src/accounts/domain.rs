@@ -1,14 +1,14 @@
-//! Domains of e-mail addresses, which may have letters of any script: read in whichever way they are written, kept in ASCII,
+//! Domains of e-mail addresses, which can have letters of any script: all spellings are accepted, stored in ASCII, and
 //! shown in Unicode (UTS 46, non-transitional).
 
 use url::{Host, quirks};
 
-/// Nothing that is longer is the domain of an address, whatever its letters become.
+/// Longer text cannot be the domain of an address, in any encoding.
 const MOST_BYTES: usize = 2_000;
 
-/// The domain in ASCII and in lower case. `None` for what is none, such as a network address.
+/// The domain in ASCII and lower case. `None` if it is not a domain, such as an IP address.
 pub fn to_ascii(domain: &str) -> Option<String> {
-    // `Host` would decode percent signs, and drop spaces that nobody sees.
+    // `Host` would decode percent signs, and remove invisible spaces.
     if domain.len() > MOST_BYTES || domain.contains(['%', '\u{200b}', '\u{2060}', '\u{feff}']) {
         return None;
     }
@@ -22,14 +22,14 @@ pub fn to_ascii(domain: &str) -> Option<String> {
     }
 }
 
-/// The domain as people read it. In ASCII it stays, if it could be taken for another one otherwise.
+/// The domain for display. It stays in ASCII if it could otherwise be mistaken for another one.
 pub fn to_unicode(domain: &str) -> String {
     let unicode = quirks::domain_to_unicode(domain);
     let is_clear = unicode.split('.').all(is_clear) && to_ascii(&unicode).as_deref() == Some(domain);
     if is_clear { unicode } else { domain.to_string() }
 }
 
-/// Whether a label is in Latin letters alone, or in others of which one at least looks like none of them.
+/// Whether a label has only Latin letters, or only other letters of which at least one does not look Latin.
 fn is_clear(label: &str) -> bool {
     let letters: Vec<char> = label.chars().filter(|c| !matches!(c, '0'..='9' | '-')).collect();
     let is_latin = |c: &char| c.is_ascii() || ('ß'..='ɏ').contains(c);
@@ -40,10 +40,10 @@ fn is_clear(label: &str) -> bool {
     }
 }
 
-/// Nobody sees these.
+/// Invisible characters.
 const JOINERS: [char; 2] = ['\u{200c}', '\u{200d}'];
 
-/// Latin, Cyrillic and Greek letters that look like one from a to z, or like a line.
+/// Latin, Cyrillic and Greek letters that look like a letter from a to z, or like a line.
 const LIKE_LATIN: &str = "ıĸŀƅǀǁǃȷасԁеһіјӏорԗԛѕԝхуъьҽпгѵѡґαικνρυωηοτϲϳ";
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Events: what happened to whom, recorded in the transaction that does it, and never changed afterwards. Only an attempt
-//! that may still succeed is taken back when it does.
+//! Events: what happened to an account, recorded in the transaction that does it, and never changed afterwards. Only an
+//! attempt that may still succeed is taken back when it does.
 //!
-//! An event is a const beside the code that records it. `accounts::EVENTS` lists those of this floor, `Feature::events`
-//! those of a feature.
+//! An event is a constant next to the code that records it. `accounts::EVENTS` lists those of this layer,
+//! `Feature::events` those of a feature.
 
 use super::{auth_level::AuthLevel, client::Client};
 use crate::base::Result;
@@ -18,7 +18,7 @@ pub struct Event {
     pub kind: &'static str,
     /// What recent activity says.
     pub words: &'static str,
-    /// What a mail to the owner says, because somebody else may have done it.
+    /// What a mail to the owner says, because someone else may have caused the event.
     pub notice: Option<Notice>,
     pub cause: Cause,
 }
@@ -32,11 +32,11 @@ pub struct Notice {
 /// Who causes an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The owner of the account, or somebody who has got into it.
+    /// The owner of the account, or someone who has access to it.
     Owner,
-    /// Somebody who tries to get in. The owner is shown where that came from.
+    /// Someone who tries to get access. The owner sees where that came from.
     Intruder,
-    /// Another user of the site, whose network address and device are not the owner's to know.
+    /// Another user of the site, whose network address and device the owner must not learn.
     OtherUser,
 }
 
@@ -45,7 +45,7 @@ impl Event {
         Event { kind, words, notice: None, cause: Cause::Owner }
     }
 
-    /// Has the owner notified by mail.
+    /// Also notifies the owner by mail.
     pub const fn with_notice(self, subject: &'static str, sentence: &'static str) -> Event {
         Event { notice: Some(Notice { subject, sentence }), ..self }
     }
@@ -54,7 +54,7 @@ impl Event {
         Event { cause, ..self }
     }
 
-    /// The event as `client` causes it, to be recorded.
+    /// The event caused by `client`, to be recorded.
     pub fn by(self, client: &Client) -> NewEvent<'_> {
         NewEvent { event: self, client, level: AuthLevel::OneFactor, about: None }
     }
@@ -69,7 +69,8 @@ pub struct NewEvent<'a> {
 }
 
 impl<'a> NewEvent<'a> {
-    /// How strongly the person who does it has authenticated. What was done with two factors cannot be undone by a mail alone.
+    /// With how many factors the user has authenticated. Changes made with two factors cannot be undone with a mail
+    /// alone.
     pub fn at(self, level: AuthLevel) -> NewEvent<'a> {
         NewEvent { level, ..self }
     }
@@ -80,22 +81,22 @@ impl<'a> NewEvent<'a> {
     }
 }
 
-/// The kind of mail that notifies users of events. It is about the event's id.
+/// The kind of mail that notifies users of events. It is about the id of an event.
 pub const NOTICE: &str = "notice";
 
-/// Records an event, and queues the notice if it has one. `user_id` is `None` for what happened to an unknown name.
+/// Records an event, and queues its notice, if any. `user_id` is `None` for an unknown name.
 pub async fn record(db: &mut Connection, user_id: impl Into<Option<&str>>, new: NewEvent<'_>) -> Result<()> {
     let (event, user_id) = (new.event, user_id.into());
     let id = insert(db, user_id, new).await?;
     match event.notice {
-        // For an unknown name too, so that it costs the same statements as a known one.
+        // For an unknown name too, so that it takes the same statements as a known one.
         Some(_) => outbox::queue_to_user(db, NOTICE, user_id.unwrap_or_default(), &id).await,
         None => Ok(()),
     }
 }
 
-/// As [`record`], for what turns out within this time, and may be taken back until then: the notice waits for that. Returns
-/// the id.
+/// Like [`record`], for something that is decided within this time, and may be taken back until then. The notice waits
+/// that long. Returns the id.
 pub async fn record_provisionally(
     db: &mut Connection,
     user_id: Option<&str>,
@@ -110,10 +111,11 @@ pub async fn record_provisionally(
     Ok(id)
 }
 
-/// Deletes an event that [`record_provisionally`] has recorded. A notice of what is not there is not sent.
-pub async fn take_back(db: &mut Connection, id: &str) -> Result<()> {
-    sqlx::query("delete from events where id = $1").bind(id).execute(db).await?;
-    Ok(())
+/// Deletes an event recorded by [`record_provisionally`], and returns whether it existed. Notices of deleted events are
+/// not sent.
+pub async fn take_back(db: &mut Connection, id: &str) -> Result<bool> {
+    let deleted = sqlx::query("delete from events where id = $1").bind(id).execute(db).await?;
+    Ok(deleted.rows_affected() > 0)
 }
 
 async fn insert(
@@ -131,14 +133,14 @@ async fn insert(
     Ok(id)
 }
 
-/// Removes from a user's events everything that could tell who they were.
+/// Removes everything from a user's events that could identify the user.
 pub async fn anonymize(db: &mut Connection, user_id: &str) -> Result<()> {
     let sql = "update events set about = null, address = null, device = null where user_id = $1";
     sqlx::query(sql).bind(user_id).execute(db).await?;
     Ok(())
 }
 
-/// An event as the table has it.
+/// An event as stored in the table.
 pub struct RecordedEvent {
     pub id: String,
     pub kind: String,
@@ -165,7 +167,7 @@ impl FromRow<'_, DbRow> for RecordedEvent {
 }
 
 impl RecordedEvent {
-    /// Which of the `known` events it is. `None` when another version of the app has recorded it.
+    /// Which of the `known` events it is. `None` if another version of the app recorded it.
     pub fn event<'a>(&self, known: &'a [Event]) -> Option<&'a Event> {
         known.iter().find(|event| event.kind == self.kind)
     }

@@ -1,4 +1,4 @@
-//! Links in mails: each holds a token that works once, for one purpose, for a while.
+//! Links in mails: each has a token that works once, for one purpose, for a limited time.
 
 use super::stored_token::{self, NewToken};
 use super::{event, user};
@@ -9,14 +9,14 @@ use crate::mail::outbox::{self, Mail};
 use sqlx::{FromRow, Row};
 use std::time::Duration;
 
-/// What a link is for.
+/// The purpose of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To choose a new password.
+    /// To set a new password.
     Reset,
     /// To confirm an address.
     Confirm,
-    /// To undo what was done to an account.
+    /// To undo changes of an account.
     Undo,
 }
 
@@ -31,8 +31,8 @@ impl Purpose {
     }
 }
 
-/// Counts a mail to this user by `MAILS_PER_ACCOUNT`, and to its address by `MAILS_PER_ADDRESS`. Returns whether it may be
-/// sent. A retry has been counted before.
+/// Counts a mail to this user by `MAILS_PER_ACCOUNT`, and to its address by `MAILS_PER_ADDRESS`. Returns whether it may
+/// be sent. A retry was counted before.
 pub async fn count_mail(config: &Config, db: &mut Connection, mail: &Mail, user_id: &str) -> Result<bool> {
     let (account, address) = (Key::new(&mail.kind, user_id), Key::new(&mail.kind, &mail.email));
     Ok(mail.is_retry()
@@ -40,7 +40,7 @@ pub async fn count_mail(config: &Config, db: &mut Connection, mail: &Mail, user_
             && rate_limit::try_take(db, &address, config.mails_per_address).await?)
 }
 
-/// The kinds of mails that bring links to reset and to confirm.
+/// The kinds of mails with links to reset and to confirm.
 pub const RESET_MAIL: &str = "password_reset";
 pub const CONFIRM_MAIL: &str = "confirm_address";
 
@@ -49,9 +49,9 @@ pub const CONFIRM_MAIL: &str = "confirm_address";
 pub struct Link {
     pub user_id: String,
     pub username: String,
-    /// The address that it was mailed to, or nothing.
+    /// The address that it was mailed to, or empty.
     pub email: String,
-    /// The event or the mail that it is about, or nothing.
+    /// The event or the mail that it is about, or empty.
     pub event_id: String,
 }
 
@@ -66,12 +66,12 @@ impl FromRow<'_, DbRow> for Link {
     }
 }
 
-/// Creates the token of a link. `event_id` is the event or the mail that it is about, or nothing.
+/// Creates the token of a link. `event_id` is the event or the mail that it is about, or empty.
 ///
-/// Of the links to reset and to confirm that go to the same address only the newest works. One address cannot cancel
-/// another's, so nobody can cancel what a recovery code has opened by asking for a mail. If a mail is sent twice,
-/// both links work, because a mail program may show either copy. Links to undo do not replace each
-/// other, so that nobody can cancel an owner's by causing another.
+/// Of the links to reset and to confirm that were mailed to one address, only the newest works. They do not affect
+/// links for another address, so requesting a mail does not cancel the link of a recovery code. If a mail is sent
+/// twice, both links work, because a mail program may show either copy. Links to undo do not replace each other, so an
+/// attacker cannot cancel the owner's link by causing another.
 pub async fn issue(
     db: &mut Connection,
     purpose: Purpose,
@@ -99,8 +99,23 @@ pub async fn issue(
     Ok(token)
 }
 
+/// When the newest link for this purpose was sent there. `None` if it does not work any more.
+pub async fn sent_at(
+    db: &mut Connection,
+    purpose: Purpose,
+    user_id: &str,
+    email: &str,
+    lifetime: Duration,
+) -> Result<Option<i64>> {
+    let sql =
+        "select max(expires_at) from tokens where user_id = $1 and purpose = $2 and email = $3 and expires_at > $4";
+    let query = sqlx::query_scalar(sql).bind(user_id).bind(purpose.name()).bind(email).bind(now());
+    let expires_at: Option<i64> = query.fetch_one(db).await?;
+    Ok(expires_at.map(|expires_at| expires_at - lifetime.as_secs() as i64))
+}
+
 /// What the token in a path stands for. It stays valid, because mail scanners and previews follow links too. A link to
-/// confirm an address is valid while the address waits for it.
+/// confirm an address is valid while the address is pending.
 ///
 /// # Errors
 /// [`Error::StaleLink`] when it is unknown, used, expired or replaced, or its user may not log in.
@@ -114,7 +129,7 @@ pub async fn find(db: &mut Connection, purpose: Purpose, text: &str) -> Result<L
     query.fetch_optional(db).await?.ok_or(Error::StaleLink)
 }
 
-/// As [`find`], and invalidates the token. Locks the user's row first, as everything does that changes a user.
+/// Like [`find`], and invalidates the token. Locks the user's row first, as everything that changes a user does.
 ///
 /// # Errors
 /// As [`find`].
@@ -132,15 +147,15 @@ pub async fn revoke(db: &mut Connection, user_id: &str, purpose: Purpose) -> Res
     Ok(())
 }
 
-/// Invalidates links to confirm other addresses of the user. A link to this address stays valid until a newer one is sent,
-/// because a user who asks too often is sent none.
+/// Invalidates links to confirm other addresses of the user. A link to this address stays valid until a newer one is
+/// sent, because over the limit none is sent.
 pub async fn revoke_for_other_addresses(db: &mut Connection, user_id: &str, email: &str) -> Result<()> {
     let sql = "delete from tokens where user_id = $1 and purpose = 'confirm' and email <> $2";
     sqlx::query(sql).bind(user_id).bind(email).execute(db).await?;
     Ok(())
 }
 
-/// Invalidates the user's links to reset and to confirm, and cancels the mails that would bring more.
+/// Invalidates the user's links to reset and to confirm, and cancels mails that would contain more.
 pub async fn revoke_pending(db: &mut Connection, user_id: &str) -> Result<()> {
     revoke(db, user_id, Purpose::Reset).await?;
     revoke(db, user_id, Purpose::Confirm).await?;
@@ -148,7 +163,7 @@ pub async fn revoke_pending(db: &mut Connection, user_id: &str) -> Result<()> {
     outbox::cancel(db, user_id, CONFIRM_MAIL).await
 }
 
-/// Invalidates the user's links to undo this event and later ones, and cancels the mails that would bring more.
+/// Invalidates the user's links to undo this event and later ones, and cancels mails that would contain more.
 pub async fn revoke_undo_since(db: &mut Connection, user_id: &str, event_id: &str) -> Result<()> {
     let sql = "delete from tokens where user_id = $1 and purpose = 'undo' and event_id >= $2";
     sqlx::query(sql).bind(user_id).bind(event_id).execute(&mut *db).await?;

@@ -1,4 +1,4 @@
-//! Accounts: who somebody is and how they prove it. Tables and rules; no HTTP, no cookies, no templates.
+//! Accounts: users and how they authenticate. Tables and rules; no HTTP, no cookies, no templates.
 
 pub mod address;
 pub mod auth_level;

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 const PURPOSE: &str = "login";
 
-/// A log-in that waits for its second factor. As an argument of a handler whose route is `Access::PendingLogin`: the one
-/// that this browser has begun.
+/// A log-in that waits for its second factor. As an argument of a handler whose route is `Access::PendingLogin`: the
+/// pending log-in of this browser.
 #[derive(Clone)]
 pub struct PendingLogin {
     token_hash: Vec<u8>,
@@ -20,7 +20,7 @@ pub struct PendingLogin {
     pub choices: Choices,
 }
 
-/// What was chosen with the first factor.
+/// The choices made with the first factor.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Choices {
     /// Whether the session outlives the browser.
@@ -46,7 +46,7 @@ pub async fn find(db: &mut Connection, tokens: &Tokens) -> Result<Option<Pending
     Ok(query.bind(PURPOSE).bind(now()).fetch_optional(db).await?)
 }
 
-/// Starts one, and returns the token for the browser's cookie.
+/// Starts a pending log-in, and returns the token for the browser's cookie.
 pub async fn start(db: &mut Connection, user_id: &str, choices: &Choices, lifetime: Duration) -> Result<Token> {
     let token = Token::random()?;
     let data = serde_json::to_string(choices).context("choices are JSON")?;
@@ -56,19 +56,19 @@ pub async fn start(db: &mut Connection, user_id: &str, choices: &Choices, lifeti
 }
 
 impl PendingLogin {
-    /// Locks the user's row and this one, before a factor is verified that works once. Returns whether it still exists.
+    /// Locks the user's row and this one, before a factor that works once is verified. Returns whether it still exists.
     pub async fn lock(&self, db: &mut Connection) -> Result<bool> {
         let sql = "update tokens set wrong = wrong where token_hash = $1 and purpose = $2";
         let query = sqlx::query(sql).bind(&*self.token_hash).bind(PURPOSE);
         Ok(user::lock(db, &self.user.id).await?.is_some() && query.execute(db).await?.rows_affected() > 0)
     }
 
-    /// Deletes it. Returns whether it still existed: of several requests that complete it at once only one does.
+    /// Deletes it. Returns whether it still existed: of several requests that complete it at once, only one does.
     pub async fn consume(&self, db: &mut Connection) -> Result<bool> {
         stored_token::delete(db, &self.token_hash, PURPOSE).await
     }
 
-    /// Counts a wrong factor, and returns whether it goes on: after `most` of them it is deleted.
+    /// Counts a wrong factor, and returns whether the log-in continues: after `most` it is deleted.
     pub async fn count_wrong(&self, db: &mut Connection, most: i64) -> Result<bool> {
         let sql = "update tokens set wrong = wrong + 1 where token_hash = $1 and purpose = $2 returning wrong";
         let query = sqlx::query_scalar(sql).bind(&*self.token_hash).bind(PURPOSE);

@@ -1,20 +1,22 @@
-//! Recovery codes, to be kept on paper for when other factors are lost. A user has a set of ten; each works once.
+//! Recovery codes, for when other factors are lost. A user has a set of ten; each works once.
 //!
-//! A code is 128 random bits, so its plain SHA-256 can be stored, and nobody guesses one however often they try.
+//! A code is 128 random bits, so its plain SHA-256 can be stored, and it cannot be guessed with any number of attempts.
 
-use super::{event::Event, typed_code::normalize, user::Username};
-use crate::base::{Result, random};
-use crate::db::Connection;
+use super::{event::Event, session::Session, typed_code::normalize, user::Username};
+use crate::base::{Result, Seals, random};
+use crate::db::{Connection, DbRow, ago, is_in_the_future, now};
 use data_encoding::BASE32_NOPAD;
 use sha2::{Digest, Sha256};
+use sqlx::{FromRow, Row};
+use std::time::Duration;
 
-pub const USED: Event = Event::named("recovery_code_used", "A recovery code was used")
-    .with_notice("A recovery code was used", "It does not work a second time.");
+pub const USED: Event = Event::named("recovery_code_used", "Recovery code used")
+    .with_notice("A recovery code was used", "It cannot be used again.");
 
-const SET_SIZE: usize = 10;
+/// How many codes a new set has.
+pub const SET_SIZE: usize = 10;
 
-/// Replaces the user's codes with new ones, and returns them; they cannot be shown again. The user's row is locked by
-/// [`super::user::lock`].
+/// Replaces the user's codes with new ones, and returns them. The user's row is locked by [`super::user::lock`].
 pub async fn replace(db: &mut Connection, user_id: &str) -> Result<Vec<String>> {
     delete_all(db, user_id).await?;
     let mut codes = Vec::with_capacity(SET_SIZE);
@@ -28,15 +30,74 @@ pub async fn replace(db: &mut Connection, user_id: &str) -> Result<Vec<String>> 
 }
 
 pub async fn delete_all(db: &mut Connection, user_id: &str) -> Result<()> {
-    sqlx::query("delete from recovery_codes where user_id = $1").bind(user_id).execute(db).await?;
+    for sql in ["delete from shown_codes where user_id = $1", "delete from recovery_codes where user_id = $1"] {
+        sqlx::query(sql).bind(user_id).execute(&mut *db).await?;
+    }
     Ok(())
 }
 
-/// Uses a code of the user with this name: deletes it, locks the user's row and returns the user's id. For any other name
-/// and any other well-formed code it runs the same single statement, and changes nothing.
+/// How long the session that has made new codes may see them.
+pub const SHOWN_FOR: Duration = Duration::from_secs(10 * 60);
+
+/// What they are sealed for.
+const SHOWN: &str = "shown_codes";
+
+/// Deletes codes that were made at `$1` or before from what is shown.
+pub const PURGE_SHOWN: &str = "delete from shown_codes where user_id in \
+     (select user_id from shown_codes where created_at <= $1 limit 1000)";
+
+/// Codes that their user may still look at.
+pub struct ShownCodes {
+    pub codes: Vec<String>,
+    /// When they were made, in seconds since 1970.
+    pub made_at: i64,
+}
+
+/// Replaces the user's codes as [`replace`], and keeps them for [`shown`] for a while.
+pub async fn replace_and_show(db: &mut Connection, seals: &Seals, session: &Session) -> Result<()> {
+    let user_id = &*session.user.id;
+    let codes = replace(db, user_id).await?.join("\n");
+    let sql = "insert into shown_codes (user_id, session_id, codes, created_at) values ($1, $2, $3, $4)";
+    let query = sqlx::query(sql).bind(user_id).bind(&*session.id);
+    query.bind(seals.seal(SHOWN, user_id, codes.as_bytes())?).bind(now()).execute(db).await?;
+    Ok(())
+}
+
+/// The codes that this session has made a moment ago, until [`hide`].
+pub async fn shown(db: &mut Connection, seals: &Seals, session: &Session) -> Result<Option<ShownCodes>> {
+    let (user_id, since) = (&*session.user.id, ago(SHOWN_FOR));
+    let sql = "select codes, created_at from shown_codes where user_id = $1 and session_id = $2 and created_at > $3";
+    let query = sqlx::query_as(sql).bind(user_id).bind(&*session.id).bind(since);
+    let found: Option<SealedCodes> = query.fetch_optional(db).await?;
+    let Some(SealedCodes { codes, made_at }) = found.filter(|row| !is_in_the_future(row.made_at)) else {
+        return Ok(None);
+    };
+    let text = seals.try_open(SHOWN, user_id, &codes).and_then(|codes| String::from_utf8(codes).ok());
+    Ok(text.map(|text| ShownCodes { codes: text.lines().map(String::from).collect(), made_at }))
+}
+
+struct SealedCodes {
+    codes: Vec<u8>,
+    made_at: i64,
+}
+
+impl FromRow<'_, DbRow> for SealedCodes {
+    fn from_row(row: &DbRow) -> sqlx::Result<SealedCodes> {
+        Ok(SealedCodes { codes: row.try_get("codes")?, made_at: row.try_get("created_at")? })
+    }
+}
+
+/// Shows this session's codes no more. They go on working.
+pub async fn hide(db: &mut Connection, session: &Session) -> Result<()> {
+    sqlx::query("delete from shown_codes where session_id = $1").bind(&*session.id).execute(db).await?;
+    Ok(())
+}
+
+/// Uses a code of the user with this name: deletes it, locks the user's row and returns the user's id. For any other
+/// name and any other well-formed code, it runs the same single statement and changes nothing.
 pub async fn use_by_name(db: &mut Connection, username: &Username, code: &str) -> Result<Option<String>> {
     let Some(code_hash) = parse(code).map(|code| hash(&code)) else { return Ok(None) };
-    // The user's row comes first here too, so that no two transactions deadlock.
+    // The user's row is locked first here too, so that transactions do not deadlock.
     let sql = "update users set id = id where username = $1 and disabled_at is null and exists \
                (select 1 from recovery_codes c where c.user_id = users.id and c.code_hash = $2) returning id";
     let query = sqlx::query_scalar(sql).bind(username.as_str()).bind(code_hash);
@@ -45,7 +106,7 @@ pub async fn use_by_name(db: &mut Connection, username: &Username, code: &str) -
     Ok(use_own(db, &user_id, code).await?.then_some(user_id))
 }
 
-/// Uses a code of this user, whose row is locked by [`super::user::lock`]. Returns whether it was one.
+/// Uses a code of this user, whose row is locked by [`super::user::lock`]. Returns whether it was valid.
 pub async fn use_own(db: &mut Connection, user_id: &str, code: &str) -> Result<bool> {
     let Some(code) = parse(code) else { return Ok(false) };
     let sql = "delete from recovery_codes where code_hash = $1 and user_id = $2";
@@ -59,19 +120,19 @@ pub async fn count(db: &mut Connection, user_id: &str) -> Result<i64> {
     Ok(sqlx::query_scalar(sql).bind(user_id).fetch_one(db).await?)
 }
 
-/// Base32 (RFC 4648, section 6) in lower case, in groups of four, which people copy most easily.
+/// Base32 (RFC 4648, section 6) in lower case and groups of four, which is easy to copy.
 fn text(code: &[u8; 16]) -> String {
     let code = BASE32_NOPAD.encode(code).to_ascii_lowercase();
     let groups: Vec<&str> = (0..code.len()).step_by(4).map(|at| &code[at..code.len().min(at + 4)]).collect();
     groups.join("-")
 }
 
-/// A code as somebody has typed it: besides what [`normalize`] drops, capitals make no difference.
+/// A code as typed: [`normalize`], and capitals make no difference.
 fn parse(typed: &str) -> Option<[u8; 16]> {
     BASE32_NOPAD.decode(normalize(typed).to_ascii_uppercase().as_bytes()).ok()?.try_into().ok()
 }
 
-/// Whether it can be a code. What cannot is a typing mistake, and no attempt at one.
+/// Whether it can be a code. Anything else is a typing mistake, and does not count as an attempt.
 pub fn is_well_formed(typed: &str) -> bool {
     parse(typed).is_some()
 }
@@ -83,6 +144,8 @@ fn hash(code: &[u8; 16]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::accounts::session::row::SessionRow;
+    use crate::server::purge::purge;
     use crate::test::TestApp;
     use futures_util::future::join_all;
 
@@ -148,6 +211,60 @@ mod tests {
         codes.sort();
         codes.dedup();
         assert_eq!(codes.len(), 10);
+    }
+
+    /// A session of this user.
+    async fn session_of(app: &TestApp, name: &str) -> Session {
+        let sql = "select s.*, u.username from sessions s join users u on u.id = s.user_id where u.username = $1";
+        let select = async |db: &mut Connection| Ok(sqlx::query_as(sql).bind(name).fetch_one(db).await?);
+        let row: SessionRow = app.app.db.read(select).await.unwrap();
+        row.session
+    }
+
+    #[tokio::test]
+    async fn codes_that_are_shown_are_sealed_and_open_in_no_other_row() {
+        let app = TestApp::new().await;
+        for name in ["ada", "eve"] {
+            app.person(name).await;
+        }
+        let (ada, eve) = (session_of(&app, "ada").await, session_of(&app, "eve").await);
+        let (db, seals) = (&app.app.db, &app.app.seals);
+        let read = async |session: &Session| db.read(async |db| shown(db, seals, session).await).await.unwrap();
+        assert!(read(&ada).await.is_none());
+        for session in [&ada, &eve] {
+            db.write(async |db| replace_and_show(db, seals, session).await).await.unwrap();
+        }
+        let codes = read(&ada).await.unwrap().codes;
+        assert_eq!(codes.len(), 10);
+        let select =
+            async |db: &mut Connection| Ok(sqlx::query_scalar("select codes from shown_codes").fetch_all(db).await?);
+        let stored: Vec<Vec<u8>> = db.read(select).await.unwrap();
+        let is_readable = |sealed: &Vec<u8>| sealed.windows(10).any(|bytes| codes[0].as_bytes().starts_with(bytes));
+        assert!(stored.len() == 2 && !stored.iter().any(is_readable));
+        // Eve can write to the table, and gives herself the codes of Ada, or Ada hers.
+        app.execute("update shown_codes set codes = (select codes from shown_codes order by user_id limit 1)").await;
+        assert_eq!([read(&ada).await, read(&eve).await].iter().flatten().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn codes_are_shown_no_more_once_they_are_replaced_deleted_or_purged() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let session = session_of(&app, "ada").await;
+        let (db, seals, id) = (&app.app.db, &app.app.seals, &*session.user.id);
+        for act in ["replace", "delete", "purge"] {
+            db.write(async |db| replace_and_show(db, seals, &session).await).await.unwrap();
+            assert_eq!(purge(&app.app).await.unwrap(), 0);
+            match act {
+                "replace" => drop(new_codes(&app, "ada").await),
+                "delete" => db.write(async |db| delete_all(db, id).await).await.unwrap(),
+                _ => {
+                    app.execute("update shown_codes set created_at = created_at - 600").await;
+                    assert_eq!(purge(&app.app).await.unwrap(), 1);
+                }
+            }
+            assert_eq!(app.count("select count(*) from shown_codes").await, 0, "{act}");
+        }
     }
 
     #[tokio::test]

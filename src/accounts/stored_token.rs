@@ -1,5 +1,5 @@
-//! The table `tokens`: everything that is secret, expires, and is kept as a hash. Links in mails, pending log-ins and
-//! whatever else a feature hands out for a while.
+//! The table `tokens`: all secrets that expire and are stored as hashes. Links in mails, pending log-ins, and whatever
+//! else features issue for a limited time.
 
 use crate::base::Result;
 use crate::db::{Connection, now};
@@ -8,15 +8,15 @@ use std::time::Duration;
 /// A token that is about to be stored. Only the purpose and the lifetime are required.
 #[derive(Default)]
 pub struct NewToken<'a> {
-    /// What it is for. A token for one purpose is none for another.
+    /// Its purpose. A token for one purpose is invalid for any other.
     pub purpose: &'a str,
     pub lifetime: Duration,
     pub user_id: Option<&'a str>,
     pub email: Option<&'a str>,
     pub event_id: Option<&'a str>,
-    /// The hash of something that must come back with it, such as the browser's own token.
+    /// The hash of something that must be presented with it, such as the browser's own token.
     pub binding: Option<Vec<u8>>,
-    /// Whatever is needed when it comes back.
+    /// Whatever is needed when it is used.
     pub data: Option<&'a str>,
 }
 
@@ -29,7 +29,7 @@ pub async fn insert(db: &mut Connection, hash: &[u8], new: NewToken<'_>) -> Resu
     Ok(())
 }
 
-/// Deletes a token that has a binding, and returns its data. Of several requests at once only one gets it.
+/// Deletes a token that has a binding, and returns its data. Of several requests at once, only one gets it.
 pub async fn take(db: &mut Connection, hash: &[u8], purpose: &str, binding: &[u8]) -> Result<Option<String>> {
     let sql = "delete from tokens where token_hash = $1 and purpose = $2 and binding = $3 and expires_at > $4 \
                returning data";
@@ -54,6 +54,6 @@ pub async fn delete_all(db: &mut Connection, user_id: &str, purpose: &str) -> Re
 pub const PURGE: &str =
     "delete from tokens where token_hash in (select token_hash from tokens where expires_at <= $1 limit 1000)";
 
-/// Corrects tokens that were stored while a clock was ahead; `$1` is the latest time that is possible.
+/// Corrects tokens that were stored while a clock was ahead; `$1` is the latest possible time.
 pub const CORRECT: &str = "update tokens set expires_at = $1 where expires_at > $1 and token_hash in \
      (select token_hash from tokens where expires_at > $1 limit 1000)";

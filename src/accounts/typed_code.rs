@@ -1,8 +1,8 @@
-//! Codes as people type them: with the digits of their own keyboard, with spaces and dashes, and with invisible marks that
-//! came along when they were copied.
+//! Codes as people type them: in the digits of their keyboard, with spaces, dashes and invisible characters that were
+//! copied along.
 
-/// The characters of a typed code that mean something: every decimal digit as an ASCII digit (Unicode's category Nd), and no
-/// white space, dashes (Pd) or format characters (Cf).
+/// The significant characters of a typed code: every decimal digit as an ASCII digit (Unicode category Nd), without
+/// white space, dashes (Pd) and format characters (Cf).
 pub fn normalize(typed: &str) -> String {
     typed.chars().filter(|c| !c.is_whitespace() && !is_dash(*c) && !is_format(*c)).map(to_ascii_digit).collect()
 }

@@ -1,4 +1,4 @@
-//! Users. Only a user's id never changes, so other tables refer to that.
+//! Users. Other tables refer to a user's id, which never changes.
 
 use super::client::Client;
 use super::event::{self, Event};
@@ -9,9 +9,9 @@ use sqlx::{FromRow, Row};
 use std::fmt;
 use std::time::Duration;
 
-pub const SIGNED_UP: Event = Event::named("signed_up", "You signed up");
+pub const SIGNED_UP: Event = Event::named("signed_up", "Signed up");
 pub const USERNAME_CHANGED: Event = Event::named("username_changed", "Username changed")
-    .with_notice("Your username was changed", "Nobody else can take the one before for a while.");
+    .with_notice("Your username was changed", "Nobody else can take your old name for a while.");
 pub const DELETED: Event = Event::named("deleted", "Account deleted");
 
 /// A user. As an argument of a handler: the user who is logged in.
@@ -28,11 +28,11 @@ impl FromRow<'_, DbRow> for User {
     }
 }
 
-/// A username, as it stands in the address of a profile: 1 to 20 of `0-9a-z`.
+/// A username, as in the address of a profile: 1 to 20 of `0-9a-z`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Username(String);
 
-/// Names that people could take for the operators of the site (RFC 2142 has the mailbox names).
+/// Names that could be mistaken for the operators of the site (RFC 2142 has the mailbox names).
 const RESERVED: [&str; 10] =
     ["admin", "administrator", "root", "support", "security", "postmaster", "webmaster", "abuse", "system", "latchkey"];
 
@@ -47,27 +47,27 @@ impl Username {
             return Err("Please choose a username.".into());
         }
         if !name.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase()) {
-            return Err("A username has only letters from a to z and digits, without spaces.".into());
+            return Err("A username can only have letters from a to z and digits, without spaces.".into());
         }
         if name.len() > Username::MAX_LENGTH {
-            return Err(format!("A username has at most {} characters.", Username::MAX_LENGTH));
+            return Err(format!("A username can have at most {} characters.", Username::MAX_LENGTH));
         }
         Ok(Username(name))
     }
 
-    /// Refuses names that people could take for its operators, the site's own name included.
+    /// Rejects names that could be mistaken for the operators, including the site's name.
     ///
     /// # Errors
     /// The sentence to show beside the field.
     pub fn unreserved(self, site_name: &str) -> Result<Username, String> {
         let site_name = site_name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "");
         if RESERVED.contains(&&*self.0) || self.0 == site_name {
-            return Err("This name is kept for the people who run this site. Please choose another.".into());
+            return Err("This name is reserved for the people who run this site. Please choose another.".into());
         }
         Ok(self)
     }
 
-    /// The sentence to show beside the field when somebody has it.
+    /// The message to show next to the field when the name is taken.
     pub fn taken(&self) -> String {
         format!("The name {self} is taken. Please choose another.")
     }
@@ -83,21 +83,21 @@ impl fmt::Display for Username {
     }
 }
 
-/// Creates a user and returns the id. `None` when somebody has the name or gave it up recently: the unique index decides,
-/// so of two who ask at once only one gets it.
+/// Creates a user and returns the id. `None` if the name is taken or reserved: the unique index decides, so of two
+/// simultaneous requests only one gets it.
 pub async fn create(db: &mut Connection, username: &Username, client: &Client) -> Result<Option<String>> {
     let id = new_id();
     Ok(create_with_id(db, &id, username, client).await?.then_some(id))
 }
 
-/// As [`create`], with an id that was needed before the account exists. Returns whether the name was free.
+/// Like [`create`], with an id that was needed before the account exists. Returns whether the name was free.
 pub async fn create_with_id(db: &mut Connection, id: &str, username: &Username, client: &Client) -> Result<bool> {
     let sql = "insert into users (id, username, created_at) values ($1, $2, $3) on conflict (username) do nothing";
     let created = sqlx::query(sql).bind(id).bind(username.as_str()).bind(now()).execute(&mut *db).await?;
     if created.rows_affected() == 0 {
         return Ok(false);
     }
-    // Checked now, because the insert may have waited for somebody who was giving the name up.
+    // Checked now, because the insert may have waited for a user who was giving the name up.
     if is_reserved(db, username.as_str(), id).await? {
         sqlx::query("delete from users where id = $1").bind(id).execute(db).await?;
         return Ok(false);
@@ -106,14 +106,14 @@ pub async fn create_with_id(db: &mut Connection, id: &str, username: &Username, 
     Ok(true)
 }
 
-/// The user with this name who is allowed to log in.
+/// The user with this name, if allowed to log in.
 pub async fn find(db: &mut Connection, username: &Username) -> Result<Option<User>> {
     let sql = "select id as user_id, username from users where username = $1 and disabled_at is null";
     Ok(sqlx::query_as(sql).bind(username.as_str()).fetch_optional(db).await?)
 }
 
-/// Locks the user's row until the transaction ends. Log-ins, changes and the deletion of one user begin with it, so they
-/// follow one another. `None` when there is no such user, or the user is disabled.
+/// Locks the user's row until the transaction ends. Log-ins, changes and the deletion of a user start with this, so
+/// they take turns. `None` if there is no such user, or the user is disabled.
 pub async fn lock(db: &mut Connection, user_id: &str) -> Result<Option<User>> {
     let sql = "update users set id = id where id = $1 and disabled_at is null returning id as user_id, username";
     Ok(sqlx::query_as(sql).bind(user_id).fetch_optional(db).await?)
@@ -127,9 +127,9 @@ pub async fn rename(
     reserved_for: Duration,
     client: &Client,
 ) -> Result<bool> {
-    // The name as it is now: another request may have changed it since this one was authorized.
+    // The current name: another request may have changed it since this one was authorized.
     let User { username: old, .. } = lock(db, user_id).await?.ok_or(Error::NOT_FOUND)?;
-    // Does not wait for a name that somebody has: two users who want each other's names would deadlock.
+    // Does not wait for a name that is taken: two users who want each other's names would deadlock.
     let sql = "update users set username = $1 where id = $2 \
                and not exists (select 1 from users u where u.username = $1)";
     let renamed = sqlx::query(sql).bind(name.as_str()).bind(user_id).execute(&mut *db).await;
@@ -148,8 +148,7 @@ pub async fn rename(
     Ok(true)
 }
 
-/// A name that was given up is reserved for its former owner, so that nobody takes over somebody else's links and
-/// reputation.
+/// An old name is reserved for its former owner, so that nobody else takes over links and reputation.
 fn reservation(name: &str) -> Key {
     Key::new("name", name)
 }
@@ -158,10 +157,10 @@ async fn is_reserved(db: &mut Connection, name: &str, user_id: &str) -> Result<b
     rate_limit::is_blocked(db, &reservation(name), user_id).await
 }
 
-/// Deletes a user and, by the foreign keys, everything that belongs to them, and reserves the name. Events stay, without
-/// anything that tells who the user was.
+/// Deletes a user and, through foreign keys, everything that belongs to them, and reserves the name. Events are kept,
+/// without anything that identifies the user.
 pub async fn delete(db: &mut Connection, user_id: &str, reserved_for: Duration, client: &Client) -> Result<()> {
-    // First, so that events that others were about to record are there to be anonymized.
+    // First, so that events that others were about to record exist when they are anonymized.
     let sql = "delete from users where id = $1 returning username";
     let deleted: Option<String> = sqlx::query_scalar(sql).bind(user_id).fetch_optional(&mut *db).await?;
     let username = deleted.ok_or(Error::NOT_FOUND)?;

@@ -1,20 +1,18 @@
 //! The configuration, read from the environment once, at start.
 //!
-//! The site does not start with a value that cannot be used or a dangerous combination of values; the error is one
-//! sentence that says what to set. Features read their own variables from [`Env`] in `feature(env)`, so this file has
-//! only what core needs.
+//! The site does not start with an invalid value or an unsafe combination of values; the error is one sentence that
+//! says what to set. Features read their own variables from [`Env`] in `feature(env)`, so this file has only what core
+//! needs.
 
+use super::database_url;
+pub use super::database_url::is_sqlite;
 use super::env::{Backoff, Env, Rate};
 use super::smtp::MailDelivery;
-#[cfg(feature = "postgres")]
-use super::smtp::is_private_host;
 use super::token::Token;
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::{IpNet, Ipv4Net};
 use lettre::message::Mailbox;
 use std::net::{IpAddr, Ipv4Addr};
-#[cfg(feature = "postgres")]
-use std::str::FromStr;
 use std::time::Duration;
 use url::{Host, Url};
 
@@ -22,7 +20,7 @@ pub struct Config {
     pub site_name: String,
     pub host: IpAddr,
     pub port: u16,
-    /// Where people reach the site. With `PORT=0` and no `BASE_URL` its port is known once the socket is bound.
+    /// The site's public address. With `PORT=0` and no `BASE_URL`, its port is set when the socket is bound.
     pub base_url: Url,
     pub base_url_given: bool,
     development: bool,
@@ -31,14 +29,16 @@ pub struct Config {
     pub database_pool: u32,
     pub trusted_proxies: Vec<IpNet>,
     pub insecure_http: bool,
-    /// Whether browsers shall use https for all subdomains too.
+    /// Whether browsers should use https for all subdomains too.
     pub hsts_subdomains: bool,
     pub log_json: bool,
+    /// `RUST_LOG`.
+    pub log_filter: Option<String>,
     pub mail: MailDelivery,
     pub mail_from: Mailbox,
     pub mails_per_account: Rate,
     pub mails_per_address: Rate,
-    /// `None` is no limit.
+    /// `None` means no limit.
     pub mails_per_day: Option<u32>,
     /// How long the links in mails work.
     pub reset_lifetime: Duration,
@@ -57,7 +57,7 @@ pub struct Config {
     pub purge_every: Duration,
     pub events_kept: Duration,
     pub password_backoff: Backoff,
-    /// How many wrong passwords in a row before the right one works only from known devices.
+    /// After this many wrong passwords in a row, the right one only works on known devices.
     pub password_disable_after: i64,
     pub password_attempts_per_address: Rate,
     pub signups_per_address: Rate,
@@ -66,12 +66,12 @@ pub struct Config {
     pub hash_jobs: usize,
     pub hash_queue: usize,
     pub hash_wait: Duration,
-    /// Bytes a request's body may have.
+    /// Maximum bytes of a request's body.
     pub body_limit: usize,
-    /// The most connections at once, in all and from one network.
+    /// Maximum open connections, in all and from one network.
     pub connections: usize,
     pub connections_per_address: usize,
-    /// How long a client may take from the first byte of a request's head to its end, or to say anything at all.
+    /// How long a client may take for the head of a request, from its first byte, or to send anything at all.
     pub head_timeout: Duration,
     /// How long a connection may be idle after an answer.
     pub keep_alive: Duration,
@@ -82,41 +82,42 @@ pub struct Config {
 
 impl Config {
     pub fn from_env(env: &Env) -> Result<Config> {
-        let port = env.parse("PORT", 8000)?;
-        let base_url = env.text("BASE_URL");
-        let database_url = env.text("DATABASE_URL").unwrap_or(DEFAULT_DATABASE).to_string();
+        let port = env.number("PORT", 8000, 0..=u16::MAX)?;
+        let base_url = env.text("BASE_URL")?;
+        let database_url = env.text("DATABASE_URL")?.unwrap_or(database_url::DEFAULT_DATABASE).to_string();
         let mut site = parse_base_url("BASE_URL", base_url.unwrap_or(&format!("http://localhost:{port}")))?;
         let development = is_loopback(site.host());
-        let development_url = env.text("DEVELOPMENT_URL");
+        let development_url = env.text("DEVELOPMENT_URL")?;
         if let Some(address) = development_url {
-            ensure!(development, "DEVELOPMENT_URL is for a site in development: leave it or BASE_URL out");
+            ensure!(development, "DEVELOPMENT_URL is only for a site in development: remove it, or remove BASE_URL");
             site = parse_base_url("DEVELOPMENT_URL", address)?;
         }
-        let site_name = env.text("SITE_NAME").unwrap_or("Latchkey");
+        let site_name = env.text("SITE_NAME")?.unwrap_or("Latchkey");
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let config = Config {
             site_name: site_name.to_string(),
-            host: env.parse("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST))?,
+            host: parse_host(env.text("HOST")?.unwrap_or("localhost"))?,
             port,
             base_url_given: base_url.or(development_url).is_some(),
             development,
-            database_direct_url: env.text("DATABASE_DIRECT_URL").unwrap_or(&database_url).to_string(),
+            database_direct_url: env.text("DATABASE_DIRECT_URL")?.unwrap_or(&database_url).to_string(),
             database_url,
             // Two of its connections look up sessions.
             database_pool: env.number("DATABASE_POOL", 8, 3..=1000)?,
-            trusted_proxies: parse_proxies(env.text("TRUSTED_PROXIES").unwrap_or("none"))?,
+            trusted_proxies: parse_proxies(env.text("TRUSTED_PROXIES")?.unwrap_or("none"))?,
             insecure_http: env.yes("INSECURE_HTTP")?,
             hsts_subdomains: env.yes("HSTS_SUBDOMAINS")?,
-            log_json: match env.text("LOG_FORMAT") {
+            log_json: match env.text("LOG_FORMAT")? {
                 None | Some("text") => false,
                 Some("json") => true,
                 Some(_) => bail!("LOG_FORMAT must be text or json"),
             },
-            mail: MailDelivery::parse(env.text("SMTP_URL"))?,
-            mail_from: parse_sender(env.text("MAIL_FROM"), site_name, &site)?,
+            log_filter: env.text("RUST_LOG")?.map(String::from),
+            mail: MailDelivery::from_env(env, &site)?,
+            mail_from: parse_sender(env.text("MAIL_FROM")?, site_name, &site)?,
             mails_per_account: env.rate("MAILS_PER_ACCOUNT", "3/1h")?,
             mails_per_address: env.rate("MAILS_PER_ADDRESS", "10/1h")?,
-            mails_per_day: match env.text("MAILS_PER_DAY") {
+            mails_per_day: match env.text("MAILS_PER_DAY")? {
                 None | Some("off") => None,
                 Some(_) => Some(env.number("MAILS_PER_DAY", 1, 1..=1_000_000_000)?),
             },
@@ -124,8 +125,8 @@ impl Config {
             verify_lifetime: env.duration("VERIFY_LIFETIME", "24h")?,
             undo_lifetime: env.duration("UNDO_LIFETIME", "7d")?,
             base_url: site,
-            secret_keys: env.text("SECRET_KEY").map_or(Vec::new(), parse_keys),
-            require_two_factor: parse_requirement(env.text("REQUIRE_TWO_FACTOR"))?,
+            secret_keys: env.text("SECRET_KEY")?.map_or(Vec::new(), parse_keys),
+            require_two_factor: parse_requirement(env.text("REQUIRE_TWO_FACTOR")?)?,
             login_lifetime: env.duration("LOGIN_LIFETIME", "5m")?,
             session_lifetime: env.duration("SESSION_LIFETIME", "30d")?,
             session_idle: env.duration("SESSION_IDLE", "7d")?,
@@ -159,8 +160,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Development is a site whose `BASE_URL` is at localhost, 127.0.0.1 or [::1], which a tunnel may show at another address
-    /// (`DEVELOPMENT_URL`); everything else is production.
+    /// A site is in development if the host of its `BASE_URL` is localhost, 127.0.0.1 or [::1], even if a tunnel makes
+    /// it available at another address (`DEVELOPMENT_URL`). Any other site is in production.
     pub fn development(&self) -> bool {
         self.development
     }
@@ -170,7 +171,7 @@ impl Config {
         self.development && !is_loopback(self.base_url.host())
     }
 
-    /// Whether people reach the site by https. The scheme of `BASE_URL` says so; no header can.
+    /// Whether the site is on https. Only the scheme of `BASE_URL` decides, never a header.
     pub fn https(&self) -> bool {
         self.base_url.scheme() == "https"
     }
@@ -186,65 +187,66 @@ impl Config {
     }
 
     fn check(&self, env: &Env) -> Result<()> {
-        ensure!(!self.site_name.contains(char::is_control), "SITE_NAME must be one line");
         ensure!(
             !IpNet::aggregate(&self.trusted_proxies).iter().any(is_too_wide),
-            "TRUSTED_PROXIES trusts more than a private network has, so strangers could claim any address: name the proxies"
+            "TRUSTED_PROXIES has a range wider than a private network, so clients could claim any address: list only \
+             your proxies"
         );
         ensure!(
-            self.secret_keys.iter().all(|key| key.len() >= 32),
-            "SECRET_KEY is too short: run openssl rand -base64 32 and set what it prints"
+            !self.secret_keys.iter().any(String::is_empty),
+            "one of the keys in SECRET_KEY is empty: remove the comma, or add the missing key"
         );
-        for url in [&self.database_url, &self.database_direct_url] {
-            check_engine(url)?;
-        }
+        ensure!(
+            self.secret_keys.iter().all(|key| key.len() >= SHORTEST_KEY),
+            "a key in SECRET_KEY is too short: set the whole key that this site used, or for a new site the output of \
+             openssl rand -base64 32"
+        );
+        let databases = [("DATABASE_URL", &self.database_url), ("DATABASE_DIRECT_URL", &self.database_direct_url)];
+        databases.iter().try_for_each(|(variable, url)| database_url::check(variable, url))?;
         ensure!(
             is_sqlite(&self.database_url) == is_sqlite(&self.database_direct_url),
-            "DATABASE_URL and DATABASE_DIRECT_URL must name the same database, and these name two engines"
+            "DATABASE_URL and DATABASE_DIRECT_URL must name the same database, but have different engines"
         );
         if self.development() {
             ensure!(
                 self.host.is_loopback(),
-                "HOST={} would expose a site in development to the network: set BASE_URL to the address \
-                 people will use, or leave HOST out",
+                "HOST={} would expose a site in development to the network: set BASE_URL to the public address of the \
+                 site, or remove HOST",
                 self.host
             );
             return Ok(());
         }
         ensure!(
             self.https() || self.insecure_http,
-            "BASE_URL={} is not https, so passwords could be read on the network: give the https address, \
-             or set INSECURE_HTTP=yes on a network that you fully control",
+            "BASE_URL={} is not https, so passwords could be read on the network: set it to an https address, or set \
+             INSECURE_HTTP=yes on a network that you fully control",
             self.base_url
         );
         ensure!(
-            env.text("TRUSTED_PROXIES").is_some(),
-            "TRUSTED_PROXIES must be set in production: the addresses of the proxies that speak TLS for this app, \
-             such as 10.0.0.0/8, or none"
+            env.text("TRUSTED_PROXIES")?.is_some(),
+            "TRUSTED_PROXIES must be set in production: the addresses of the proxies in front of the site, such as \
+             10.0.0.0/8, or none"
         );
         ensure!(
-            env.text("SMTP_URL").is_some(),
-            "SMTP_URL must be set in production: the server that sends mail, such as smtps://name:password@host, \
-             or none to turn off everything that needs mail"
+            env.text("SMTP_URL")?.is_some(),
+            "SMTP_URL must be set in production: the server that sends mail, such as smtps://name:password@host, or \
+             none, which disables everything that needs mail"
         );
         ensure!(
             self.password_iterations >= PASSWORD_ITERATIONS,
-            "PASSWORD_ITERATIONS={} is too weak for production: the least is {PASSWORD_ITERATIONS}",
+            "PASSWORD_ITERATIONS={} is too weak for production: the minimum is {PASSWORD_ITERATIONS}",
             self.password_iterations
         );
         ensure!(
             self.password_min_length >= PASSWORD_MIN_LENGTH,
-            "PASSWORD_MIN_LENGTH={} is too weak for production: the least is {PASSWORD_MIN_LENGTH}",
+            "PASSWORD_MIN_LENGTH={} is too weak for production: the minimum is {PASSWORD_MIN_LENGTH}",
             self.password_min_length
         );
-        for url in [&self.database_url, &self.database_direct_url] {
-            check_transport(url)?;
-        }
-        Ok(())
+        databases.iter().try_for_each(|(variable, url)| database_url::check_transport(variable, url))
     }
 }
 
-/// Who must have a second factor.
+/// Who must use two factors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TwoFactorPolicy {
     Nobody,
@@ -272,10 +274,11 @@ fn parse_keys(text: &str) -> Vec<String> {
     text.split(',').map(|key| key.trim().to_string()).collect()
 }
 
-/// No limit in practice.
-const MANY: i64 = 1_000_000_000;
+/// Minimum bytes of a key in `SECRET_KEY`.
+pub const SHORTEST_KEY: usize = 32;
 
-const DEFAULT_DATABASE: &str = "sqlite://data/latchkey.db";
+/// Practically no limit.
+const MANY: i64 = 1_000_000_000;
 
 /// OWASP's password storage cheat sheet for PBKDF2-HMAC-SHA256.
 const PASSWORD_ITERATIONS: u32 = 600_000;
@@ -283,25 +286,55 @@ const PASSWORD_ITERATIONS: u32 = 600_000;
 /// OWASP ASVS 5.0, 6.2.1.
 const PASSWORD_MIN_LENGTH: usize = 8;
 
+/// An IP address, with or without the brackets of a URL. The only name that is accepted is `localhost`.
+fn parse_host(text: &str) -> Result<IpAddr> {
+    if text.eq_ignore_ascii_case("localhost") {
+        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    let in_brackets = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let host = in_brackets.map_or_else(|| text.parse().ok(), |text| text.parse().ok().map(IpAddr::V6));
+    host.map(|host| host.to_canonical()).context(
+        "HOST must be an address of this machine without a port: 127.0.0.1 or ::1 for this machine only, 0.0.0.0 or \
+         :: for all",
+    )
+}
+
 fn parse_base_url(name: &str, text: &str) -> Result<Url> {
     let form = || format!("{name} must have only scheme, host and port, such as https://example.com");
-    let url = Url::parse(text).ok().with_context(form)?;
+    let mut url = Url::parse(text).ok().with_context(form)?;
     let bare = url.path() == "/"
         && url.query().is_none()
         && url.fragment().is_none()
         && url.username().is_empty()
         && url.password().is_none();
     ensure!(matches!(url.scheme(), "http" | "https") && url.host().is_some() && bare, form());
+    ensure!(
+        url.domain().is_none_or(is_name),
+        "{name} must have the name of one host, such as https://example.com, without * and empty parts"
+    );
+    // The final dot of a fully qualified name, which browsers do not send.
+    if let Some(host) = url.domain().and_then(|host| host.strip_suffix('.')).map(String::from) {
+        url.set_host(Some(&host)).ok().with_context(form)?;
+    }
     Ok(url)
+}
+
+/// Whether every part consists of letters, digits, hyphens and underscores. A final dot is allowed.
+fn is_name(domain: &str) -> bool {
+    let fits = |label: &str| !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+    domain.strip_suffix('.').unwrap_or(domain).split('.').all(fits)
 }
 
 fn parse_sender(text: Option<&str>, site_name: &str, site: &Url) -> Result<Mailbox> {
     if let Some(text) = text {
-        let sender: Mailbox = text.parse().ok().context("MAIL_FROM must be written Name <address@example.com>")?;
+        let sender: Mailbox = text.parse().ok().context(
+            "MAIL_FROM must be written Name <address@example.com>, with quotes around a name that has characters \
+             other than letters, digits and spaces: \"Acme, Inc.\" <address@example.com>",
+        )?;
         ensure!(
             sender.email.to_string().is_ascii(),
-            "MAIL_FROM must have an address in ASCII, because most mail servers take no other: write a domain such as \
-             münchen.de as xn--mnchen-3ya.de"
+            "MAIL_FROM must have an address in ASCII, because most mail servers accept nothing else: write a domain \
+             such as münchen.de as xn--mnchen-3ya.de"
         );
         return Ok(sender);
     }
@@ -321,7 +354,7 @@ fn parse_proxies(text: &str) -> Result<Vec<IpNet>> {
     if text == "none" { Ok(Vec::new()) } else { text.split(',').map(proxy).collect() }
 }
 
-/// A range of IPv4 addresses that is written as one of IPv6, as the range that it is.
+/// Turns an IPv4 range that is written in IPv6 notation into an IPv4 range.
 fn to_canonical(net: IpNet) -> IpNet {
     let v4 = match net {
         IpNet::V6(net) if net.prefix_len() >= 96 => {
@@ -347,44 +380,6 @@ pub fn is_loopback(host: Option<Host<&str>>) -> bool {
         Some(Host::Ipv6(address)) => address.is_loopback(),
         None => false,
     }
-}
-
-pub fn is_sqlite(url: &str) -> bool {
-    url.starts_with("sqlite:")
-}
-
-fn check_engine(url: &str) -> Result<()> {
-    let known = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme));
-    ensure!(known, "DATABASE_URL must begin with sqlite:// or postgres://");
-    ensure!(
-        !is_sqlite(url) || !(url.contains(":memory:") || url.contains("mode=memory")),
-        "DATABASE_URL needs a file here, not a database in memory"
-    );
-    Ok(())
-}
-
-/// Hashes of passwords and sessions must not cross a network in the clear. Checks what sqlx makes of the URL and of its
-/// own variables, which is what will be used.
-#[cfg(feature = "postgres")]
-fn check_transport(url: &str) -> Result<()> {
-    use sqlx::postgres::{PgConnectOptions, PgSslMode};
-    if is_sqlite(url) {
-        return Ok(());
-    }
-    let options =
-        PgConnectOptions::from_str(url).context("DATABASE_URL cannot be read as the address of a database")?;
-    let encrypted = matches!(options.get_ssl_mode(), PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull);
-    ensure!(
-        encrypted || is_private_host(options.get_host()),
-        "DATABASE_URL connects to {} over a network without encryption: add ?sslmode=require, or better verify-full",
-        options.get_host()
-    );
-    Ok(())
-}
-
-#[cfg(not(feature = "postgres"))]
-fn check_transport(_: &str) -> Result<()> {
-    Ok(())
 }
 
 #[cfg(test)]
@@ -415,6 +410,11 @@ mod tests {
         ] {
             assert_eq!(parse_base_url("BASE_URL", written).unwrap().origin().ascii_serialization(), sent);
         }
+        for wrong in ["https://example..com", "https://*.example.com", "https://.example.com", "https://example.com.."]
+        {
+            let error = parse_base_url("BASE_URL", wrong).unwrap_err().to_string();
+            assert!(error.starts_with("BASE_URL must have the name of one host"), "{error}");
+        }
         // A label of right-to-left letters and Latin ones, and one that is no Punycode.
         for wrong in ["https://aمثال.example", "https://xn--a.example", "https://\u{200d}a.example"] {
             assert!(parse_base_url("BASE_URL", wrong).is_err(), "{wrong}");
@@ -438,26 +438,41 @@ mod tests {
             (sentence(&[("SESSION_IDLE", "5 minutes")]), "whole number"),
             (sentence(&[("SIGNUPS_PER_ADDRESS", "10")]), "10/1h"),
             (sentence(&[("PASSWORD_ATTEMPTS_PER_ADDRESS", "0/1h")]), "10/3m"),
-            (sentence(&[("PASSWORD_FREE_ATTEMPTS", "0")]), "must be from 1"),
+            (sentence(&[("PASSWORD_FREE_ATTEMPTS", "0")]), "whole number from 1"),
             (sentence(&[("SECRET_KEY", "swordfish")]), "openssl rand"),
+            (
+                sentence(&[("SECRET_KEY", "a key for tests alone with 32 bytes or more,")]),
+                "one of the keys in SECRET_KEY is empty",
+            ),
+            (sentence(&[("SECRET_KEY", ",a key for tests alone with 32 bytes or more")]), "remove the comma"),
+            (
+                sentence(&[(
+                    "SECRET_KEY",
+                    "a key for tests alone with 32 bytes or more,,another one of 32 bytes, for tests alone",
+                )]),
+                "is empty",
+            ),
             (sentence(&[("SESSION_LIFETIME", "99999999999999d")]), "SESSION_LIFETIME"),
             (sentence(&[("TRUSTED_PROXIES", "the proxy")]), "range"),
             (sentence(&[("DATABASE_URL", "mysql://localhost/app")]), "sqlite://"),
-            (sentence(&[("DATABASE_URL", "sqlite://a.db?mode=memory")]), "needs a file"),
+            (sentence(&[("DATABASE_URL", "sqlite://a.db?mode=memory")]), "must name a file"),
             #[cfg(all(feature = "sqlite", feature = "postgres"))]
             (
                 sentence(&[("DATABASE_URL", "sqlite://a.db"), ("DATABASE_DIRECT_URL", "postgres://localhost/app")]),
-                "two engines",
+                "different engines",
             ),
-            (sentence(&[("TRUSTED_PROXIES", "0.0.0.0/0")]), "name the proxies"),
-            (sentence(&[("TRUSTED_PROXIES", "0.0.0.0/1,128.0.0.0/1")]), "name the proxies"),
-            (sentence(&[("TRUSTED_PROXIES", "0.0.0.0/2, 64.0.0.0/2, 127.0.0.1, 128.0.0.0/1")]), "name the proxies"),
-            (sentence(&[("TRUSTED_PROXIES", "0.0.0.0/1,128.0.0.0/2,192.0.0.0/3")]), "name the proxies"),
-            (sentence(&[("TRUSTED_PROXIES", "10.0.0.1,::/0")]), "name the proxies"),
-            (sentence(&[("TRUSTED_PROXIES", "::/1,8000::/1")]), "name the proxies"),
-            (sentence(&[("TRUSTED_PROXIES", "2000::/3")]), "name the proxies"),
-            (sentence(&[("TRUSTED_PROXIES", "::ffff:0.0.0.0/96")]), "name the proxies"),
-            (sentence(&[("TRUSTED_PROXIES", "::ffff:0.0.0.0/97,::ffff:128.0.0.0/97")]), "name the proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "0.0.0.0/0")]), "list only your proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "0.0.0.0/1,128.0.0.0/1")]), "list only your proxies"),
+            (
+                sentence(&[("TRUSTED_PROXIES", "0.0.0.0/2, 64.0.0.0/2, 127.0.0.1, 128.0.0.0/1")]),
+                "list only your proxies",
+            ),
+            (sentence(&[("TRUSTED_PROXIES", "0.0.0.0/1,128.0.0.0/2,192.0.0.0/3")]), "list only your proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "10.0.0.1,::/0")]), "list only your proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "::/1,8000::/1")]), "list only your proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "2000::/3")]), "list only your proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "::ffff:0.0.0.0/96")]), "list only your proxies"),
+            (sentence(&[("TRUSTED_PROXIES", "::ffff:0.0.0.0/97,::ffff:128.0.0.0/97")]), "list only your proxies"),
             (sentence(&[("HASH_JOBS", "18446744073709551615")]), "HASH_JOBS"),
             (sentence(&[("HASH_QUEUE", "0")]), "HASH_QUEUE"),
             (sentence(&[("BASE_URL", "https://:pw@example.com")]), "only scheme, host and port"),
@@ -468,17 +483,67 @@ mod tests {
             (sentence(&[("SMTP_URL", "smtp://mail.internal?TLS=required")]), "?tls=required"),
             (sentence(&[("SMTP_URL", "smtp://ada:25/tiger@mail.example.com")]), "percent-encoded"),
             (sentence(&[("SMTP_URL", "smtps://ada@mail.example.com")]), "a name needs a password"),
-            (sentence(&[("SMTP_URL", "smtps://[2001:db8::1]")]), "IPv4 address"),
             (sentence(&[("MAIL_FROM", "the site")]), "MAIL_FROM"),
             (sentence(&[("SITE_NAME", "Acme\r\nBcc: eve@example.com")]), "one line"),
-            (with(&[("DEVELOPMENT_URL", "https://name-8000.app.github.dev")]), "DEVELOPMENT_URL is for a site in dev"),
+            (
+                with(&[("DEVELOPMENT_URL", "https://name-8000.app.github.dev")]),
+                "DEVELOPMENT_URL is only for a site in dev",
+            ),
             (sentence(&[("DEVELOPMENT_URL", "name-8000.app.github.dev")]), "DEVELOPMENT_URL must have"),
             (sentence(&[("DEVELOPMENT_URL", "https://name-8000.app.github.dev/app")]), "only scheme, host and port"),
             (sentence(&[("DEVELOPMENT_URL", "https://tunnel.example"), ("HOST", "0.0.0.0")]), "HOST=0.0.0.0"),
             (with(&[("PASSWORD_ITERATIONS", "1000")]), "600000"),
-            (with(&[("PASSWORD_MIN_LENGTH", "4")]), "the least is 8"),
+            (with(&[("PASSWORD_MIN_LENGTH", "4")]), "the minimum is 8"),
         ] {
             assert!(sentence.contains(cure), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_a_shell_would_complete_is_refused_and_one_that_means_itself_is_not() {
+        let refusal = |url: &str| Config::from_env(&[("DATABASE_URL", url)].into_iter().collect()).err();
+        for (path, reason) in [
+            ("~/app.db", "the path itself"),
+            ("~ada/app.db", "the path itself"),
+            ("/~/app.db", "the path itself"),
+            ("data/~backup/app.db", "the path itself"),
+            ("$HOME/app.db", "the path itself"),
+            ("/srv/${APP}/app.db", "the path itself"),
+            ("/srv/$(hostname)/app.db", "the path itself"),
+            ("/srv/$app.db", "the path itself"),
+            ("%h/app.db", "%25"),
+            ("%S/app.db", "%25"),
+            ("%APPDATA%/app.db", "%25"),
+            ("%DATA%/app.db", "%25"),
+            ("data/100%", "%25"),
+            ("data/app.db\"", "quote"),
+            ("\"data/app.db\"", "quote"),
+            ("'data/app.db", "quote"),
+            (" data/app.db", "space"),
+            ("data/app.db # ours", "comment"),
+            ("", "name a file"),
+            ("data/", "name a file"),
+            ("?cache=private", "name a file"),
+        ] {
+            for scheme in ["sqlite://", "sqlite:"] {
+                let refusal = refusal(&format!("{scheme}{path}")).expect(path).to_string();
+                assert!(refusal.starts_with("DATABASE_URL ") && refusal.contains(reason), "{path}: {refusal}");
+            }
+        }
+        for path in
+            ["a~1.db", "PROGRA~1/app.db", "cash$.db", "$5.db", "%24HOME/%7E.db", "it's/ours.db", "my data/#1.db"]
+        {
+            assert!(refusal(&format!("sqlite://{path}")).is_none(), "{path}");
+        }
+        let direct = [("DATABASE_DIRECT_URL", "sqlite://~/app.db")].into_iter().collect();
+        assert!(Config::from_env(&direct).err().unwrap().to_string().starts_with("DATABASE_DIRECT_URL has ~"));
+        assert!(refusal("postgres://ada:$HOME~%24@localhost/app").is_none());
+    }
+
+    #[test]
+    fn loopback_is_known_in_every_form() {
+        for host in ["::ffff:127.0.0.1", "[::ffff:127.0.0.1]", "127.0.0.1", "::1"] {
+            assert!(Config::from_env(&[("HOST", host)].into_iter().collect()).is_ok(), "{host}");
         }
     }
 
@@ -499,7 +564,7 @@ mod tests {
 
     #[test]
     fn a_sender_has_an_address_in_ascii_and_any_name() {
-        let sender = |text| Config::from_env(&[("MAIL_FROM", text)].into_iter().collect()).map(|it| it.mail_from);
+        let sender = |text: &str| Config::from_env(&[("MAIL_FROM", text)].into_iter().collect()).map(|it| it.mail_from);
         for (text, name, email) in [
             ("a@example.com", None, "a@example.com"),
             ("Jürgen Müller <a@example.com>", Some("Jürgen Müller"), "a@example.com"),
@@ -522,6 +587,11 @@ mod tests {
             "a@example.com, b@example.com",
         ] {
             assert!(sender(text).unwrap_err().to_string().starts_with("MAIL_FROM must "), "{text}");
+        }
+        for name in ["Acme, Inc.", "Acme: Shop", "acme@home"] {
+            let error = sender(&format!("{name} <a@example.com>")).unwrap_err().to_string();
+            assert!(error.contains("with quotes around a name"), "{error}");
+            assert!(sender(&format!("\"{name}\" <a@example.com>")).is_ok(), "{name}");
         }
     }
 
@@ -555,20 +625,5 @@ mod tests {
             let chain = format!("{error:#}");
             assert!(chain.contains(name) && !chain.to_lowercase().contains("swordfish"), "{chain}");
         }
-    }
-
-    #[cfg(feature = "postgres")]
-    #[test]
-    fn a_database_across_a_network_must_be_reached_by_tls() {
-        let allowed = |url: &str| check_transport(url).is_ok();
-        assert!(!allowed("postgres://app@db.example.com/app"));
-        assert!(!allowed("postgres://app@203.0.113.7/app?sslmode=prefer"));
-        assert!(!allowed("postgres://app@db.example.com/app?sslmode=require&sslmode=disable"));
-        assert!(!allowed("postgres://app@localhost/app?host=203.0.113.7"));
-        assert!(allowed("postgres://app@db.example.com/app?sslmode=require"));
-        assert!(allowed("postgres://app@127.0.0.1/app"));
-        assert!(allowed("postgres://app@10.1.2.3/app"));
-        assert!(allowed("postgres://app@db/app"));
-        assert!(allowed("sqlite://data/latchkey.db"));
     }
 }

@@ -1,13 +1,13 @@
-//! Reads `.env` files: lines `NAME=value`, of which every character means itself.
+//! Reads `.env` files: lines `NAME=value`, with values taken literally.
 
 use anyhow::{Result, bail, ensure};
 use std::collections::HashMap;
 
-/// The variables of a `.env` file. Lines may be empty, or comments that begin with `#`; `export` before a name is ignored.
-/// A value that has spaces, or begins with `#`, stands in quotes, single or double.
+/// The variables of a `.env` file. Lines may be empty, or comments that begin with `#`; `export` before a name is
+/// ignored. A value that contains spaces or begins with `#` must be in quotes, single or double.
 ///
 /// # Errors
-/// At a line that could be read in two ways. The message names the line by its number, because a value may be secret.
+/// When a line is ambiguous. The message has the number of the line and not its text, because a value may be secret.
 pub fn parse(text: &str) -> Result<HashMap<String, String>> {
     let mut variables = HashMap::new();
     for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
@@ -38,7 +38,7 @@ fn parse_line(line: &str) -> Option<(&str, &str)> {
         Some(quote) => value[1..].split_once(quote)?,
         None => value.split_at(value.find(BLANKS).unwrap_or(value.len())),
     };
-    // Others might take it for a comment, or cut off a space that nobody sees.
+    // Other programs might read it as a comment, or cut off an invisible space.
     let is_clear = quote.is_some() || !value.starts_with('#') && !value.contains(char::is_whitespace);
     let comment = rest.trim_start_matches(BLANKS);
     let is_end = comment.is_empty() || comment.starts_with('#') && comment.len() < rest.len();

@@ -1,19 +1,23 @@
-//! The ground floor: settings, errors, tokens and files. Everything may import it, and it imports nothing of the app.
+//! The lowest layer: settings, errors, tokens and files. Everything may import it, and it imports nothing else of the
+//! app.
 
 pub mod config;
+pub mod database_url;
 pub mod dotenv;
 pub mod env;
 pub mod error;
 pub mod files;
 pub mod seal;
 pub mod smtp;
+pub mod spelling;
+pub mod system;
 pub mod token;
 
 #[allow(unused_imports)] // What nothing uses yet is for features to come.
 pub use {
     config::{Config, TwoFactorPolicy},
     env::{Backoff, Env, Rate},
-    error::{Error, FieldErrors, Result},
+    error::{Error, FieldErrors, Result, explain},
     seal::{Sealed, Seals},
     smtp::MailDelivery,
     token::{Token, TokenHash, TokenHashes, Tokens, random},

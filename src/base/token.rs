@@ -1,4 +1,4 @@
-//! Tokens: 256 random bits that a browser or a mail holds, and the hash that the database keeps.
+//! Tokens: 256 random bits in a browser or a mail, and the hash of them in the database.
 
 use super::error::{Error, Result};
 use anyhow::anyhow;
@@ -8,11 +8,11 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
-/// 256 random bits that grant access to something. Never logged or stored as they are.
+/// 256 random bits that grant access to something. Never logged, and never stored unhashed.
 #[derive(Clone)]
 pub struct Token([u8; 32]);
 
-/// The SHA-256 of a [`Token`], which is what a table holds. It needs no salt, because nobody can guess 256 bits.
+/// The SHA-256 of a [`Token`], which is what tables contain. It needs no salt, because 256 bits cannot be guessed.
 pub type TokenHash = [u8; 32];
 
 impl Token {
@@ -37,12 +37,12 @@ impl Token {
     }
 }
 
-/// The tokens that came in the cookies of one name, in the header's order: at most four. A browser sends several when the
+/// The tokens from the cookies of one name, in the order of the header: at most four. A browser sends several if the
 /// name was also set for another path, or by another app on the same host.
 #[derive(Clone, Default)]
 pub struct Tokens(Vec<Token>);
 
-/// The hashes of [`Tokens`], and in place of those that are missing what is no hash.
+/// The hashes of [`Tokens`]; in place of missing tokens, values that are not hashes.
 pub type TokenHashes = [Vec<u8>; Tokens::MOST];
 
 impl Tokens {
@@ -71,7 +71,7 @@ impl FromIterator<Token> for Tokens {
 /// Random bytes from a ChaCha20 generator that the operating system has just seeded with 256 bits.
 ///
 /// # Errors
-/// When the operating system has no randomness to give.
+/// When the operating system provides no randomness.
 pub fn random<const N: usize>() -> Result<[u8; N]> {
     let seeded = ChaCha20Rng::try_from_rng(&mut SysRng);
     let mut generator = seeded.map_err(|error| Error::Fault(anyhow!("no randomness: {error}")))?;

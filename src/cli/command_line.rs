@@ -1,16 +1,16 @@
 //! Parses the command line and runs the command.
 
-use super::{doctor, output::say_error, purge, reseal, routes, serve, user};
-use crate::base::Env;
+use super::{doctor, log, output::say_error, purge, reseal, routes, runtime, serve, stop::Stop, user};
+use crate::base::{Env, explain};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::io::{self, ErrorKind::BrokenPipe};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 /// A web app that already has accounts.
 ///
-/// Without a command it serves the site. It is configured by environment variables, which may stand in a file
-/// named .env; .env.example lists them.
+/// Without a command it serves the site. Settings are environment variables, which can also be in a file named .env;
+/// .env.example lists them.
 #[derive(Parser)]
 #[command(name = "latchkey", version)]
 struct CommandLine {
@@ -24,40 +24,76 @@ enum Command {
     Serve,
     /// Print every route and who may enter it
     Routes,
-    /// Check the configuration and the database
-    Doctor,
-    /// Delete what has expired, as the running site does by itself
+    /// Check everything that the site needs, and say what to do; changes nothing
+    Doctor {
+        /// Print the findings as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete expired rows, as the running site does by itself
     Purge,
-    /// Encrypt stored secrets again, with the newest key of SECRET_KEY
+    /// Encrypt stored secrets with the newest key of SECRET_KEY
     Reseal,
     /// Manage accounts
     #[command(subcommand)]
     User(user::Command),
 }
 
-/// Runs what the command line says. A failure is one sentence on standard error.
+/// Runs the command. A failure is one sentence on standard error, after one for each misspelt variable, which may be
+/// the reason.
 pub fn run() -> ExitCode {
-    let line = CommandLine::parse();
-    match start(line.command.unwrap_or(Command::Serve)) {
+    match start(CommandLine::parse().command.unwrap_or(Command::Serve)) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader has closed the pipe.
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == BrokenPipe) => ExitCode::SUCCESS,
         Err(error) => {
-            say_error(format!("latchkey: {error:#}"));
+            say_error(format!("latchkey: {}", explain(&error)));
             ExitCode::FAILURE
         }
     }
 }
 
-#[tokio::main]
-async fn start(command: Command) -> Result<()> {
-    let env = Env::load()?;
-    match command {
-        Command::Serve => serve::run(&env).await,
-        Command::Routes => routes::run(&env),
-        Command::Doctor => doctor::run(&env).await,
-        Command::Purge => purge::run(&env).await,
-        Command::Reseal => reseal::run(&env).await,
-        Command::User(command) => user::run(&env, command).await,
+fn start(command: Command) -> Result<()> {
+    let runtime = runtime::start()?;
+    let env = match (Env::load(), &command) {
+        (Err(error), Command::Doctor { json }) => return doctor::without_variables(&error, *json),
+        (env, _) => env?,
+    };
+    let is_doctor = matches!(command, Command::Doctor { .. });
+    let ended = runtime.block_on(run_command(&env, command));
+    // The doctor reports them itself.
+    if ended.is_err() && !is_doctor {
+        env.misspelt().into_iter().for_each(|sentence| say_error(format!("latchkey: {sentence}")));
     }
+    // Work that is blocked, such as a name server that does not answer or a password being hashed, must not delay the
+    // end.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn run_command(env: &Env, command: Command) -> Result<()> {
+    if !matches!(command, Command::Serve) {
+        log::start_for_a_command();
+        end_when_asked()?;
+    }
+    match command {
+        Command::Serve => serve::run(env).await,
+        Command::Routes => routes::run(env),
+        Command::Doctor { json } => doctor::run(env, json).await,
+        Command::Purge => purge::run(env).await,
+        Command::Reseal => reseal::run(env).await,
+        Command::User(command) => user::run(env, command).await,
+    }
+}
+
+/// Signals that the first process of a container does not catch do not end it.
+fn end_when_asked() -> Result<()> {
+    if process::id() == 1 {
+        let mut stop = Stop::new()?;
+        tokio::spawn(async move {
+            stop.asked().await;
+            process::exit(1);
+        });
+    }
+    Ok(())
 }

@@ -1,10 +1,10 @@
 //! The log of the running site: lines on standard output, as text or JSON.
 //!
-//! A thread of its own writes them, so nothing waits for whoever reads them. Lines that it cannot write in time are lost,
-//! and it says how many. `log_lines.rs` has what a line looks like, and counts those that repeat.
+//! A separate thread writes them, so nothing waits until they are read. Lines that it cannot write in time are lost and
+//! counted. `log_lines.rs` defines the form of a line, and counts lines that repeat.
 
 use super::log_lines::{OneLine, Repeats, TARGET};
-use crate::base::Env;
+use crate::base::Config;
 use crate::features::Feature;
 use anyhow::{Context, Result};
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -32,7 +32,10 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// How long the end of the process waits until the last lines are read.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
-/// While it exists, the log is written.
+/// Slow statements and lost connections are logged by the code that waits for them.
+const OF_SQLX: &str = "sqlx::query=off,sqlx_core::pool=off,";
+
+/// The log is written while this exists.
 pub struct Log {
     queue: Queue,
     /// Disconnected when the last line is written.
@@ -44,19 +47,20 @@ impl Log {
     ///
     /// # Errors
     /// When `RUST_LOG` cannot be read.
-    pub fn start(env: &Env, json: bool, features: &[Feature]) -> Result<Log> {
-        let filter = filter(env.text("RUST_LOG"), features)?;
+    pub fn start(config: &Config, features: &[Feature]) -> Result<Log> {
+        let filter = filter(config.log_filter.as_deref(), features)?;
         let (queue, lines) = Queue::new();
         let repeats = Repeats::default();
-        // Shuttle's runtime may have a log of its own, which is kept.
-        let _ = subscriber(filter, json, stdout().is_terminal(), &queue, &repeats).try_init();
+        // Shuttle's runtime may have its own log, which is kept.
+        let _ = subscriber(filter, config.log_json, stdout().is_terminal(), &queue, &repeats).try_init();
         log_panics();
         let (writing, written) = channel();
         let counts = queue.counts.clone();
-        thread::Builder::new().name("log".into()).spawn(move || {
+        let writer = thread::Builder::new().name("log".into()).spawn(move || {
             write_lines(&lines, &counts, &repeats, stdout());
             drop(writing);
-        })?;
+        });
+        writer.context("the system allows no thread for the log")?;
         Ok(Log { queue, written })
     }
 
@@ -66,7 +70,7 @@ impl Log {
     }
 }
 
-/// Waits until the last lines are written, but not for ever: nobody may be reading them.
+/// Waits until the last lines are written, for a limited time, because they may never be read.
 impl Drop for Log {
     fn drop(&mut self) {
         let _ = self.queue.lines.send(None);
@@ -74,15 +78,29 @@ impl Drop for Log {
     }
 }
 
+/// # Errors
+/// When `RUST_LOG` cannot be read.
+pub fn check_filter(config: &Config, features: &[Feature]) -> Result<()> {
+    filter(config.log_filter.as_deref(), features).map(drop)
+}
+
+/// Commands only print, on standard error, what they are waiting for.
+pub fn start_for_a_command() {
+    let lines = fmt::layer().without_time().with_level(false).with_target(false).with_writer(io::stderr);
+    let filter = Targets::new().with_target("latchkey::db::patience", LevelFilter::WARN);
+    let _ = registry().with(filter).with(lines).try_init();
+}
+
 fn filter(rust_log: Option<&str>, features: &[Feature]) -> Result<Targets> {
     let default = if cfg!(debug_assertions) { "warn,latchkey=debug" } else { "warn,latchkey=info" };
-    let filter = rust_log.unwrap_or(default);
+    let default = format!("{OF_SQLX}{default}");
+    let filter = rust_log.unwrap_or(&default);
     let silenced = features.iter().flat_map(|feature| feature.silenced);
     let silenced: String = silenced.map(|target| format!("{target}=off,")).collect();
-    // Of two levels for one target the second holds.
+    // If a target has two levels, the second one counts.
     let targets: Targets =
         format!("{silenced}{filter}").parse().with_context(|| format!("RUST_LOG={filter} cannot be read"))?;
-    // What is said about other lines passes if they do.
+    // The counts of other lines pass the filter if those lines do.
     let most = Layer::<Registry>::max_level_hint(&targets).unwrap_or(LevelFilter::TRACE);
     Ok(targets.with_target(TARGET, most))
 }
@@ -98,7 +116,7 @@ fn subscriber(filter: Targets, json: bool, colour: bool, queue: &Queue, repeats:
     }
 }
 
-/// Logs panics instead of printing them, because standard error may be a pipe that nobody reads.
+/// Logs panics instead of printing them, because standard error may be a pipe that is never read.
 fn log_panics() {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
@@ -110,7 +128,7 @@ fn log_panics() {
     }));
 }
 
-/// The lines that wait to be written.
+/// The lines waiting to be written.
 #[derive(Clone)]
 struct Queue {
     /// `None` is the end.
@@ -174,7 +192,7 @@ impl Write for QueueWriter<'_> {
 fn write_lines(lines: &Receiver<Option<Vec<u8>>>, counts: &Counts, repeats: &Repeats, mut out: impl Write) {
     let mut write = |line: Vec<u8>| {
         counts.waiting.fetch_sub(1, Relaxed);
-        // If it fails, there is nobody to tell.
+        // A failure cannot be reported anywhere.
         let _ = out.write_all(&line);
     };
     let mut count_at = Instant::now() + COUNT_EVERY;
@@ -197,8 +215,8 @@ fn log_counts(counts: &Counts, repeats: &Repeats, is_end: bool) {
     repeats.log_counts(is_end);
     match counts.lost.swap(0, Relaxed) {
         0 => {}
-        1 => tracing::warn!(target: TARGET, "1 line was lost because nobody read the log fast enough"),
-        lost => tracing::warn!(target: TARGET, "{lost} lines were lost because nobody read the log fast enough"),
+        1 => tracing::warn!(target: TARGET, "1 line was lost because the log was not read fast enough"),
+        lost => tracing::warn!(target: TARGET, "{lost} lines were lost because the log was not read fast enough"),
     }
 }
 
@@ -362,8 +380,21 @@ mod tests {
         let read = String::from_utf8(read).unwrap();
         let lines: Vec<&str> = read.lines().collect();
         assert_eq!(lines.len(), MOST_WAITING + 1);
-        assert!(lines[MOST_WAITING].contains("812 lines were lost because nobody read the log fast enough"), "{read}");
+        assert!(lines[MOST_WAITING].contains("812 lines were lost because the log was not read fast enough"), "{read}");
         assert_eq!(log.queue.counts.waiting.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn what_sqlx_says_of_its_work_is_no_line_unless_rust_log_asks_for_it() {
+        for (rust_log, expected) in [(None, 1), (Some("debug"), 3), (Some("warn,sqlx::query=off"), 2)] {
+            let log = TestLog::with(filter(rust_log, &[]).unwrap(), false);
+            let lines = log.lines(|| {
+                warn!(target: "sqlx::query", "slow statement");
+                warn!(target: "sqlx_core::pool::inner", "error from `before_acquire`");
+                warn!("ours");
+            });
+            assert_eq!(lines.len(), expected, "{rust_log:?}: {lines:?}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The lines of the log: which are written, and what one looks like.
+//! The lines of the log: which are written, and in what form.
 
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -13,24 +13,24 @@ use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// The log's own lines, which say how many others there were. They are never counted or lost.
+/// The log's own lines, with the counts of others. They are never counted or lost.
 pub const TARGET: &str = "latchkey::log";
 
-/// In bytes, with the line break.
+/// In bytes, including the line break.
 const LONGEST_LINE: usize = 2048;
 
-/// What stands at the end of a line that was longer.
+/// The end of a line that was cut.
 const CUT: &str = "… (cut)";
 
 /// How many different lines one place in the code may write in a second.
 const DIFFERENT_LINES: usize = 50;
 
-/// Counts the errors, warnings and information that repeat, instead of writing them. The id of a request stands in its
-/// span, so it makes no line different.
+/// Counts lines of the levels error, warning and info that repeat, instead of writing them. The id of a request is in
+/// its span, so lines of different requests can be equal.
 #[derive(Clone, Default)]
 pub struct Repeats(Arc<Mutex<HashMap<Identifier, Place>>>);
 
-/// What one place in the code has logged in this second and the last.
+/// What one place in the code has logged in this second and the one before.
 struct Place {
     level: Level,
     lines: Vec<Line>,
@@ -41,14 +41,14 @@ struct Place {
 struct Line {
     text: String,
     repeated: u64,
-    /// It was first written in this second, so its count is said in the next.
+    /// It was first written in this second, so its count is logged in the next.
     is_new: bool,
 }
 
 impl<S: Subscriber> Layer<S> for Repeats {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        // Whoever turns on debug lines wants all of them.
+        // All debug lines are wanted if they are turned on.
         if metadata.target() == TARGET || *metadata.level() > Level::INFO {
             return true;
         }
@@ -113,7 +113,7 @@ impl Repeats {
     }
 }
 
-/// Makes each event one line that is not too long.
+/// Formats each event as one line of limited length.
 pub struct OneLine<F> {
     pub format: F,
     pub json: bool,
@@ -140,7 +140,7 @@ where
             let line = shorten(&text, LONGEST_LINE - 2 - span.len()) + " " + &span;
             return writeln!(to, "{}", line.trim_end());
         }
-        // An object that is cut off is no JSON, so its fields are cut instead.
+        // An object that is cut off is not JSON, so its fields are cut instead.
         let (mut fields, mut time, mut most) = (Text::default(), String::new(), LONGEST_LINE);
         let _ = DefaultFields::new().format_fields(Writer::new(&mut fields), event);
         SystemTime.format_time(&mut Writer::new(&mut time))?;
@@ -166,12 +166,12 @@ fn shorten(text: &str, most: usize) -> String {
     format!("{}{CUT}", &text[..end])
 }
 
-/// Takes a little more than a line can have, and fails when there is more.
+/// Accepts a little more than a line can have, and fails beyond that.
 #[derive(Default)]
 struct Text(String);
 
 impl Text {
-    /// Without line breaks, so that what somebody sent cannot look like a line of its own.
+    /// Without line breaks, so that nothing in a request can forge a line.
     fn on_one_line(&self) -> String {
         let text = self.0.strip_suffix('\n').unwrap_or(&self.0);
         text.replace('\n', "\\n").replace('\r', "\\r")

@@ -1,4 +1,4 @@
-//! The commands of the one binary, one file each.
+//! The commands of the binary, one file each.
 
 pub mod command_line;
 mod doctor;
@@ -8,5 +8,7 @@ mod output;
 mod purge;
 mod reseal;
 mod routes;
+mod runtime;
 pub mod serve;
+pub mod stop;
 mod user;

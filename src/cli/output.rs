@@ -7,22 +7,27 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-/// Prints a line. Unlike `println!` it does not panic when nobody reads it.
+/// Prints a line. Unlike `println!`, it does not panic if the output is closed.
 ///
 /// # Errors
-/// When nobody reads it.
+/// When the output is closed.
 pub fn say(line: impl Display) -> Result<()> {
     Ok(writeln!(io::stdout(), "{line}")?)
 }
 
-/// Prints a line on standard error. It gives up after a second: nobody may be reading it, and the process has to end.
+/// Prints a line on standard error. It gives up after a second, because the line may never be read, and the process has
+/// to end.
 pub fn say_error(line: String) {
     let (printing, printed) = channel::<()>();
-    let print = move || {
-        let _ = writeln!(io::stderr(), "{line}");
+    let print = |line: &str| drop(writeln!(io::stderr(), "{line}"));
+    let copy = line.clone();
+    let printer = move || {
+        print(&copy);
         drop(printing);
     };
-    if thread::Builder::new().spawn(print).is_ok() {
-        let _ = printed.recv_timeout(Duration::from_secs(1));
+    match thread::Builder::new().spawn(printer) {
+        Ok(_) => drop(printed.recv_timeout(Duration::from_secs(1))),
+        // The process cannot have more threads.
+        Err(_) => print(&line),
     }
 }

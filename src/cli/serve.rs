@@ -1,71 +1,63 @@
-//! `latchkey serve`: the site itself, on its own or under Shuttle's tooling.
+//! `latchkey serve`: the site itself, by itself or under Shuttle.
 
 use super::log::Log;
+use super::stop::Stop;
 use crate::base::{Config, Env};
-use crate::features::{self, Feature};
-use crate::server::{connections, purge, site::Site};
-use anyhow::Result;
+use crate::features;
+use crate::server::{connections, purge, sealed, site::Site};
+use anyhow::{Result, bail};
+use tokio::net::TcpListener;
+#[cfg(feature = "shuttle")]
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+#[cfg(feature = "shuttle")]
+use tokio::task::spawn_blocking;
 
 pub async fn run(env: &Env) -> Result<()> {
-    let config = Config::from_env(env)?;
+    let mut config = Config::from_env(env)?;
     let features = features::all(env)?;
-    let log = Log::start(env, config.log_json, &features)?;
-    serve(config, features, log).await
-}
-
-async fn serve(mut config: Config, features: Vec<Feature>, log: Log) -> Result<()> {
+    let log = Log::start(&config, &features)?;
+    let mut stop = Stop::new()?;
     let listener = connections::bind(&mut config).await?;
-    let site = Site::open(config, features).await?;
-    let app = &site.app;
-    if app.config.insecure_http && !app.config.development() {
-        tracing::warn!("INSECURE_HTTP=yes: passwords cross the network in the clear");
-    }
-    if app.config.is_forwarded() {
-        tracing::warn!("DEVELOPMENT_URL is set: whoever can open it can do all that is open in development");
-    }
-    let stop = stop_signal()?;
-    log.say(format!("{} is at {}", app.config.site_name, app.config.origin()));
-    tokio::spawn(purge::run(app.clone()));
-    let (stopping, stopped) = watch::channel(false);
-    let outbox = tokio::spawn(site.outbox.clone().run(app.config.drain_timeout, stopped));
-    let stop = async {
-        stop.await;
-        stopping.send_replace(true);
+    let site = tokio::select! {
+        site = Site::open(config, features) => site?,
+        () = stop.asked() => return Ok(()),
     };
-    let served = connections::serve(&site, listener, stop).await;
+    let config = &site.app.config;
+    env.misspelt().iter().for_each(|sentence| tracing::warn!("{sentence}"));
+    if config.insecure_http && !config.development() {
+        tracing::warn!("INSECURE_HTTP=yes: passwords cross the network unencrypted");
+    }
+    if config.is_forwarded() {
+        tracing::warn!(
+            "DEVELOPMENT_URL is set: anyone who can open it can use everything that is meant for \
+                        development"
+        );
+    }
+    log.say(format!("{} is at {}", config.site_name, config.origin()));
+    let (stopping, stopped) = watch::channel(false);
+    let stopped_at_once = async {
+        stop.asked().await;
+        stopping.send_replace(true);
+        stop.asked_again().await;
+    };
+    tokio::select! {
+        served = serve_until(&site, listener, stopped) => served,
+        () = stopped_at_once => bail!("it was asked twice to stop, so requests and mails in progress were dropped"),
+    }
+}
+
+/// Serves until it is stopped, then finishes what is in progress.
+async fn serve_until(site: &Site, listener: TcpListener, stopped: watch::Receiver<bool>) -> Result<()> {
+    tokio::spawn(purge::run(site.app.clone()));
+    tokio::spawn(sealed::warn_of_missing_keys(site.app.clone()));
+    let outbox = tokio::spawn(site.outbox.clone().run(site.app.config.drain_timeout, stopped.clone()));
+    let mut stopped = stopped;
+    let stop = async move { drop(stopped.wait_for(|&stopped| stopped).await) };
+    let served = connections::serve(site, listener, stop).await;
     outbox.await?;
-    app.db.close().await;
+    site.app.db.close().await;
     served
-}
-
-/// Ends when the process is asked to stop: by SIGTERM or Ctrl-C, or on Windows by Ctrl-C, Ctrl-Break, a closed console or
-/// the end of the system. They are caught from here on, not only while somebody waits for them.
-#[cfg(unix)]
-fn stop_signal() -> Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-#[cfg(windows)]
-fn stop_signal() -> Result<impl Future<Output = ()>> {
-    use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
-    let (mut interrupt, mut terminate) = (ctrl_c()?, ctrl_break()?);
-    let (mut close, mut shutdown) = (ctrl_close()?, ctrl_shutdown()?);
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = close.recv() => {}
-            _ = shutdown.recv() => {}
-        }
-    })
 }
 
 /// The site as a service of Shuttle's runtime.
@@ -84,10 +76,10 @@ impl shuttle_runtime::Service for OnShuttle {
             ("HOST".into(), address.ip().to_string()),
             ("PORT".into(), address.port().to_string()),
         ];
-        let env = std::env::vars().chain(self.secrets).chain(place).collect();
-        let config = Config::from_env(&env)?;
-        let features = features::all(&env)?;
-        let log = Log::start(&env, config.log_json, &features)?;
-        Ok(serve(config, features, log).await?)
+        let env: Env = std::env::vars().chain(self.secrets).chain(place).collect();
+        // The runtime requires futures that can move between threads, which the compiler cannot prove for async
+        // closures.
+        let served = spawn_blocking(move || Handle::current().block_on(run(&env)));
+        Ok(served.await.map_err(anyhow::Error::from)??)
     }
 }

@@ -14,17 +14,17 @@ use std::io::{BufRead, IsTerminal, stdin};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Create an account; the password is asked for, or read as one line of standard input
+    /// Create an account; asks for the password, or reads it from standard input
     Add {
         /// 1 to 20 of the characters 0-9 and a-z
         name: String,
-        /// An e-mail address, kept unconfirmed
+        /// An e-mail address, which has to be confirmed
         #[arg(long)]
         email: Option<String>,
     },
-    /// List the accounts, newest first
+    /// List the accounts that are not disabled, newest first
     List,
-    /// Print a link to choose a new password; it works once, for RESET_LIFETIME
+    /// Print a password reset link, which works once, within RESET_LIFETIME
     ResetLink { name: String },
 }
 
@@ -44,7 +44,7 @@ async fn add(config: &Config, name: &str, email: Option<&str>) -> Result<()> {
     let personal = personal_words(config, username.as_str(), email.as_ref().map(Email::as_str));
     let hash = HashLimiter::new(config).hash(password, personal).await?;
     let here = Client::local("command line");
-    let db = Database::open(config).await?;
+    let db = Database::open_existing(config).await?;
     let created = db.write(async |db| {
         let Some(id) = user::create(db, &username, &here).await? else { return Ok(false) };
         table::set(db, &id, &hash).await?;
@@ -60,12 +60,12 @@ async fn add(config: &Config, name: &str, email: Option<&str>) -> Result<()> {
     say(format!("{username} can log in now."))
 }
 
-/// For a user who has no other way back.
+/// For a user who cannot get back in otherwise.
 async fn reset_link(env: &Env, config: &Config, name: &str) -> Result<()> {
     let path = features::all(env)?.iter().find_map(|feature| feature.reset_path);
-    let path = path.context("this site has no page where a password is reset")?;
+    let path = path.context("this site has no page to reset a password")?;
     let username = Username::parse(name).map_err(|sentence| anyhow!(sentence))?;
-    let db = Database::open(config).await?;
+    let db = Database::open_existing(config).await?;
     let token = db.write(async |db| {
         let Some(user) = user::find(db, &username).await? else { return Ok(None) };
         user::lock(db, &user.id).await?;
@@ -90,7 +90,7 @@ fn ask_password() -> Result<String> {
 }
 
 async fn list(config: &Config) -> Result<()> {
-    let db = Database::open(config).await?;
+    let db = Database::open_read_only(config).await?;
     let mut after = AFTER_ALL_IDS.to_string();
     loop {
         let next = async |db: &mut Connection| {

@@ -1,8 +1,9 @@
-//! What is known of the database and of the connections to it: whether it takes writes, and which connections are too old
-//! to be trusted.
+//! The state of the database and its connections: whether its file is there, whether it accepts writes, and which
+//! connections are too old to be trusted.
 
-use crate::base::Error;
 use crate::base::error::is_lost_connection;
+use crate::base::{Error, Result};
+use anyhow::anyhow;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -13,7 +14,8 @@ pub struct Availability(Arc<State>);
 #[derive(Default)]
 struct State {
     refuses_writes: AtomicBool,
-    /// When writes began to succeed again.
+    has_lost_file: AtomicBool,
+    /// When writes began to succeed again, or the file was back.
     writable_since: Moment,
     /// When a connection was last lost.
     lost_at: Moment,
@@ -22,23 +24,47 @@ struct State {
 type Moment = Mutex<Option<Instant>>;
 
 impl Availability {
-    /// Whether the last write, or the last try of one, succeeded.
+    /// Whether the last write, or the last probe, succeeded.
     pub fn can_write(&self) -> bool {
         !self.0.refuses_writes.load(Relaxed)
     }
 
-    /// The database refuses writes. Returns whether that is new.
+    /// The database rejects writes. Returns whether that is new.
     pub fn refuse_writes(&self) -> bool {
         !self.0.refuses_writes.swap(true, Relaxed)
     }
 
-    /// The database takes writes again.
+    /// The database accepts writes again.
     pub fn accept_writes(&self) {
         *lock(&self.0.writable_since) = Some(Instant::now());
         self.0.refuses_writes.store(false, Relaxed);
     }
 
-    /// Whether a connection opened at this moment may lead to a server that has been replaced.
+    /// The file is not the one that was opened. Returns whether that is new.
+    pub fn lose_file(&self) -> bool {
+        !self.0.has_lost_file.swap(true, Relaxed)
+    }
+
+    /// The file is the one that was opened. Returns whether that is new. Connections that were opened in between may
+    /// lead to another file.
+    pub fn find_file(&self) -> bool {
+        if !self.0.has_lost_file.load(Relaxed) {
+            return false;
+        }
+        *lock(&self.0.writable_since) = Some(Instant::now());
+        self.0.has_lost_file.swap(false, Relaxed)
+    }
+
+    /// # Errors
+    /// [`Error::Unavailable`] while the file is not the one that was opened.
+    pub fn check_file(&self) -> Result<()> {
+        match self.0.has_lost_file.load(Relaxed) {
+            true => Err(Error::Unavailable(anyhow!("the database file is not the one that was opened"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a connection opened at that time may lead to a server or file that has been replaced.
     pub fn is_outdated(&self, opened: Instant) -> bool {
         is_before(opened, &self.0.writable_since)
     }
@@ -52,7 +78,7 @@ impl Availability {
         }
     }
 
-    /// Whether a connection opened at this moment may be lost as another was.
+    /// Whether a connection opened at that time may be lost, as another one was.
     pub fn may_be_lost(&self, opened: Instant) -> bool {
         is_before(opened, &self.0.lost_at)
     }

@@ -1,4 +1,4 @@
-//! The clock, and ids that grow with it.
+//! The clock, and ids that increase with time.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,7 +7,7 @@ pub fn now() -> i64 {
     since_1970().as_secs() as i64
 }
 
-/// The time so long ago, in seconds since 1970.
+/// The time that long ago, in seconds since 1970.
 pub fn ago(time: Duration) -> i64 {
     now() - time.as_secs() as i64
 }
@@ -17,11 +17,11 @@ pub fn now_in_milliseconds() -> i64 {
     since_1970().as_millis() as i64
 }
 
-/// How far the clocks of two replicas may differ. A stored time that lies further ahead than it can was written while a
+/// How much the clocks of two replicas may differ. A stored time that is further in the future was written while a
 /// clock was wrong.
 pub const SKEW: Duration = Duration::from_secs(60);
 
-/// Whether a time that is stored when something happens was written by a clock that was wrong.
+/// Whether a stored time of something that has happened was written while a clock was wrong.
 pub fn is_in_the_future(time: i64) -> bool {
     time > now() + SKEW.as_secs() as i64
 }
@@ -33,12 +33,13 @@ fn since_1970() -> Duration {
     since_1970
 }
 
-/// A UUIDv7 (RFC 9562): it grows with time, so ordering by id is ordering by age. It names a row and grants no access.
+/// A UUIDv7 (RFC 9562): ids increase with time, so ordering by id is ordering by age. An id names a row and grants no
+/// access.
 pub fn new_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
-/// Greater than every id of [`new_id`] in the order of text: where a list that shows the newest first begins.
+/// Greater than every id of [`new_id`] as text: the start of a list that shows the newest first.
 pub const AFTER_ALL_IDS: &str = "g";
 
 #[cfg(test)]

@@ -1,82 +1,135 @@
 //! [`Database`] and the ways to use it: `read`, `write` and `write_relaxed`.
 //!
-//! Each takes a closure, holds one connection for it, and allows [`DEADLINE`] for all of it, waiting included. A write is
-//! a transaction that is committed when the closure returns `Ok`.
+//! Each takes a closure, gives it one connection, and allows [`DEADLINE`] in all, including waiting. A write is a
+//! transaction that is committed when the closure returns `Ok`.
 
 use super::availability::Availability;
-use super::connect::{self, DEADLINE};
-use super::engine::{Db, DbConnection, DbRow};
-use super::fair_semaphore::{FairSemaphore, Permit};
-use super::limit_key::Key;
+use super::connect::{self, DEADLINE, Mode};
+use super::connection::{Connection, Shared};
+use super::engine::{Db, DbConnection};
+use super::fair_semaphore::FairSemaphore;
+use super::file_watch::FileWatch;
+use super::idempotency;
 use super::migrate;
+use super::patience::Patience;
 use super::probe::Probe;
 use super::refusals::Refusals;
-use super::request::{OpenTransaction, Requester, add_statements, is_late};
+use super::request::{OpenTransaction, Requester, is_late};
 use crate::base::{Config, Error, Result, config::is_sqlite};
-use anyhow::anyhow;
-use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
-use sqlx::pool::PoolConnection;
-use sqlx::{Either, Execute, Executor, SqlStr};
+use anyhow::{anyhow, ensure};
+use sqlx::Executor;
 use std::ops::AsyncFnOnce;
-use std::sync::Arc;
 #[cfg(test)]
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
-use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 use tokio::time::timeout;
 
-const SCHEMA: &str = include_str!(concat!(env!("OUT_DIR"), "/schema.sql"));
+/// The text of `schema.sql`.
+pub const SCHEMA: &str = include_str!(concat!(env!("OUT_DIR"), "/schema.sql"));
 
 #[derive(Clone)]
 pub struct Database {
     pool: sqlx::Pool<Db>,
+    mode: Mode,
     /// For the connections of the pool, except those in reserve.
     connections: FairSemaphore,
     /// SQLite has one writer at a time, and its own lock is not fair.
     writer: Option<FairSemaphore>,
-    /// Only one relaxed write waits for `writer`, so that a crowd of them does not delay the others.
+    /// Only one relaxed write at a time waits for `writer`, so that many of them do not delay other writes.
     relaxed: FairSemaphore,
-    committed: Arc<Notify>,
     availability: Availability,
+    /// For the site, on SQLite.
+    file_watch: Option<FileWatch>,
     probe: Probe,
     pub refusals: Refusals,
-    #[cfg(test)]
-    statements: Arc<AtomicU64>,
+    shared: Shared,
 }
 
 impl Database {
-    /// Applies new sections of `schema.sql` by `config.database_direct_url`, then connects to `config.database_url`.
+    /// For the site: applies new sections of `schema.sql` through `config.database_direct_url`, then connects to
+    /// `config.database_url`. A SQLite file is created.
     ///
     /// # Errors
-    /// When the database cannot be reached, or a section cannot be applied.
+    /// One sentence: the database cannot be reached, or a section cannot be applied.
     pub async fn open(config: &Config) -> anyhow::Result<Database> {
-        connect::prepare(config)?;
-        // Kept until the pool is open: while the last connection to a SQLite file closes, opening it can fail.
-        let mut direct = connect::direct(&config.database_direct_url).await?;
-        migrate::apply(&mut direct, is_sqlite(&config.database_direct_url), SCHEMA).await?;
-        let availability = Availability::default();
-        let pool = connect::pool(&config.database_url, config.database_pool, availability.clone()).await?;
-        sqlx::Connection::close(direct).await?;
+        let mut db = Database::open_in(Mode::Create, config).await?;
+        db.file_watch = FileWatch::start(&config.database_url, db.mode, &db.availability).await?;
+        Ok(db)
+    }
+
+    /// For commands that write: nothing is created, and no section is applied.
+    ///
+    /// # Errors
+    /// One sentence: the database cannot be reached, or lacks sections that this program has.
+    pub async fn open_existing(config: &Config) -> anyhow::Result<Database> {
+        Database::open_in(Mode::Write, config).await
+    }
+
+    /// For commands that only read: [`Database::write`] fails, and no file is created. The other two also open a file
+    /// like this if it cannot be written to.
+    ///
+    /// # Errors
+    /// As [`Database::open_existing`].
+    pub async fn open_read_only(config: &Config) -> anyhow::Result<Database> {
+        Database::open_in(Mode::Read, config).await
+    }
+
+    async fn open_in(mode: Mode, config: &Config) -> anyhow::Result<Database> {
+        let mode = connect::prepare(config, mode)?;
+        let (url, direct_url, patience) = (&config.database_url, &config.database_direct_url, Patience::new());
+        // Kept open until the pool is open: while the last connection to a SQLite file closes, opening it can fail.
+        let mut first = connect::first("DATABASE_URL", url, mode, &patience).await?;
+        let prepared = if direct_url == url {
+            prepare_schema(&mut first, mode, config, &patience).await
+        } else {
+            let mut direct = connect::first("DATABASE_DIRECT_URL", direct_url, mode, &patience).await?;
+            let prepared = prepare_schema(&mut direct, mode, config, &patience).await;
+            close(direct).await;
+            match prepared {
+                Ok(()) => same_database(&mut first, config, &patience).await,
+                Err(error) => Err(error),
+            }
+        };
+        let opened = match prepared {
+            Ok(()) => Database::open_beside(&mut first, mode, config, &patience).await,
+            Err(error) => Err(error),
+        };
+        close(first).await;
+        opened.map_err(|error| connect::explained("the database in DATABASE_URL cannot be used", error))
+    }
+
+    async fn open_beside(
+        first: &mut DbConnection,
+        mode: Mode,
+        config: &Config,
+        patience: &Patience,
+    ) -> anyhow::Result<Database> {
+        let url = &config.database_url;
+        let shared = Shared::default();
+        let probe = Probe::new(url, &shared.availability);
+        let is_read_only = async || Ok(connect::is_read_only(first).await?);
+        if mode == Mode::Create && !is_sqlite(url) && patience.wait_for("the database", is_read_only).await? {
+            probe.refuse_writes("it is a standby, or read-only by default");
+        }
+        let pool = connect::pool(url, config.database_pool, mode, shared.availability.clone(), patience).await?;
         Ok(Database {
             pool,
+            mode,
             connections: FairSemaphore::new(config.database_pool as usize - RESERVED),
             writer: is_sqlite(&config.database_url).then(|| FairSemaphore::new(1)),
             relaxed: FairSemaphore::new(1),
-            committed: Arc::default(),
-            probe: Probe::new(&config.database_url, &availability),
-            availability,
-            refusals: Refusals::default(),
-            #[cfg(test)]
-            statements: Arc::default(),
+            probe,
+            availability: shared.availability.clone(),
+            file_watch: None,
+            refusals: shared.refusals.clone(),
+            shared,
         })
     }
 
     /// Runs `work` on one connection, for queries that change nothing.
     ///
     /// # Errors
-    /// What `work` answers; [`Error::Unavailable`] when the database cannot be reached or [`DEADLINE`] has passed.
+    /// The error of `work`; [`Error::Unavailable`] when the database cannot be reached or [`DEADLINE`] has passed.
     pub async fn read<T>(&self, work: impl AsyncFnOnce(&mut Connection) -> Result<T>) -> Result<T> {
         within_deadline(async {
             let mut connection = self.connection().await?;
@@ -87,18 +140,24 @@ impl Database {
         .await
     }
 
-    /// Runs `work` in a transaction that survives a power cut: committed when it returns `Ok`, rolled back when it answers
-    /// `Err`.
+    /// Runs `work` in a transaction that survives a power failure: committed if it returns `Ok`, rolled back if it
+    /// returns `Err`. In a request that acts once, the first such transaction is the act.
     ///
     /// # Errors
-    /// As [`Database::read`]. If the deadline passes during the commit, the outcome is unknown.
+    /// As for [`Database::read`]. If the deadline passes during the commit, the outcome is unknown.
+    /// [`Error::Repeated`] if another request has acted already; then nothing was run.
     pub async fn write<T>(&self, work: impl AsyncFnOnce(&mut Connection) -> Result<T>) -> Result<T> {
-        let begin = if self.writer.is_some() { SQLITE_WRITE } else { "begin" };
-        within_deadline(self.transaction(begin, work)).await
+        let begin = if self.writer.is_some() { SQLITE_WRITE } else { POSTGRES_WRITE };
+        let work = async |db: &mut Connection| {
+            idempotency::take(db).await?;
+            work(db).await
+        };
+        let answer = within_deadline(self.transaction(begin, work)).await;
+        answer.inspect(|_| idempotency::set_done())
     }
 
-    /// As [`Database::write`], without waiting for the disk: for counts and times that a power cut may lose. A process that
-    /// is killed loses nothing.
+    /// Like [`Database::write`], without waiting for the disk: for counts and times that a power failure may lose.
+    /// Nothing is lost if the process is killed. It is never the act of a request that acts once.
     ///
     /// # Errors
     /// As [`Database::write`].
@@ -118,6 +177,9 @@ impl Database {
         begin: &'static str,
         work: impl AsyncFnOnce(&mut Connection) -> Result<T>,
     ) -> Result<T> {
+        if self.mode == Mode::Read {
+            return Err(Error::Unavailable(anyhow!("the database was opened read-only")));
+        }
         let permit = match &self.writer {
             Some(writer) => Some(writer.acquire(Requester::current()).await?),
             None => None,
@@ -128,17 +190,16 @@ impl Database {
             return Err(Error::Unavailable(anyhow!("the request took too long")));
         }
         let _open = OpenTransaction::new();
-        (connection.in_transaction, connection.write_permit) = (true, permit);
+        permit.into_iter().for_each(|permit| connection.hold(permit));
         let answer = connection.run_transaction(begin, work).await;
+        // A write to a file that has been removed does not count as done.
+        let answer = answer.and_then(|value| self.availability.check_file().map(|()| value));
         if answer.is_ok() {
-            connection.lifted.iter().for_each(|key| self.refusals.forget(key));
-            if connection.notifies {
-                self.committed.notify_one();
-            }
+            connection.act_on_commit();
         }
         match &answer {
             Err(error) if self.probe.write_refused(error) => connection.close(),
-            _ if connection.in_transaction => drop(connection),
+            _ if connection.is_in_transaction() => drop(connection),
             _ => connection.release(),
         }
         answer.inspect_err(|error| self.observe(error))
@@ -147,17 +208,18 @@ impl Database {
     async fn connection(&self) -> Result<Connection> {
         let permit = self.connections.acquire(Requester::current()).await?;
         let mut connection = self.reserved_connection().await?;
-        connection.permit = Some(permit);
+        connection.hold(permit);
         Ok(connection)
     }
 
-    /// One of [`RESERVED`] connections, for work that sets its own deadline and waits for nobody.
+    /// One of [`RESERVED`] connections, for work that sets its own deadline. It never waits for the others.
     ///
     /// # Errors
     /// When it cannot be opened in time.
     pub async fn reserved_connection(&self) -> Result<Connection> {
+        self.availability.check_file()?;
         let (pool, probe) = (self.pool.clone(), self.probe.clone());
-        // The pool itself goes on trying where a server refuses.
+        // The pool itself keeps trying when a server refuses connections.
         let connecting = async move {
             tokio::select! {
                 acquired = pool.acquire() => acquired.map_err(|cause| Error::Unavailable(cause.into())),
@@ -167,27 +229,15 @@ impl Database {
         let inner = if self.pool.num_idle() > 0 {
             connecting.await?
         } else {
-            // Connecting goes on if the client disconnects, and the connection is there for the next one.
+            // If the client disconnects, connecting continues, and the next request gets the connection.
             tokio::spawn(connecting).await.map_err(anyhow::Error::from)??
         };
-        Ok(Connection {
-            inner: Some(inner),
-            acquired: Instant::now(),
-            availability: self.availability.clone(),
-            in_transaction: false,
-            permit: None,
-            write_permit: None,
-            notifies: false,
-            refusals: self.refusals.clone(),
-            lifted: Vec::new(),
-            #[cfg(test)]
-            statements: self.statements.clone(),
-        })
+        Ok(Connection::new(inner, self.shared.clone()))
     }
 
     /// Waits until this process commits a transaction that called [`Connection::notify_on_commit`].
     pub async fn commit_notified(&self) {
-        self.committed.notified().await;
+        self.shared.committed.notified().await;
     }
 
     /// Work on a [`Database::reserved_connection`] failed with this error.
@@ -195,20 +245,61 @@ impl Database {
         self.availability.observe(error);
     }
 
-    /// Whether the last write, or the last try of one, succeeded. While none does, tries are made in the background.
+    /// Whether the last write, or the last probe, succeeded. While writes fail, probes are made in the background.
     pub fn can_write(&self) -> bool {
-        self.availability.can_write()
+        self.mode != Mode::Read && self.availability.can_write()
     }
 
     /// How many statements this process has run on this database.
     #[cfg(test)]
     pub fn statements(&self) -> u64 {
-        self.statements.load(Relaxed)
+        self.shared.statements.load(Relaxed)
     }
 
     pub async fn close(&self) {
-        self.pool.close().await;
+        // Without its server, the pool is busy connecting and would finish that first.
+        let _ = timeout(DEADLINE, self.pool.close()).await;
+        if let Some(file_watch) = &self.file_watch {
+            file_watch.close().await;
+        }
     }
+}
+
+/// Brings the schema up to date, or checks that it is.
+async fn prepare_schema(
+    direct: &mut DbConnection,
+    mode: Mode,
+    config: &Config,
+    patience: &Patience,
+) -> anyhow::Result<()> {
+    let sqlite = is_sqlite(&config.database_url);
+    match mode {
+        Mode::Read | Mode::Write => migrate::check(direct, sqlite, SCHEMA, patience).await?,
+        Mode::Create => migrate::apply(direct, sqlite, SCHEMA, patience).await?,
+    }
+    let last = match mode {
+        Mode::Write if sqlite => connect::TRY_TO_WRITE,
+        Mode::Create if sqlite => connect::USE_WAL,
+        _ => return Ok(()),
+    };
+    patience.wait_for(migrate::holder(sqlite), async || Ok(direct.execute(last).await.map(drop)?)).await
+}
+
+/// Sections are applied on the direct connection, and everything else uses connections like this one.
+async fn same_database(first: &mut DbConnection, config: &Config, patience: &Patience) -> anyhow::Result<()> {
+    let sqlite = is_sqlite(&config.database_url);
+    let looking = async || Ok(migrate::is_of_a_site(first, sqlite).await?);
+    ensure!(
+        patience.wait_for(migrate::holder(sqlite), looking).await?,
+        "schema.sql was applied to the database in DATABASE_DIRECT_URL, but not to the one in DATABASE_URL: set both \
+         to the same database and schema"
+    );
+    Ok(())
+}
+
+/// Waits only briefly, because the connection may be waiting for a lock.
+async fn close(connection: DbConnection) {
+    let _ = timeout(Duration::from_secs(1), sqlx::Connection::close(connection)).await;
 }
 
 /// How many connections of the pool are not shared by requests.
@@ -217,7 +308,9 @@ pub const RESERVED: usize = 2;
 /// How a transaction begins, with and without waiting for the disk at its commit.
 const SQLITE_WRITE: &str = "pragma synchronous = full; begin immediate";
 const SQLITE_RELAXED: &str = "pragma synchronous = normal; begin immediate";
-const POSTGRES_RELAXED: &str = "begin; set local synchronous_commit = off";
+/// The default of a database or role may be another isolation level, in which concurrent transactions fail.
+const POSTGRES_WRITE: &str = "begin isolation level read committed";
+const POSTGRES_RELAXED: &str = "begin isolation level read committed; set local synchronous_commit = off";
 
 /// Limits work with the database to [`DEADLINE`].
 ///
@@ -228,144 +321,12 @@ pub async fn within_deadline<T>(work: impl Future<Output = Result<T>>) -> Result
     tokio::time::timeout(DEADLINE, work).await.map_err(late)?
 }
 
-/// A connection in use. One that is dropped before its work has come to an end, because the deadline passed or the client
-/// disconnected, may be in the middle of an answer or a transaction. It is reset in the background and then returned to
-/// the pool.
-pub struct Connection {
-    inner: Option<PoolConnection<Db>>,
-    acquired: Instant,
-    availability: Availability,
-    in_transaction: bool,
-    /// For a connection of the pool.
-    permit: Option<Permit>,
-    /// For the writer of SQLite.
-    write_permit: Option<Permit>,
-    notifies: bool,
-    pub refusals: Refusals,
-    /// Limits that refuse less after this transaction.
-    lifted: Vec<Key>,
-    #[cfg(test)]
-    statements: Arc<AtomicU64>,
-}
-
-impl Connection {
-    fn inner(&mut self) -> &mut DbConnection {
-        self.inner.as_mut().expect("only release and drop take it")
-    }
-
-    /// Wakes the task that waits in [`Database::commit_notified`], once this transaction is committed.
-    pub fn notify_on_commit(&mut self) {
-        self.notifies = true;
-    }
-
-    /// What this process remembers of refusals by this limit is forgotten once this transaction is committed.
-    pub fn forget_refusal(&mut self, key: Key) {
-        self.lifted.push(key);
-    }
-
-    /// Begins a transaction, and commits what `work` has done, or rolls it back if it answers `Err`.
-    async fn run_transaction<T>(
-        &mut self,
-        begin: &'static str,
-        work: impl AsyncFnOnce(&mut Connection) -> Result<T>,
-    ) -> Result<T> {
-        self.inner().execute(begin).await?;
-        let answer = work(self).await;
-        let ended = self.inner().execute(if answer.is_ok() { "commit" } else { "rollback" }).await;
-        self.in_transaction = ended.is_err();
-        // Why the work failed matters more than what became of the transaction: SQLite ends it by itself on a full disk.
-        let value = answer?;
-        ended?;
-        Ok(value)
-    }
-
-    /// Whether it may be lost or lead to a server that has been replaced. Whoever has had it for long releases it then and
-    /// takes another.
-    pub fn is_doubtful(&self) -> bool {
-        self.availability.is_outdated(self.acquired) || self.availability.may_be_lost(self.acquired)
-    }
-
-    /// Closes the connection to the database. The pool opens another.
-    fn close(mut self) {
-        drop(self.inner.take().map(PoolConnection::detach));
-    }
-
-    /// Returns the connection to the pool.
-    pub fn release(mut self) {
-        drop(self.inner.take());
-    }
-
-    fn counted(&mut self) -> &mut DbConnection {
-        #[cfg(test)]
-        self.statements.fetch_add(1, Relaxed);
-        add_statements(1);
-        self.inner()
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if let (Some(inner), Ok(runtime)) = (self.inner.take(), Handle::try_current()) {
-            runtime.spawn(reset(inner, self.in_transaction, [self.permit.take(), self.write_permit.take()]));
-        }
-    }
-}
-
-/// Waits for the end of what the connection is doing, rolls it back, and returns the connection to the pool; closes it if
-/// that takes too long or fails.
-async fn reset(mut connection: PoolConnection<Db>, in_transaction: bool, _permits: [Option<Permit>; 2]) {
-    let statement = if in_transaction { "rollback" } else { "select 1" };
-    if !matches!(timeout(DEADLINE, connection.execute(statement)).await, Ok(Ok(_))) {
-        drop(connection.detach());
-    }
-}
-
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Connection")
-    }
-}
-
-type QueryAnswer = Either<<Db as sqlx::Database>::QueryResult, DbRow>;
-
-/// Queries run on a [`Connection`] as on any of sqlx's own, and are counted.
-impl<'c> Executor<'c> for &'c mut Connection {
-    type Database = Db;
-
-    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<QueryAnswer>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Db>,
-    {
-        self.counted().fetch_many(query)
-    }
-
-    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<DbRow>>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Db>,
-    {
-        self.counted().fetch_optional(query)
-    }
-
-    fn prepare_with<'e>(
-        self,
-        sql: SqlStr,
-        parameters: &'e [<Db as sqlx::Database>::TypeInfo],
-    ) -> BoxFuture<'e, sqlx::Result<<Db as sqlx::Database>::Statement>>
-    where
-        'c: 'e,
-    {
-        self.inner().prepare_with(sql, parameters)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::Env;
     use crate::test::{TestApp, TestDatabase};
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     #[tokio::test]
     async fn replicas_may_start_together() {

@@ -1,7 +1,7 @@
-//! [`Db`] is the line to change in an app that has settled on one engine.
+//! [`Db`] is the line to change in an app that uses only one engine.
 
-/// The engine. `sqlx::Any` decides by `DATABASE_URL`; `sqlx::Postgres` or `sqlx::Sqlite` here gives an app that has
-/// chosen all the types of its engine.
+/// The engine. `sqlx::Any` chooses by `DATABASE_URL`; with `sqlx::Postgres` or `sqlx::Sqlite` here, all types of that
+/// engine can be used.
 pub type Db = sqlx::Any;
 
 pub type DbConnection = <Db as sqlx::Database>::Connection;

@@ -1,5 +1,4 @@
-//! A semaphore whose waiters are served in rounds, one of each requester after the other, so that a crowd of one delays
-//! only itself.
+//! A semaphore that serves requesters in turn, so that many requests of one requester mainly delay its own.
 
 use super::request::Requester;
 use crate::base::{Error, Result};
@@ -8,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
-/// How many may wait, in all and of one requester. Others are told at once that the site is busy.
+/// How many may wait, in all and for one requester. Others get an error at once.
 const MOST_WAITING: usize = 4_000;
 const MOST_WAITING_OF_ONE: usize = 100;
 
@@ -18,7 +17,7 @@ pub struct FairSemaphore(Arc<Mutex<State>>);
 struct State {
     free: usize,
     waiting: usize,
-    /// None of them is empty.
+    /// Never empty.
     queues: HashMap<Requester, VecDeque<oneshot::Sender<Permit>>>,
     /// The keys of the queues; the first is served next.
     round: VecDeque<Requester>,
@@ -49,7 +48,7 @@ impl FairSemaphore {
                 of_one = state.remove_cancelled(of);
             }
             if state.waiting >= MOST_WAITING || of_one >= MOST_WAITING_OF_ONE {
-                return Err(Error::Unavailable(anyhow!("too many wait for the database")));
+                return Err(Error::Unavailable(anyhow!("too many requests are waiting for the database")));
             }
             state.waiting += 1;
             if of_one == 0 {
@@ -68,7 +67,7 @@ impl FairSemaphore {
 }
 
 impl State {
-    /// Removes those of one requester who do not wait any more, and returns how many still do.
+    /// Removes waiters of one requester that have given up, and returns how many are left.
     fn remove_cancelled(&mut self, of: Requester) -> usize {
         let Some(queue) = self.queues.get_mut(&of) else { return 0 };
         let before = queue.len();
@@ -82,7 +81,7 @@ impl State {
         after
     }
 
-    /// Who is next; some may not wait any more.
+    /// The next waiter, which may have given up.
     fn next(&mut self) -> Option<oneshot::Sender<Permit>> {
         let key = self.round.pop_front()?;
         let queue = self.queues.get_mut(&key)?;
@@ -108,7 +107,7 @@ impl Drop for Permit {
             drop(state);
             match next.send(Permit(Some(semaphore.clone()))) {
                 Ok(()) => return,
-                // Nobody waits for it any more, so it is for the next one.
+                // The waiter has given up, so the permit goes to the next one.
                 Err(mut permit) => permit.0 = None,
             }
         }

@@ -3,7 +3,7 @@
 use ring::hmac;
 use sha2::{Digest, Sha256};
 
-/// What is limited. The table has a hash of it.
+/// What is limited. The table only has its hash.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key([u8; 32]);
 
@@ -12,8 +12,8 @@ impl Key {
         Key(Sha256::digest(format!("{kind}:{of}")).into())
     }
 
-    /// For text that can be anything, even a password typed into the wrong field: nobody can tell what it was without
-    /// `secret`.
+    /// For text that can be anything, even a password typed into the wrong field: without `secret` it cannot be found
+    /// out.
     pub fn keyed(secret: &[u8], kind: &str, of: &str) -> Key {
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), format!("{kind}:{of}").as_bytes());
         Key(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
@@ -23,7 +23,7 @@ impl Key {
         Key::new("account", user_id)
     }
 
-    /// As it stands in the table.
+    /// As stored in the table.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }

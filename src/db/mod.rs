@@ -3,13 +3,18 @@
 pub mod availability;
 pub mod clock;
 pub mod connect;
+pub mod connection;
 pub mod database;
 pub mod engine;
 pub mod fair_semaphore;
+pub mod file_watch;
+pub mod idempotency;
 pub mod limit_key;
 pub mod migrate;
+pub mod patience;
 pub mod probe;
 pub mod rate_limit;
+pub mod refunds;
 pub mod refusals;
 pub mod request;
 
@@ -17,6 +22,7 @@ pub mod request;
 pub use {
     clock::{AFTER_ALL_IDS, ago, is_in_the_future, new_id, now, now_in_milliseconds},
     connect::DEADLINE,
-    database::{Connection, Database},
+    connection::Connection,
+    database::Database,
     engine::{Db, DbRow},
 };

@@ -1,19 +1,20 @@
-//! Rate limits, kept in the database: all replicas share them, and a restart keeps them. A check is one statement that
-//! counts and decides at once, so requests that arrive together cannot all pass.
+//! Rate limits, stored in the database: all replicas share them, and a restart keeps them. A check is one statement
+//! that counts and decides, so simultaneous requests cannot all pass.
 //!
 //! [`take`] is for a number per duration (the generic cell rate algorithm, which needs one timestamp per key),
-//! [`AddressLimit`] for the same by network address, [`attempt`] for what may fail a few times and then has to wait longer
-//! and longer. Times here are milliseconds since 1970.
+//! [`AddressLimit`] is the same per network address, and [`attempt`] is for attempts that have to wait longer after
+//! each failure. Times here are milliseconds since 1970.
 
 use super::clock::{SKEW, now_in_milliseconds};
-use super::database::{Connection, Database};
+use super::connection::Connection;
+use super::database::Database;
 pub use super::limit_key::Key;
 use super::refusals::{Refusals, SHORT};
 use crate::base::{Backoff, Error, Rate, Result, random};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-/// The network of an IPv6 address that has so many bits in common. An IPv4 address stands for itself.
+/// The network of an IPv6 address, with a prefix of this length. An IPv4 address is returned unchanged.
 pub fn network(address: IpAddr, length: u32) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> (128 - length) << (128 - length)).into(),
@@ -21,11 +22,11 @@ pub fn network(address: IpAddr, length: u32) -> IpAddr {
     }
 }
 
-/// What a network address may do. A client that has one IPv6 address has its whole /64, and many can have a /56 or a /48, so
-/// these are limited too, to more.
+/// The limit of a network address. A client with one IPv6 address controls its whole /64, and often a /56 or /48, so
+/// these have limits too, which are higher.
 pub struct AddressLimit(Vec<(Key, Rate)>);
 
-/// The networks of an IPv6 address, and how many times as much each may do as a single address.
+/// The networks of an IPv6 address, and how many times the limit of a single address each has.
 const NETWORKS: [(u32, u32); 3] = [(64, 1), (56, 4), (48, 16)];
 
 impl AddressLimit {
@@ -41,7 +42,7 @@ impl AddressLimit {
         AddressLimit(limits.to_vec())
     }
 
-    /// Looks whether this process has refused [`AddressLimit::take`] and would have to do so again.
+    /// Checks whether this process remembers that [`AddressLimit::take`] has to be refused.
     ///
     /// # Errors
     /// [`Error::TooMany`] when it would.
@@ -49,7 +50,7 @@ impl AddressLimit {
         self.0.iter().try_for_each(|(key, _)| refusals.check(key))
     }
 
-    /// Looks whether [`AddressLimit::take`] would be refused.
+    /// Checks whether [`AddressLimit::take`] would be refused.
     ///
     /// # Errors
     /// [`Error::TooMany`] when it would.
@@ -61,7 +62,7 @@ impl AddressLimit {
         Ok(())
     }
 
-    /// As [`AddressLimit::take`], in a transaction of its own.
+    /// Like [`AddressLimit::take`], in its own transaction.
     ///
     /// # Errors
     /// As [`AddressLimit::take`].
@@ -70,11 +71,12 @@ impl AddressLimit {
         db.write_relaxed(async |db| self.take(db).await).await
     }
 
-    /// Takes one of what each of its networks is allowed.
+    /// Takes one from the allowance of each of its networks.
     ///
     /// # Errors
-    /// [`Error::TooMany`] when one of them has none left. What the others have counted is rolled back with the transaction.
-    // The smallest first: it is the one that is used up most often, and the rows of large ones are shared by many.
+    /// [`Error::TooMany`] when one of them has none left. The counts of the others are rolled back with the
+    /// transaction.
+    // The smallest network first: it is used up most often, and the rows of large networks are shared by many.
     pub async fn take(&self, db: &mut Connection) -> Result<()> {
         for (key, rate) in &self.0 {
             let taken = take(db, key, *rate).await;
@@ -92,7 +94,7 @@ impl AddressLimit {
     }
 }
 
-/// Takes one of what the rate allows.
+/// Takes one from the allowance.
 ///
 /// # Errors
 /// [`Error::TooMany`] when none is left; then nothing is counted.
@@ -100,13 +102,13 @@ pub async fn take(db: &mut Connection, key: &Key, rate: Rate) -> Result<()> {
     take_keeping(db, key, rate, 0).await
 }
 
-/// As [`take`], but the last `kept` of them are not for this caller.
+/// Like [`take`], but the last `kept` are reserved for others.
 ///
 /// # Errors
 /// As [`take`].
 pub async fn take_keeping(db: &mut Connection, key: &Key, rate: Rate, kept: u32) -> Result<()> {
     let (now, interval, ahead) = (now_in_milliseconds(), interval(rate), ahead(rate, kept));
-    // What lies further ahead than all of them was written by a clock that was wrong. All of them are used up then.
+    // A time further ahead than the whole allowance was written while a clock was wrong. It counts as used up.
     let sql = "insert into limits (key, count, free_at) values ($1, 0, $2 + $3) on conflict (key) do update \
                set free_at = $3 + case when limits.free_at > $5 then $2 + $4 \
                when limits.free_at > $2 then limits.free_at else $2 end \
@@ -115,11 +117,11 @@ pub async fn take_keeping(db: &mut Connection, key: &Key, rate: Rate, kept: u32)
     if query.execute(&mut *db).await?.rows_affected() > 0 {
         return Ok(());
     }
-    // The clock is read again, because the statement may have waited for the row.
+    // The clock is read again, because the statement may have waited for a lock.
     Err(too_many(free_at(db, key).await? - ahead - now_in_milliseconds()))
 }
 
-/// Looks whether [`take`] would be refused.
+/// Checks whether [`take`] would be refused.
 async fn check(db: &mut Connection, key: &Key, rate: Rate) -> Result<()> {
     let (free_at, now) = (free_at(db, key).await?, now_in_milliseconds());
     if free_at > furthest(rate, now) { Ok(()) } else { refuse_if_positive(free_at - ahead(rate, 0) - now) }
@@ -129,7 +131,7 @@ fn refuse_if_positive(wait: i64) -> Result<()> {
     if wait > 0 { Err(too_many(wait)) } else { Ok(()) }
 }
 
-/// As [`take`], for what is skipped when none is left. Returns whether one was taken.
+/// Like [`take`], but returns whether one was left.
 pub async fn try_take(db: &mut Connection, key: &Key, rate: Rate) -> Result<bool> {
     match take(db, key, rate).await {
         Err(Error::TooMany(_)) => Ok(false),
@@ -150,18 +152,18 @@ fn interval(rate: Rate) -> i64 {
     (rate.per.as_millis() as i64 / i64::from(rate.times)).max(1)
 }
 
-/// How far ahead of time all may be used, except those that are kept.
+/// How far ahead of time the allowance can be used, without the reserved ones.
 fn ahead(rate: Rate, kept: u32) -> i64 {
     interval(rate) * (i64::from(rate.times) - i64::from(kept) - 1)
 }
 
-/// The latest time that a row of this rate can hold, unless it was written by a clock that was wrong.
+/// The latest time in a row of this rate, unless a clock was wrong.
 fn furthest(rate: Rate, now: i64) -> i64 {
     now + ahead(rate, 0) + interval(rate) + SKEW.as_millis() as i64
 }
 
-/// Counts an attempt made at the time `at`, and returns its number in a row, from 1. `user_id` is the user whom the key
-/// belongs to, if any. `None` when it came too early; then it is not counted.
+/// Counts an attempt made at the time `at`, and returns its number in a row, from 1. `user_id` is the user that the key
+/// belongs to, if any. Returns `None`, and does not count, if the attempt comes too soon.
 pub async fn count(
     db: &mut Connection,
     key: &Key,
@@ -193,10 +195,10 @@ fn delays(backoff: Backoff) -> (i64, i64, i64) {
 /// NIST SP 800-63B-4, 3.2.2.
 const LONGEST_DELAY: Duration = Duration::from_secs(60 * 60);
 
-/// As [`count`], but an attempt that came too early is an error.
+/// Like [`count`], but an attempt that comes too soon is an error.
 ///
 /// # Errors
-/// [`Error::TooMany`] when it came too early.
+/// [`Error::TooMany`] when it comes too soon.
 pub async fn attempt(db: &mut Connection, key: &Key, user_id: Option<&str>, backoff: Backoff, at: i64) -> Result<i64> {
     match count(db, key, user_id, backoff, at).await? {
         Some(count) => Ok(count),
@@ -204,7 +206,7 @@ pub async fn attempt(db: &mut Connection, key: &Key, user_id: Option<&str>, back
     }
 }
 
-/// Looks whether [`attempt`] would be refused.
+/// Checks whether [`attempt`] would be refused.
 ///
 /// # Errors
 /// [`Error::TooMany`] when it would.
@@ -217,13 +219,14 @@ pub async fn check_attempt(db: &mut Connection, key: &Key, backoff: Backoff) -> 
     db.refusals.remember(key, SHORT, checked)
 }
 
-/// Takes back the attempt with this number that was made at the time `at`, unless others have followed it. Returns whether
-/// it did.
-pub async fn undo_attempt(db: &mut Connection, key: &Key, count: Option<i64>, at: i64) -> Result<bool> {
+/// Gives back the attempt with this number, made at the time `at`. The next one can follow at once, unless so many
+/// others have followed that it has to wait.
+pub async fn give_back_attempt(db: &mut Connection, key: &Key, count: i64, backoff: Backoff, at: i64) -> Result<()> {
     db.forget_refusal(key.clone());
-    let sql = "update limits set count = count - 1, free_at = $3 where key = $1 and count = $2";
-    let undone = sqlx::query(sql).bind(key.bytes()).bind(count).bind(at).execute(db).await?;
-    Ok(undone.rows_affected() > 0)
+    let sql = "update limits set count = count - 1, \
+               free_at = case when count = $2 or count <= $3 then $4 else free_at end where key = $1 and count > 0";
+    sqlx::query(sql).bind(key.bytes()).bind(count).bind(backoff.free).bind(at).execute(db).await?;
+    Ok(())
 }
 
 /// Sets the count of this key to zero.
@@ -233,9 +236,10 @@ pub async fn reset(db: &mut Connection, key: &Key) -> Result<()> {
     Ok(())
 }
 
-/// Sets all counts of this user to zero. What is blocked for others stays so.
+/// Sets all counts of this user to zero. Blocked keys stay blocked.
 pub async fn reset_user(db: &mut Connection, user_id: &str) -> Result<()> {
-    // The account's own count last, in the order in which attempts take them, so that no two transactions deadlock.
+    // The account's own count comes last, in the order in which attempts lock rows, so that transactions do not
+    // deadlock.
     let account = Key::account(user_id);
     let sql = "delete from limits where user_id = $1 and key <> $2 and count > 0 returning key";
     let query = sqlx::query_scalar(sql).bind(user_id).bind(account.bytes());
@@ -244,7 +248,7 @@ pub async fn reset_user(db: &mut Connection, user_id: &str) -> Result<()> {
     reset(db, &account).await
 }
 
-/// Blocks the key for a while, except for this user.
+/// Blocks the key for a while for everyone except this user.
 pub async fn block(db: &mut Connection, key: &Key, user_id: &str, duration: Duration) -> Result<()> {
     let sql = "insert into limits (key, user_id, count, free_at) values ($1, $2, 0, $3) \
                on conflict (key) do update set user_id = $2, free_at = $3";
@@ -261,18 +265,27 @@ pub async fn is_blocked(db: &mut Connection, key: &Key, user_id: &str) -> Result
 }
 
 /// The random part of the secret for [`Key::keyed`], the same for all replicas.
-pub async fn salt(db: &mut Connection) -> Result<Vec<u8>> {
+pub async fn salt(db: &Database) -> Result<Vec<u8>> {
+    let find = "select value from salts where name = 'limits'";
+    let found = db.read(async |db| Ok(sqlx::query_scalar(find).fetch_optional(db).await?)).await?;
+    if let Some(salt) = found {
+        return Ok(salt);
+    }
     let sql = "insert into salts (name, value) values ('limits', $1) on conflict (name) do nothing";
-    sqlx::query(sql).bind(random::<32>()?.to_vec()).execute(&mut *db).await?;
-    Ok(sqlx::query_scalar("select value from salts where name = 'limits'").fetch_one(db).await?)
+    db.write(async |db| {
+        sqlx::query(sql).bind(random::<32>()?.to_vec()).execute(&mut *db).await?;
+        Ok(sqlx::query_scalar(find).fetch_one(db).await?)
+    })
+    .await
 }
 
-/// Deletes rows that limit nothing any more; `$1` is the time in seconds. The condition is repeated outside for a row that is
-/// counted at this moment.
+/// Deletes rows that no longer limit anything; `$1` is the time in seconds. The condition is repeated outside for rows
+/// that are counted at the same moment.
 pub const PURGE: &str = "delete from limits where count = 0 and free_at <= $1 * 1000 and key in \
      (select key from limits where count = 0 and free_at <= $1 * 1000 limit 1000)";
 
-/// Deletes counts of attempts at unknown names, half a year after the last. An account's stay until a right password.
+/// Deletes counts of attempts that belong to no account, half a year after the last. Those of an account stay until the
+/// right password.
 pub const PURGE_ATTEMPTS: &str = "delete from limits where count > 0 and free_at <= ($1 - 180 * 86400) * 1000 \
      and key in (select key from limits where count > 0 and free_at <= ($1 - 180 * 86400) * 1000 \
      and not exists (select 1 from users where users.id = limits.user_id) limit 1000)";
@@ -390,19 +403,34 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_attempt_that_was_not_verified_is_taken_back_unless_others_followed() {
+    async fn an_attempt_that_was_not_decided_is_given_back_whoever_has_followed() {
         let app = TestApp::new().await;
-        let (key, backoff) = (Key::new("test", "a"), Backoff { free: 2, delay: Duration::from_secs(30) });
-        let undo = async |count| {
+        let (key, backoff) = (Key::new("test", "a"), Backoff { free: 3, delay: Duration::from_secs(30) });
+        let give_back = async |count| {
             let at = now_in_milliseconds();
-            app.app.db.write(async |db| undo_attempt(db, &key, Some(count), at).await).await
+            app.app.db.write(async |db| give_back_attempt(db, &key, count, backoff, at).await).await.unwrap();
         };
-        attempted(&app, &key, backoff).await.unwrap();
-        let last = attempted(&app, &key, backoff).await.unwrap();
-        assert!(!undo(last - 1).await.unwrap());
-        assert_eq!(wait(attempted(&app, &key, backoff).await), 30);
-        assert!(undo(last).await.unwrap());
-        assert_eq!(attempted(&app, &key, backoff).await.unwrap(), last);
+        for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1]] {
+            for count in 1..=3 {
+                assert_eq!(attempted(&app, &key, backoff).await.unwrap(), count);
+            }
+            assert_eq!(wait(attempted(&app, &key, backoff).await), 30);
+            for count in order {
+                give_back(count).await;
+            }
+        }
+        // What others have counted stays, and so does their waiting.
+        for count in 1..=3 {
+            assert_eq!(attempted(&app, &key, backoff).await.unwrap(), count);
+        }
+        app.execute("update limits set free_at = 0").await;
+        assert_eq!(attempted(&app, &key, backoff).await.unwrap(), 4);
+        give_back(2).await;
+        assert_eq!(wait(attempted(&app, &key, backoff).await), 60);
+        app.execute("update limits set free_at = 0").await;
+        assert_eq!(attempted(&app, &key, backoff).await.unwrap(), 4);
+        give_back(4).await;
+        assert_eq!(attempted(&app, &key, backoff).await.unwrap(), 4);
     }
 
     /// Takes one of ten a week from each of these addresses, and returns how many were not refused.

@@ -1,4 +1,4 @@
-//! Refusals by rate limits that this process remembers, so that whoever goes on asking costs no statement.
+//! Refusals by rate limits that this process remembers, so that repeated requests need no SQL statement.
 
 use super::limit_key::Key;
 use crate::base::{Error, Result};
@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many are remembered. Beyond it the database is asked.
+/// How many are remembered. Beyond that, the database is asked.
 const MOST: usize = 100_000;
 
-/// How long one is remembered that another process may lift.
+/// How long a refusal is remembered that another process may lift.
 pub const SHORT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Default)]
@@ -18,7 +18,7 @@ pub struct Refusals(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     refused: HashMap<Key, Refusal>,
-    /// When those that are over were last removed because there were too many.
+    /// When expired refusals were last removed because there were too many.
     cleared_at: Option<Instant>,
 }
 
@@ -28,7 +28,7 @@ struct Refusal {
 }
 
 impl Refusals {
-    /// Looks whether a refusal by this limit is remembered.
+    /// Checks whether a refusal by this limit is remembered.
     ///
     /// # Errors
     /// [`Error::TooMany`] when one is.
@@ -40,7 +40,7 @@ impl Refusals {
         }
     }
 
-    /// Passes an answer on. If it is [`Error::TooMany`], it is remembered, for this long at most.
+    /// Returns the result unchanged. If it is [`Error::TooMany`], it is remembered, for at most this long.
     pub fn remember<T>(&self, key: &Key, at_most: Duration, answer: Result<T>) -> Result<T> {
         if let Err(Error::TooMany(wait)) = answer {
             let now = Instant::now();
@@ -70,7 +70,7 @@ impl Refusals {
 impl State {
     fn has_room(&mut self, now: Instant) -> bool {
         let is_full = self.refused.len() >= MOST;
-        // At most once a second, because it looks at each of them.
+        // At most once a second, because it goes through all of them.
         if is_full && self.cleared_at.is_none_or(|cleared_at| now - cleared_at > Duration::from_secs(1)) {
             self.refused.retain(|_, refusal| refusal.remembered_until > now);
             self.cleared_at = Some(now);

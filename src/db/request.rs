@@ -1,4 +1,4 @@
-//! The request that a task works for: who sent it, how many statements it runs, and whether it has a transaction open.
+//! The request that a task works on: who sent it, how many statements it ran, and whether it has a transaction open.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -31,18 +31,18 @@ impl Requester {
         Requester(HASHER.hash_one(of))
     }
 
-    /// The one of this task's request.
+    /// The requester of this task.
     pub fn current() -> Requester {
         REQUEST.try_with(|request| request.sender.get()).unwrap_or_default()
     }
 
-    /// From here on the request counts as this one's.
+    /// From now on the request counts as this requester's.
     pub fn set(self) {
         let _ = REQUEST.try_with(|request| request.sender.set(self));
     }
 }
 
-/// Runs the work of a request. Returns what it answers, and how many statements it ran.
+/// Runs the work of a request. Returns its result and the number of statements.
 pub async fn run<T>(sender: Requester, work: impl Future<Output = T>) -> (T, u32) {
     let request = Request { sender: Cell::new(sender), ..Request::default() };
     let counted = async { (work.await, REQUEST.with(|request| request.statements.get())) };
@@ -54,8 +54,8 @@ pub fn add_statements(number: u32) {
     let _ = REQUEST.try_with(|request| request.statements.set(request.statements.get() + number));
 }
 
-/// Runs `work`, which is part of a request, for at most this long. If a transaction is open then, it still comes to its
-/// end, but nothing after it.
+/// Runs `work`, which is part of a request, for at most this long. A transaction that is open then is finished, but no
+/// other is started.
 pub async fn run_until<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     if let Ok(answer) = timeout(limit, work.as_mut()).await {
@@ -73,7 +73,7 @@ pub async fn run_until<T>(limit: Duration, work: impl Future<Output = T>) -> Opt
     .await
 }
 
-/// Whether the request's time is over, so that it may begin nothing any more.
+/// Whether the request's time is over, so that it must not start anything else.
 pub fn is_late() -> bool {
     REQUEST.try_with(|request| request.is_late.get()).unwrap_or_default()
 }

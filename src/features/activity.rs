@@ -6,16 +6,30 @@ use crate::accounts::event::RecordedEvent;
 use crate::accounts::{Event, User};
 use crate::base::{Env, Result};
 use crate::db::{AFTER_ALL_IDS, Connection};
-use crate::web::format::date_time;
-use crate::web::{Access, App, List, ListQuery, ONE_MORE, Page, Query, Routes, Template, files};
+use crate::web::{
+    Access, AccountGroup, AccountRow, App, List, ListQuery, ONE_MORE, Page, Query, Routes, RowState, Template, files,
+};
 use axum::extract::State;
 use axum::response::Response;
+use futures_util::FutureExt;
 use serde::Serialize;
 
+const PATH: &str = "/account/activity";
+
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    let routes = Routes::new().get("/account/activity", Access::User, index);
-    Ok(Feature { routes, ..Feature::named("activity") })
+    let routes = Routes::new().get(PATH, Access::User, index);
+    Ok(Feature { routes, account_row: Some(ROW), ..Feature::named("activity") })
 }
+
+const ROW: AccountRow = AccountRow::new(AccountGroup::Devices, 2, "Recent activity", PATH, |db, context| {
+    async move {
+        let events = newest(db, &context.session.user, AFTER_ALL_IDS, 1).await?;
+        let known = &context.app.features.events;
+        let latest = events.first().map(|event| RowState::new(event.words(known), "View").at(event.created_at));
+        Ok(latest.unwrap_or_else(|| RowState::new("Nothing yet", "View")))
+    }
+    .boxed()
+});
 
 #[derive(Serialize)]
 struct ActivityPage {
@@ -29,7 +43,7 @@ impl Template for ActivityPage {
 #[derive(Serialize)]
 struct EventRow {
     words: String,
-    at: String,
+    at: i64,
     /// As the address, not known of what another user has caused.
     device: Option<String>,
     address: Option<String>,
@@ -39,7 +53,7 @@ impl EventRow {
     fn new(event: RecordedEvent, known: &[Event]) -> EventRow {
         EventRow {
             words: event.words(known),
-            at: date_time(event.created_at),
+            at: event.created_at,
             device: event.device.as_deref().map(device_name),
             address: event.address,
         }
@@ -47,17 +61,17 @@ impl EventRow {
 }
 
 async fn index(State(app): State<App>, user: User, page: Page, Query(query): Query<ListQuery>) -> Result<Response> {
-    let events = app.db.read(async |db| newest(db, &user, query.after(AFTER_ALL_IDS)).await).await?;
+    let events = app.db.read(async |db| newest(db, &user, query.after(AFTER_ALL_IDS), ONE_MORE).await).await?;
     let events = List::new(events, &query, |event| &event.id);
     let events = events.map(|event| EventRow::new(event, &app.features.events));
     page.render(&ActivityPage { events }).await
 }
 
-/// What happened to the user before the event with the id `after`, newest first.
-async fn newest(db: &mut Connection, user: &User, after: &str) -> Result<Vec<RecordedEvent>> {
+/// What happened to the user before the event with the id `after`, newest first, `limit` events at most.
+async fn newest(db: &mut Connection, user: &User, after: &str, limit: i64) -> Result<Vec<RecordedEvent>> {
     let sql = "select id, kind, about, factors, created_at, address, device from events \
                where user_id = $1 and id < $2 order by id desc limit $3";
-    Ok(sqlx::query_as(sql).bind(&*user.id).bind(after).bind(ONE_MORE).fetch_all(db).await?)
+    Ok(sqlx::query_as(sql).bind(&*user.id).bind(after).bind(limit).fetch_all(db).await?)
 }
 
 #[cfg(test)]
@@ -71,19 +85,21 @@ mod tests {
     fn its_page_renders() {
         let own = EventRow {
             words: "Logged in".into(),
-            at: "1 May 2026, 10:00 UTC".into(),
+            at: 1_777_629_600,
             device: Some("<Firefox>".into()),
             address: Some("192.0.2.1".into()),
         };
-        let by_another_user = EventRow {
-            words: "You are an administrator now".into(),
-            at: "1 May 2026, 10:00 UTC".into(),
-            device: None,
-            address: None,
-        };
+        let by_another_user =
+            EventRow { words: "You are an administrator now".into(), at: 1_777_629_600, device: None, address: None };
         check(&[
-            ActivityPage { events: List { rows: vec![own, by_another_user], next: Some("?after=0190".into()) } },
-            ActivityPage { events: List { rows: vec![], next: None } },
+            ActivityPage {
+                events: List {
+                    rows: vec![own, by_another_user],
+                    previous: Some("".into()),
+                    next: Some("?after=0190".into()),
+                },
+            },
+            ActivityPage { events: List { rows: vec![], previous: None, next: None } },
         ]);
     }
 
@@ -94,8 +110,8 @@ mod tests {
         app.execute("update events set address = '192.0.2.7'").await;
         let _bob = app.person("bob").await;
         let page = ada.get("/account/activity").await;
-        page.assert_status(200).assert_contains("You signed up").assert_contains("192.0.2.7");
-        assert!(page.text().find("Logged in") < page.text().find("You signed up"), "{page}");
+        page.assert_status(200).assert_contains("Signed up").assert_contains("192.0.2.7");
+        assert!(page.text().find("Logged in") < page.text().find("Signed up"), "{page}");
         assert_eq!(page.text().matches("<li>").count(), 2);
         app.visitor().get("/account/activity").await.assert_redirect("/login?next=%2Faccount%2Factivity");
     }
@@ -124,7 +140,7 @@ mod tests {
             assert!(guess.unwrap().is_none());
         }
         let page = ada.get("/account/activity").await.text();
-        assert_eq!(page.matches("A password was wrong").count(), 5);
+        assert_eq!(page.matches("Wrong password").count(), 5);
         assert_eq!(page.matches("Too many wrong passwords").count(), 1);
     }
 
@@ -136,7 +152,20 @@ mod tests {
             app.browser_of("ada").await;
         }
         let first = ada.get("/account/activity").await;
-        first.assert_lacks("You signed up");
-        ada.get(&first.link("next")).await.assert_contains("You signed up").assert_lacks("rel=\"next\"");
+        first.assert_lacks("Signed up").assert_contains(">Older</a>").assert_lacks("rel=\"prev\"");
+        let second = ada.get(&first.link("next")).await;
+        second.assert_contains("Signed up").assert_contains(">Newer</a>").assert_lacks("rel=\"next\"");
+        assert_eq!(second.link("prev"), "/account/activity");
+    }
+
+    #[tokio::test]
+    async fn the_account_page_says_what_happened_last() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        app.execute("update events set created_at = created_at - 300").await;
+        let _bob = app.person("bob").await;
+        ada.get("/test/account").await.assert_contains("Recent activity · Logged in 5 minutes ago · View\n");
+        app.execute("delete from events").await;
+        ada.get("/test/account").await.assert_contains("Recent activity · Nothing yet · View\n");
     }
 }

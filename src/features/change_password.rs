@@ -5,13 +5,15 @@ use crate::accounts::password::{self, VerifiedPassword};
 use crate::accounts::{AuthLevel, Event, NewPassword, Session, User, address, event, personal_words, session};
 use crate::base::{Env, Error, FieldErrors, Result};
 use crate::db::Connection;
-use crate::web::factors::lock_confirmed;
+use crate::web::factors::{PASSWORD, lock_confirmed};
 use crate::web::{
-    Access, App, Empty, FactorCounts, Flash, Form, Login, Page, Redirect, Routes, Template, files, redirect,
+    Access, AccountGroup, AccountRow, App, Empty, FactorCounts, Flash, Form, Login, Page, Redirect, Routes, RowState,
+    Template, files, redirect,
 };
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 
 const PATH: &str = "/account/password";
@@ -23,30 +25,45 @@ const WELL_KNOWN: &str = "/.well-known/change-password";
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new()
-        .get(PATH, Access::Recent, show)
+        .get(PATH, Access::User, show)
         .post(PATH, Access::Recent, update)
+        .once()
         .bounded_by("each change costs a hash")
+        .get(REMOVE, Access::User, ask_to_remove)
         .post(REMOVE, Access::Recent, remove)
+        .once()
         .get(WELL_KNOWN, Access::Public, to_page);
     let flashes = &[CHANGED, REMOVED];
-    Ok(Feature { routes, events: &[PASSWORD_CHANGED, PASSWORD_REMOVED], flashes, ..Feature::named("change_password") })
+    Ok(Feature {
+        routes,
+        events: &[PASSWORD_REMOVED],
+        flashes,
+        account_row: Some(ROW),
+        ..Feature::named("change_password")
+    })
 }
 
-const PASSWORD_CHANGED: Event = Event::named("password_changed", "Password changed")
-    .with_notice("Your password was changed", "The one before does not work any more.");
+const ROW: AccountRow = AccountRow::new(AccountGroup::SigningIn, 1, "Password", PATH, |db, context| {
+    async move {
+        if !context.has(PASSWORD) {
+            return Ok(RowState::new("None", "Set"));
+        }
+        Ok(match password::table::changed_at(db, &context.session.user.id).await? {
+            Some(at) => RowState::new("Changed", "Change").at(at),
+            None => RowState::new("Set", "Change"),
+        })
+    }
+    .boxed()
+});
 
-const PASSWORD_REMOVED: Event = Event::named("password_removed", "Password removed").with_notice(
-    "Your password was removed",
-    "From now on your account opens without one, by what you have set up in its place.",
-);
+const PASSWORD_REMOVED: Event = Event::named("password_removed", "Password removed")
+    .with_notice("Your password was removed", "You can still log in in the other ways you have set up.");
 
 const CHANGED: Flash =
-    Flash { name: "password_changed", words: "Your password was changed. You are logged out everywhere else." };
+    Flash { name: "password_changed", words: "Password changed. You are logged out on all other devices." };
 
-const REMOVED: Flash = Flash {
-    name: "password_removed",
-    words: "Your account has no password any more. You are logged out everywhere else.",
-};
+const REMOVED: Flash =
+    Flash { name: "password_removed", words: "Password removed. You are logged out on all other devices." };
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -78,6 +95,16 @@ impl Template for PasswordPage {
     const FILE: &'static str = files::CHANGE_PASSWORD_EDIT;
 }
 
+#[derive(Serialize)]
+struct RemovePage {
+    /// Whether the user could not log in without it.
+    is_last: bool,
+}
+
+impl Template for RemovePage {
+    const FILE: &'static str = files::CHANGE_PASSWORD_REMOVE;
+}
+
 async fn show(State(app): State<App>, user: User, page: Page) -> Result<Response> {
     page.render(&PasswordPage::new(&app, &user, FieldErrors::default()).await?).await
 }
@@ -98,6 +125,14 @@ async fn update(
     }
 }
 
+async fn ask_to_remove(State(app): State<App>, user: User, page: Page) -> Result<Response> {
+    let factors = app.db.read(async |db| FactorCounts::of_user(&app, db, &user.id).await).await?;
+    if !factors.has_password() {
+        return Ok(redirect(PATH).into_response());
+    }
+    page.render(&RemovePage { is_last: factors.login_methods(&app) < 2 }).await
+}
+
 async fn remove(
     State(app): State<App>,
     session: Session,
@@ -105,13 +140,9 @@ async fn remove(
     page: Page,
     _: Form<Empty>,
 ) -> Result<Response> {
-    match remove_password(&app, &session, &login).await {
-        Ok(redirect) => Ok(redirect.into_response()),
-        Err(error) => {
-            let errors = error.field_errors()?;
-            let template = PasswordPage::new(&app, &session.user, errors).await?;
-            page.render_with(StatusCode::CONFLICT, &template).await
-        }
+    match remove_password(&app, &session, &login).await? {
+        Some(redirect) => Ok(redirect.into_response()),
+        None => page.render_with(StatusCode::CONFLICT, &RemovePage { is_last: true }).await,
     }
 }
 
@@ -125,18 +156,11 @@ async fn change_password(app: &App, session: &Session, login: &Login, form: &Pas
     let current = verify_current(app, login, user, form).await?;
     let addresses = app.db.read(async |db| address::of_user(db, &user.id).await).await?;
     let personal = personal_words(&app.config, &user.username, addresses.all());
-    let hash = match app.passwords.hash(new, personal).await {
-        Ok(hash) => hash,
-        Err(error) => {
-            // The current password was right, so it must not count as a failed attempt.
-            app.db.write(async |db| lock(db, session, current.as_ref()).await).await?;
-            return Err(error);
-        }
-    };
+    let hash = app.passwords.hash(new, personal).await?;
     let changed = app.db.write(async |db| {
         lock(db, session, current.as_ref()).await?;
         password::table::set(db, &user.id, &hash).await?;
-        event::record(db, &*user.id, PASSWORD_CHANGED.by(&login.client)).await?;
+        event::record(db, &*user.id, password::table::CHANGED.by(&login.client)).await?;
         login.credentials_changed(db, session, AuthLevel::OneFactor).await
     });
     Ok(redirect(PATH).cookie(changed.await?).flash(CHANGED))
@@ -153,7 +177,7 @@ async fn verify_current(
         return Ok(None);
     }
     if form.password == form.current_password {
-        return Err(Error::invalid("password", "This is your password already."));
+        return Err(Error::invalid("password", "This is already your password."));
     }
     match app.passwords.verify_own(login.source(), user, &form.current_password).await? {
         Some(verified) => Ok(Some(verified)),
@@ -170,22 +194,22 @@ async fn lock(db: &mut Connection, session: &Session, current: Option<&VerifiedP
     }
 }
 
-async fn remove_password(app: &App, session: &Session, login: &Login) -> Result<Redirect> {
+/// `None` when the user could not log in any more.
+async fn remove_password(app: &App, session: &Session, login: &Login) -> Result<Option<Redirect>> {
     let user_id = &*session.user.id;
     let removed = app.db.write(async |db| {
         lock_confirmed(app, db, session).await?;
         let factors = FactorCounts::of_user(app, db, user_id).await?;
         if !factors.has_password() {
-            return Ok(redirect(PATH));
+            return Ok(Some(redirect(PATH)));
         }
         if factors.login_methods(app) < 2 {
-            let sentence = "The password is the only way into your account. Add another before you remove it.";
-            return Err(Error::invalid("remove", sentence));
+            return Ok(None);
         }
         password::table::remove(db, user_id).await?;
         event::record(db, user_id, PASSWORD_REMOVED.by(&login.client)).await?;
         let cookie = login.credentials_changed(db, session, AuthLevel::OneFactor).await?;
-        Ok(redirect(PATH).cookie(cookie).flash(REMOVED))
+        Ok(Some(redirect(PATH).cookie(cookie).flash(REMOVED)))
     });
     removed.await
 }
@@ -210,7 +234,7 @@ mod tests {
     fn its_page_renders() {
         let errors = || {
             let mut errors = FieldErrors::default();
-            for field in ["current_password", "password", "confirm_password", "remove"] {
+            for field in ["current_password", "password", "confirm_password"] {
                 errors.add(field, "No.");
             }
             errors
@@ -220,6 +244,7 @@ mod tests {
             PasswordPage { has_password: true, is_removable: false, errors: errors(), min_length: 8 },
             PasswordPage { has_password: false, is_removable: false, errors: errors(), min_length: 8 },
         ]);
+        check(&[RemovePage { is_last: false }, RemovePage { is_last: true }]);
     }
 
     #[tokio::test]
@@ -230,8 +255,8 @@ mod tests {
         let before = ada.copy();
         let answer = submit(&ada, PASSWORD, NEW, NEW).await;
         answer.assert_redirect(PATH).assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/");
-        ada.get(PATH).await.assert_contains("Your password was changed.");
-        ada.get(PATH).await.assert_lacks("Your password was changed.");
+        ada.get(PATH).await.assert_contains("Password changed.");
+        ada.get(PATH).await.assert_lacks("Password changed.");
         ada.assert_is("ada").await;
         for gone in [before, elsewhere] {
             gone.assert_is("nobody").await;
@@ -275,7 +300,12 @@ mod tests {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         app.execute("update sessions set confirmed_at = confirmed_at - 600").await;
+        for path in [PATH, REMOVE] {
+            ada.get(path).await.assert_status(200);
+            app.visitor().get(path).await.assert_status(303);
+        }
         submit(&ada, PASSWORD, NEW, NEW).await.assert_redirect("/confirm?next=%2Faccount");
+        ada.post(REMOVE, &[]).await.assert_redirect("/confirm?next=%2Faccount");
         submit(&app.visitor(), PASSWORD, NEW, NEW).await.assert_redirect("/login?next=%2F");
         assert!(app.is_password_of("ada", PASSWORD).await);
     }
@@ -321,10 +351,12 @@ mod tests {
         ada.get(PATH).await.assert_lacks(REMOVE);
         add_login_method(&app).await;
         ada.get(PATH).await.assert_contains(REMOVE);
+        ada.get(REMOVE).await.assert_status(200).assert_contains("Remove your password?").assert_contains("Keep it");
         ada.post(REMOVE, &[]).await.assert_redirect(PATH);
         let page = ada.get(PATH).await;
-        page.assert_contains("has no password any more").assert_contains("Set a password");
+        page.assert_contains("Password removed.").assert_contains("Set a password");
         page.assert_lacks("Current password").assert_lacks(REMOVE);
+        ada.get(REMOVE).await.assert_redirect(PATH);
         elsewhere.assert_is("nobody").await;
         assert!(!app.is_password_of("ada", PASSWORD).await);
         assert_eq!(app.count("select count(*) from events where kind = 'password_removed'").await, 1);
@@ -350,8 +382,13 @@ mod tests {
         let app = with_another_login_method().await;
         let ada = app.person("ada").await;
         let elsewhere = app.browser_of("ada").await;
+        ada.get(REMOVE)
+            .await
+            .assert_status(200)
+            .assert_contains("your only way to log in")
+            .assert_lacks("<button class=\"danger");
         let answer = ada.post(REMOVE, &[]).await;
-        answer.assert_status(409).assert_contains("the only way into your account").assert_no_header("set-cookie");
+        answer.assert_status(409).assert_contains("your only way to log in").assert_no_header("set-cookie");
         assert!(app.is_password_of("ada", PASSWORD).await);
         elsewhere.assert_is("ada").await;
     }
@@ -377,5 +414,17 @@ mod tests {
         for password in ["", PASSWORD, "not the password"] {
             assert!(!app.is_password_of("ada", password).await);
         }
+    }
+
+    #[tokio::test]
+    async fn the_account_page_says_when_the_password_was_changed_and_whether_there_is_one() {
+        let app = TestApp::new().await;
+        let (ada, bob) = (app.person("ada").await, app.person("bob").await);
+        ada.get("/test/account").await.assert_contains("Password · Set · Change\n");
+        submit(&ada, PASSWORD, "quiet harbour lamp", "quiet harbour lamp").await.assert_redirect(PATH);
+        ada.get("/test/account").await.assert_contains("Password · Changed just now · Change\n");
+        bob.get("/test/account").await.assert_contains("Password · Set · Change\n");
+        app.remove_password("ada").await;
+        ada.get("/test/account").await.assert_contains("Password · None · Set\n");
     }
 }

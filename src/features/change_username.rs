@@ -4,23 +4,38 @@ use super::feature::Feature;
 use crate::accounts::{Client, Session, Username, session, user};
 use crate::base::{Env, Error, FieldErrors, Rate, Result};
 use crate::db::rate_limit::{self, Key};
-use crate::web::{Access, App, Flash, Form, Page, Routes, Template, files, redirect};
+use crate::web::format::duration;
+use crate::web::{
+    Access, AccountGroup, AccountRow, App, Flash, Form, Page, Routes, RowState, Template, files, redirect,
+};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use futures_util::future::ready;
 use serde::{Deserialize, Serialize};
 
 const PATH: &str = "/account/username";
 
 pub fn feature(env: &Env) -> anyhow::Result<Feature> {
-    let routes = Routes::new().get(PATH, Access::Recent, show).post(PATH, Access::Recent, update);
+    let routes = Routes::new().get(PATH, Access::User, show).post(PATH, Access::Recent, update);
     let renames = Renames(env.rate("RENAMES", "3/30d")?);
-    Ok(Feature { routes, flashes: &[CHANGED], settings: Some(Box::new(renames)), ..Feature::named("change_username") })
+    Ok(Feature {
+        routes,
+        flashes: &[CHANGED],
+        account_row: Some(ROW),
+        settings: Some(Box::new(renames)),
+        ..Feature::named("change_username")
+    })
 }
 
-/// How often a user may change the name. Each change keeps one more name from everybody else for `NAME_REST`.
+const ROW: AccountRow = AccountRow::new(AccountGroup::Profile, 1, "Username", PATH, |_, context| {
+    ready(Ok(RowState::new(&*context.session.user.username, "Change"))).boxed()
+});
+
+/// How often a user may change the name. Each change reserves one more name for `NAME_REST`.
 struct Renames(Rate);
 
-const CHANGED: Flash = Flash { name: "username_changed", words: "Your username was changed." };
+const CHANGED: Flash = Flash { name: "username_changed", words: "Username changed." };
 
 #[derive(Deserialize, Serialize, Default)]
 #[serde(default)]
@@ -31,7 +46,7 @@ struct UsernameForm {
 impl UsernameForm {
     fn validate(&self, site_name: &str, current: &str) -> Result<Username, String> {
         let name = Username::parse(&self.username)?.unreserved(site_name)?;
-        if name.as_str() == current { Err("This is your username already.".into()) } else { Ok(name) }
+        if name.as_str() == current { Err("This is already your username.".into()) } else { Ok(name) }
     }
 }
 
@@ -39,14 +54,22 @@ impl UsernameForm {
 struct UsernamePage {
     form: UsernameForm,
     errors: FieldErrors,
+    /// How long nobody else can take the old name.
+    reserved: String,
 }
 
 impl Template for UsernamePage {
     const FILE: &'static str = files::CHANGE_USERNAME_EDIT;
 }
 
-async fn show(page: Page) -> Result<Response> {
-    page.render(&UsernamePage { form: UsernameForm::default(), errors: FieldErrors::default() }).await
+impl UsernamePage {
+    fn new(app: &App, form: UsernameForm, errors: FieldErrors) -> UsernamePage {
+        UsernamePage { form, errors, reserved: duration(app.config.name_rest) }
+    }
+}
+
+async fn show(State(app): State<App>, page: Page) -> Result<Response> {
+    page.render(&UsernamePage::new(&app, UsernameForm::default(), FieldErrors::default())).await
 }
 
 async fn update(
@@ -60,7 +83,7 @@ async fn update(
         Ok(()) => Ok(redirect(PATH).flash(CHANGED).into_response()),
         Err(error) => {
             let errors = error.field_errors()?;
-            page.render_errors(&UsernamePage { form, errors }).await
+            page.render_errors(&UsernamePage::new(&app, form, errors)).await
         }
     }
 }
@@ -90,11 +113,11 @@ mod tests {
 
     #[test]
     fn its_page_renders() {
-        let form = || UsernameForm { username: "a\"b".into() };
-        check(&[
-            UsernamePage { form: UsernameForm::default(), errors: FieldErrors::default() },
-            UsernamePage { form: form(), errors: FieldErrors::of("username", "No.") },
-        ]);
+        let page = |name: &str, errors| {
+            let form = UsernameForm { username: name.into() };
+            UsernamePage { form, errors, reserved: "90 days".into() }
+        };
+        check(&[page("", FieldErrors::default()), page("a\"b", FieldErrors::of("username", "No."))]);
     }
 
     #[tokio::test]
@@ -103,7 +126,7 @@ mod tests {
         let ada = app.person("ada").await;
         let elsewhere = app.browser_of("ada").await;
         rename(&ada, "Lovelace").await.assert_redirect(PATH);
-        ada.get(PATH).await.assert_contains("Your username was changed.");
+        ada.get(PATH).await.assert_contains("Username changed.");
         ada.assert_is("lovelace").await;
         elsewhere.assert_is("lovelace").await;
         assert_eq!(app.count("select count(*) from events where kind = 'username_changed'").await, 1);
@@ -176,9 +199,9 @@ mod tests {
             ("", "choose a username"),
             ("eve", "is taken"),
             ("EVE", "is taken"),
-            ("admin", "kept for the people who run this site"),
+            ("admin", "reserved for the people who run this site"),
             ("a b", "without spaces"),
-            ("ada", "your username already"),
+            ("ada", "already your username"),
         ] {
             let answer = rename(&ada, name).await;
             answer.assert_status(422).assert_contains(sentence).assert_contains(name);
@@ -191,6 +214,8 @@ mod tests {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         app.execute("update sessions set confirmed_at = confirmed_at - 600").await;
+        ada.get(PATH).await.assert_status(200).assert_contains("Nobody else can use your old name for 90 days");
+        app.visitor().get(PATH).await.assert_redirect("/login?next=%2Faccount%2Fusername");
         rename(&ada, "lovelace").await.assert_redirect("/confirm?next=%2Faccount");
         rename(&app.visitor(), "lovelace").await.assert_redirect("/login?next=%2F");
         ada.assert_is("ada").await;
@@ -203,5 +228,12 @@ mod tests {
         let answer = app.ended_meanwhile("ada", rename(&thief, "thief")).await;
         answer.assert_status(404);
         assert_eq!(app.count("select count(*) from users where username = 'ada'").await, 1);
+    }
+
+    #[tokio::test]
+    async fn the_account_page_says_the_name() {
+        let app = TestApp::new().await;
+        let (ada, _bob) = (app.person("ada").await, app.person("bob").await);
+        ada.get("/test/account").await.assert_contains("Username · ada · Change\n").assert_lacks("bob");
     }
 }

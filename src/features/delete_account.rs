@@ -3,33 +3,59 @@
 use super::feature::Feature;
 use crate::accounts::{Session, User, user};
 use crate::base::{Env, FieldErrors, Result};
-use crate::web::{Access, App, Credentials, FactorCounts, Flash, Form, Login, Page, Routes, Template, files, redirect};
+use crate::db::Connection;
+use crate::web::app::Owned;
+use crate::web::{
+    Access, AccountGroup, AccountRow, App, Credentials, FactorCounts, Flash, Form, Login, Page, Routes, RowState,
+    Template, files, redirect,
+};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get("/delete", Access::User, show).post("/delete", Access::User, destroy);
-    Ok(Feature { routes, flashes: &[DELETED], ..Feature::named("delete_account") })
+    Ok(Feature { routes, flashes: &[DELETED], account_row: Some(ROW), ..Feature::named("delete_account") })
 }
 
-const DELETED: Flash = Flash { name: "deleted", words: "Your account and everything in it is gone." };
+const ROW: AccountRow =
+    AccountRow::new(AccountGroup::Data, 2, "Delete account", "/delete", |_, _| RowState::fixed("Permanent", "Delete"))
+        .dangerous();
+
+const DELETED: Flash = Flash { name: "deleted", words: "Your account is deleted." };
 
 #[derive(Serialize)]
 struct DeletePage {
     factors: FactorCounts,
+    /// What will be gone, such as "4 notes".
+    owned: Vec<String>,
     errors: FieldErrors,
 }
 
 impl DeletePage {
     async fn new(app: &App, user: &User, errors: FieldErrors) -> Result<DeletePage> {
-        let factors = app.db.read(async |db| FactorCounts::of_user(app, db, &user.id).await).await?;
-        Ok(DeletePage { factors, errors })
+        let select = async |db: &mut Connection| {
+            let factors = FactorCounts::of_user(app, db, &user.id).await?;
+            Ok(DeletePage { factors, owned: owned(app, db, user).await?, errors })
+        };
+        app.db.read(select).await
     }
 }
 
 impl Template for DeletePage {
     const FILE: &'static str = files::DELETE_ACCOUNT_SHOW;
+}
+
+async fn owned(app: &App, db: &mut Connection, user: &User) -> Result<Vec<String>> {
+    let mut owned = Vec::new();
+    for Owned { one, many, count } in &app.features.owned {
+        match sqlx::query_scalar(*count).bind(&*user.id).fetch_one(&mut *db).await? {
+            0_i64 => {}
+            1 => owned.push(format!("1 {one}")),
+            number => owned.push(format!("{number} {many}")),
+        }
+    }
+    Ok(owned)
 }
 
 async fn show(State(app): State<App>, user: User, page: Page) -> Result<Response> {
@@ -74,10 +100,11 @@ mod tests {
     #[test]
     fn its_page_renders() {
         let factors = |password| FactorCounts(BTreeMap::from([("password", password), ("code", 1), ("passkey", 1)]));
+        let owned = || ["1 note".to_string(), "2 keys".to_string()].into();
         check(&[
-            DeletePage { factors: factors(1), errors: FieldErrors::default() },
-            DeletePage { factors: factors(1), errors: FieldErrors::of("password", "No.") },
-            DeletePage { factors: factors(0), errors: FieldErrors::of("code", "No.") },
+            DeletePage { factors: factors(1), owned: Vec::new(), errors: FieldErrors::default() },
+            DeletePage { factors: factors(1), owned: owned(), errors: FieldErrors::of("password", "No.") },
+            DeletePage { factors: factors(0), owned: owned(), errors: FieldErrors::of("code", "No.") },
         ]);
     }
 
@@ -88,6 +115,7 @@ mod tests {
         let elsewhere = ada.copy();
         let answer = ada.post("/delete", &[("password", PASSWORD)]).await;
         answer.assert_redirect("/").assert_cookie("session_token=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0");
+        answer.assert_cookie("flash=deleted; HttpOnly; SameSite=Lax; Path=/; Max-Age=60");
         elsewhere.assert_is("nobody").await;
         bob.assert_is("bob").await;
         for sql in ["select count(*) from users", "select count(*) from passwords", "select count(*) from sessions"] {
@@ -110,6 +138,23 @@ mod tests {
         assert_eq!(app.count("select count(*) from users").await, 0);
         app.execute("update limits set free_at = free_at - 7776000000").await;
         assert!(create().await.is_some());
+    }
+
+    #[tokio::test]
+    async fn the_page_names_what_goes_and_nothing_of_others_in_one_form() {
+        const SESSIONS: Owned =
+            Owned { one: "door", many: "doors", count: "select count(*) from sessions where user_id = $1" };
+        const NONE: Owned =
+            Owned { one: "code", many: "codes", count: "select count(*) from recovery_codes where user_id = $1" };
+        let feature = Feature { owned: &[SESSIONS, NONE], ..Feature::named("test") };
+        let app = TestApp::with_feature(&[], feature).await;
+        let (ada, bob) = (app.person("ada").await, app.person("bob").await);
+        let _elsewhere = app.browser_of("bob").await;
+        let page = ada.get("/delete").await;
+        page.assert_contains("everything in it: 1 door. It cannot be undone.");
+        assert_eq!(page.text().matches("action=\"/delete\"").count(), 1, "{page}");
+        bob.get("/delete").await.assert_contains(": 2 doors.");
+        ada.get("/test/account").await.assert_contains("Delete account · Permanent · Delete\n");
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The user's e-mail address: given here or at sign-up, and used once it is confirmed by the link that is mailed to it.
 
 use super::feature::Feature;
-use crate::accounts::address::{self, Addresses, Email};
+use crate::accounts::address::{self, Addresses, Email, readable};
 use crate::accounts::link::{self, CONFIRM_MAIL, Link, Purpose};
 use crate::accounts::{AuthLevel, Client, Event, Session, User, event};
 use crate::base::{Env, Error, FieldErrors, Result};
@@ -9,42 +9,71 @@ use crate::db::Connection;
 use crate::mail::{Mail, MailContent};
 use crate::web::app::REQUESTED_MAIL;
 use crate::web::format::{duration, url_encode};
+use crate::web::security::own_referer;
 use crate::web::{
-    Access, App, Empty, Flash, Form, MailTemplate, Page, Redirect, Routes, Template, credentials, factors, files,
-    redirect,
+    Access, AccountGroup, AccountRow, App, Empty, Flash, Form, MailTemplate, Page, Query, Redirect, Routes, RowState,
+    Template, credentials, factors, files, redirect,
 };
 use axum::extract::{Path, RawQuery, State};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 const PATH: &str = "/account/email";
+const REMOVE: &str = "/account/email/remove";
 const LINK: &str = "/email/{token}";
 
 pub fn feature(env: &Env) -> anyhow::Result<Feature> {
     let mut routes = Routes::new();
-    if env.sends_mail() {
+    if env.sends_mail()? {
         routes = routes
-            .get(PATH, Access::Recent, show)
+            .get(PATH, Access::User, show)
             .post(PATH, Access::Recent, update)
             .post("/account/email/resend", Access::Recent, resend)
-            .post("/account/email/remove", Access::Recent, remove)
+            .get(REMOVE, Access::User, ask_to_remove)
+            .post(REMOVE, Access::Recent, remove)
             .get(LINK, Access::Public, show_link)
-            .post(LINK, Access::Public, answer_link);
+            .post(LINK, Access::Public, answer_link)
+            .once();
     }
-    let flashes = &[SENT, REMOVED, CONFIRMED, REJECTED, CHOOSE_PASSWORD];
-    Ok(Feature { routes, events: &[CLEARED], flashes, mails: &[(CONFIRM_MAIL, write_mail)], ..Feature::named("email") })
+    Ok(Feature {
+        routes,
+        events: &[CLEARED],
+        flashes: &[SENT, SENT_AGAIN, REMOVED, CONFIRMED, REJECTED, CHOOSE_PASSWORD],
+        mails: &[(CONFIRM_MAIL, write_mail)],
+        account_row: env.sends_mail()?.then_some(ROW),
+        ..Feature::named("email")
+    })
 }
 
-const CLEARED: Event = Event::named("account_cleared", "Everything that had been added was removed with the password");
+const ROW: AccountRow = AccountRow::new(AccountGroup::Profile, 2, "E-mail address", PATH, |db, context| {
+    async move {
+        let own = address::of_user(db, &context.session.user.id).await?;
+        let [confirmed, pending] = [own.confirmed, own.pending].map(|email| email.as_deref().map(readable));
+        Ok(match (confirmed, pending) {
+            (None, None) => RowState::new("None", "Add"),
+            (Some(confirmed), None) => RowState::new(confirmed, "Change"),
+            (None, Some(pending)) => RowState::new(format!("{pending}, not confirmed yet"), "Change").warning(),
+            (Some(confirmed), Some(pending)) => {
+                RowState::new(format!("{confirmed}; {pending} is not confirmed yet"), "Change")
+            }
+        })
+    }
+    .boxed()
+});
 
-const SENT: Flash = Flash { name: "email_sent", words: "A mail with a link is on its way to this address." };
-const REMOVED: Flash = Flash { name: "email_removed", words: "The address was removed." };
-const CONFIRMED: Flash = Flash { name: "email_confirmed", words: "Your address is confirmed." };
-const REJECTED: Flash = Flash { name: "email_rejected", words: "The address was taken off that account." };
+const CLEARED: Event = Event::named("account_cleared", "Removed the password and everything else that had been added");
+
+const SENT: Flash = Flash { name: "email_sent", words: "We have mailed you a link. Open it to confirm the address." };
+const SENT_AGAIN: Flash = Flash { name: "email_sent_again", words: "We have sent the link again." };
+const REMOVED: Flash = Flash { name: "email_removed", words: "E-mail address removed." };
+const CONFIRMED: Flash = Flash { name: "email_confirmed", words: "Your e-mail address is confirmed." };
+const REJECTED: Flash = Flash { name: "email_rejected", words: "Your e-mail address was removed from that account." };
 const CHOOSE_PASSWORD: Flash = Flash {
     name: "account_cleared",
-    words: "Your address is confirmed. All that had been added is gone, and the old password does not work any more.",
+    words: "Your e-mail address is confirmed. Everything that had been added is gone, and the old password no longer works.",
 };
 
 #[derive(Deserialize, Serialize, Default)]
@@ -57,7 +86,7 @@ impl EmailForm {
     fn validate(&self, own: &Addresses) -> Result<Email, FieldErrors> {
         let email = Email::parse(&self.email).map_err(|sentence| FieldErrors::of("email", sentence))?;
         if own.confirmed.as_deref() == Some(email.as_str()) {
-            return Err(FieldErrors::of("email", "This is your address already."));
+            return Err(FieldErrors::of("email", "This is already your address."));
         }
         Ok(email)
     }
@@ -84,12 +113,16 @@ async fn update(
     State(app): State<App>,
     session: Session,
     client: Client,
+    headers: HeaderMap,
     page: Page,
     Form(form): Form<EmailForm>,
 ) -> Result<Response> {
     let own = addresses(&app, &session.user).await?;
     match form.validate(&own) {
-        Ok(email) => Ok(set_pending(&app, &session, &client, &email).await?.into_response()),
+        Ok(email) => {
+            set_pending(&app, &session, &client, &email).await?;
+            Ok(back(&app, &headers).flash(SENT).into_response())
+        }
         Err(errors) => {
             let Addresses { confirmed, pending } = own;
             page.render_errors(&EmailPage { form, errors, confirmed, pending }).await
@@ -97,34 +130,78 @@ async fn update(
     }
 }
 
-async fn resend(State(app): State<App>, session: Session, client: Client, _: Form<Empty>) -> Result<Redirect> {
+async fn resend(
+    State(app): State<App>,
+    session: Session,
+    client: Client,
+    headers: HeaderMap,
+    _: Form<Empty>,
+) -> Result<Redirect> {
     let own = addresses(&app, &session.user).await?;
-    match own.pending.as_deref().map(Email::parse) {
-        Some(Ok(email)) => set_pending(&app, &session, &client, &email).await,
-        _ => Ok(redirect(PATH)),
-    }
+    let Some(Ok(email)) = own.pending.as_deref().map(Email::parse) else { return Ok(back(&app, &headers)) };
+    set_pending(&app, &session, &client, &email).await?;
+    Ok(back(&app, &headers).flash(SENT_AGAIN))
+}
+
+/// To the page that the form stood on.
+fn back(app: &App, headers: &HeaderMap) -> Redirect {
+    let page = own_referer(&app.config, headers);
+    redirect(app.find_page(page.as_ref()).unwrap_or(PATH))
 }
 
 async fn addresses(app: &App, user: &User) -> Result<Addresses> {
     app.db.read(async |db| address::of_user(db, &user.id).await).await
 }
 
-/// Whether another user has the address is said in the mail only, so that nobody can find it out here.
-async fn set_pending(app: &App, session: &Session, client: &Client, email: &Email) -> Result<Redirect> {
-    app.count_by_address(REQUESTED_MAIL, client, app.config.mails_per_address).await?;
+/// Only the mail says whether another user has the address, so that nobody can find out here.
+async fn set_pending(app: &App, session: &Session, client: &Client, email: &Email) -> Result<()> {
+    let counted = app.count_by_address(REQUESTED_MAIL, client, app.config.mails_per_address).await?;
     let set = app.db.write(async |db| {
         factors::lock_confirmed(app, db, session).await?;
         address::set_pending(db, &session.user.id, email, session.level).await
     });
-    set.await?;
-    Ok(redirect(PATH).flash(SENT))
+    counted.decide(set).await
 }
 
+/// The query of the page that asks, and the form on it.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct RemoveForm {
     /// The address to remove; without it all are removed.
     email: Option<String>,
+}
+
+impl RemoveForm {
+    /// Those of the user's own addresses that it means.
+    fn meant(&self, own: &Addresses) -> Vec<String> {
+        let is_meant = |own: &&str| self.email.as_deref().is_none_or(|email| is_same(email, own));
+        own.all().filter(is_meant).map(String::from).collect()
+    }
+}
+
+#[derive(Serialize)]
+struct RemovePage {
+    email: String,
+    /// Whether it is in use, and not only pending.
+    is_confirmed: bool,
+}
+
+impl Template for RemovePage {
+    const FILE: &'static str = files::EMAIL_REMOVE;
+}
+
+async fn ask_to_remove(
+    State(app): State<App>,
+    user: User,
+    page: Page,
+    Query(form): Query<RemoveForm>,
+) -> Result<Response> {
+    let own = addresses(&app, &user).await?;
+    let Some(email) = form.meant(&own).into_iter().next() else {
+        return Ok(redirect(PATH).into_response());
+    };
+    let is_confirmed = own.confirmed.as_ref() == Some(&email);
+    page.render(&RemovePage { email, is_confirmed }).await
 }
 
 async fn remove(
@@ -136,14 +213,13 @@ async fn remove(
     let removed = app.db.write(async |db| {
         factors::lock_confirmed(&app, db, &session).await?;
         let user_id = &*session.user.id;
-        let own = address::of_user(db, user_id).await?;
-        for email in own.all().filter(|own| form.email.as_deref().is_none_or(|email| is_same(email, own))) {
+        let meant = form.meant(&address::of_user(db, user_id).await?);
+        for email in &meant {
             address::remove(db, user_id, email, session.level, &client).await?;
         }
-        Ok(())
+        Ok(!meant.is_empty())
     });
-    removed.await?;
-    Ok(redirect(PATH).flash(REMOVED))
+    Ok(if removed.await? { redirect(PATH).flash(REMOVED) } else { redirect(PATH) })
 }
 
 /// Whether this text is that address, which an older version of the site may have stored although it is none to this one.
@@ -180,7 +256,7 @@ async fn show_link(
     }
 }
 
-/// In place of the other one, where somebody else may have prepared the account.
+/// Shown instead of the other page if someone else may have prepared the account.
 #[derive(Serialize)]
 struct AddedPage {
     username: String,
@@ -194,9 +270,9 @@ impl Template for AddedPage {
     const FILE: &'static str = files::EMAIL_ADDED;
 }
 
-/// What has been added to the account of this link that whoever has the address may know nothing of: somebody else may have
+/// What has been added to the account of this link without the knowledge of the address's owner: someone else may have
 /// signed up with it. `None` where that cannot be, because the account had a confirmed address before, or because the link
-/// was opened by somebody who is logged in to it.
+/// was opened by someone who is logged in to it.
 async fn find_added(app: &App, db: &mut Connection, link: &Link, user: Option<&User>) -> Result<Option<Vec<String>>> {
     let is_own = user.is_some_and(|user| user.id == link.user_id);
     if is_own || address::was_ever_confirmed(db, &link.user_id).await? {
@@ -208,13 +284,13 @@ async fn find_added(app: &App, db: &mut Connection, link: &Link, user: Option<&U
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct LinkForm {
-    /// Sent with any value: keep what was added. That is decided by who can log in to the account.
+    /// Sent with any value: keep what was added. Only someone who can log in to the account can do that.
     keep: Option<String>,
     /// Sent with any value: remove what was added.
     remove: Option<String>,
     /// Sent with any value: this is not mine.
     reject: Option<String>,
-    /// What mail programs send when somebody wants no more of this (RFC 8058).
+    /// What mail programs send to unsubscribe (RFC 8058).
     #[serde(rename = "List-Unsubscribe")]
     unsubscribe: Option<String>,
 }
@@ -261,8 +337,8 @@ async fn confirm(db: &mut Connection, link: &Link, client: &Client) -> Result<Re
     Ok(redirect("/").flash(CONFIRMED))
 }
 
-/// Confirms the address, and removes everything that anybody knows or has by which the account could be entered. Whoever has
-/// the address chooses a new password next.
+/// Confirms the address, and removes every password and factor with which someone could get into the account.
+/// The owner of the address chooses a new password next.
 async fn clear(app: &App, db: &mut Connection, link: &Link, client: &Client) -> Result<Redirect> {
     let path = app.features.reset_path.ok_or(Error::NOT_FOUND)?;
     let user_id = &*link.user_id;
@@ -318,17 +394,18 @@ mod tests {
     use super::*;
     use crate::accounts::stored_token::NewToken;
     use crate::accounts::{recovery_code, stored_token};
+    use crate::db::new_id;
     use crate::test::{PASSWORD, TestApp, Visitor, check, check_mails};
     use crate::web::AddedCredentials;
     use axum::http::Method;
     use futures_util::future::join_all;
     use std::time::Duration;
 
-    const REMOVE: &str = "/account/email/remove";
     const ADA: &str = "ada@example.com";
 
     async fn set_address(visitor: &Visitor, email: &str) {
-        visitor.post(PATH, &[("email", email)]).await.assert_redirect(PATH);
+        // Another body, so that asking again is not pressing twice.
+        visitor.post(PATH, &[("email", email), ("number", &new_id())]).await.assert_redirect(PATH);
     }
 
     async fn owners(app: &TestApp, email: &str) -> i64 {
@@ -346,6 +423,8 @@ mod tests {
         };
         let (old, new) = (Some(ADA), Some("lovelace@example.com"));
         check(&[page(None, None), page(old, None), page(None, new), page(old, new)]);
+        let removal = |is_confirmed| RemovePage { email: ADA.into(), is_confirmed };
+        check(&[removal(true), removal(false)]);
         check(&[LinkPage { username: "ada".into(), email: ADA.into() }]);
         let added = |can_remove| AddedPage {
             username: "ada".into(),
@@ -368,7 +447,7 @@ mod tests {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         set_address(&ada, "Ada@Example.com").await;
-        ada.get(PATH).await.assert_contains("Waits to be confirmed").assert_contains(ADA);
+        ada.get(PATH).await.assert_contains("Not confirmed yet").assert_contains(ADA);
         let mails = app.mails().await;
         assert_eq!((mails.len(), &*mails[0].email), (1, ADA));
         assert!(mails[0].content.text.contains("account ada") && mails[0].content.html.contains("Confirm"));
@@ -383,8 +462,10 @@ mod tests {
         let answer = phone.post(&link, &[]).await;
         assert!(answer.assert_redirect("/").header("set-cookie").starts_with("flash=email_confirmed;"));
         assert_eq!(owners(&app, ADA).await, 1);
-        ada.get(PATH).await.assert_contains("Yours").assert_lacks("Waits");
-        phone.post(&link, &[]).await.assert_status(404).assert_contains("does not work any more");
+        ada.get(PATH).await.assert_contains("Confirmed").assert_lacks("Not confirmed yet");
+        phone.post(&link, &[]).await.assert_redirect("/");
+        app.end_repeats().await;
+        phone.post(&link, &[]).await.assert_status(404).assert_contains("no longer works");
     }
 
     #[tokio::test]
@@ -397,7 +478,8 @@ mod tests {
             scanner.send(method, &link, &[], "").await;
         }
         assert_eq!(owners(&app, ADA).await, 0);
-        let answers = join_all((0..20).map(async |_| app.visitor().post(&link, &[]).await.status)).await;
+        let confirm = async |_| app.visitor().post(&link, &[("number", &new_id())]).await.status;
+        let answers = join_all((0..20).map(confirm)).await;
         assert_eq!(answers.iter().filter(|status| **status == 303).count(), 1, "{answers:?}");
         assert!(answers.iter().all(|status| [303, 404].contains(status)), "{answers:?}");
     }
@@ -456,11 +538,11 @@ mod tests {
 
         // Asking again looks the same to Mallory; the mail has no link.
         set_address(&mallory, ADA).await;
-        mallory.get(PATH).await.assert_contains("Waits to be confirmed");
+        mallory.get(PATH).await.assert_contains("Not confirmed yet");
         let mail = &app.mails().await[0];
-        assert!(mail.content.subject.contains("in use already") && !mail.content.text.contains("/email/"));
+        assert!(mail.content.subject.contains("already in use") && !mail.content.text.contains("/email/"));
         assert_eq!(owners(&app, ADA).await, 1);
-        ada.get(PATH).await.assert_contains("Yours");
+        ada.get(PATH).await.assert_contains("Confirmed");
     }
 
     #[tokio::test]
@@ -483,7 +565,7 @@ mod tests {
         let ada = app.person("ada").await;
         app.confirm_address("ada", ADA).await;
         set_address(&ada, "lovelace@example.com").await;
-        ada.get(PATH).await.assert_contains(&format!("Until then {ADA} stays your address"));
+        ada.get(PATH).await.assert_contains(&format!("Until then we use {ADA}"));
         let link = app.link_to("lovelace@example.com").await;
         assert_eq!(owners(&app, ADA).await, 1);
         app.visitor().post(&link, &[]).await.assert_redirect("/");
@@ -500,6 +582,7 @@ mod tests {
         set_address(&ada, ADA).await;
         let first = app.link_to(ADA).await;
         ada.post("/account/email/resend", &[]).await.assert_redirect(PATH);
+        ada.get(PATH).await.assert_contains(SENT_AGAIN.words);
         let second = app.link_to(ADA).await;
         assert_ne!(first, second);
         app.visitor().get(&first).await.assert_status(404);
@@ -507,6 +590,22 @@ mod tests {
         app.visitor().get(&second).await.assert_status(404);
         app.visitor().post(&second, &[]).await.assert_status(404);
         assert_eq!(owners(&app, ADA).await, 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_for_the_link_on_another_page_stays_there() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let from = |page: &'static str| [("referer", page)];
+        let here = from("http://localhost/test/account");
+        ada.post_with("/account/email", &[("email", ADA)], &here).await.assert_redirect("/test/account");
+        ada.get(PATH).await.assert_contains(SENT.words);
+        ada.post_with("/account/email/resend", &[], &here).await.assert_redirect("/test/account");
+        ada.get(PATH).await.assert_contains(SENT_AGAIN.words);
+        // Neither to a path without a page, nor to another site.
+        for elsewhere in ["http://localhost/account/email/resend", "http://evil.example/test/account"] {
+            ada.post_with("/account/email/resend", &[], &from(elsewhere)).await.assert_redirect(PATH);
+        }
     }
 
     #[tokio::test]
@@ -551,11 +650,11 @@ mod tests {
         app.confirm_address("ada", ADA).await;
         for wrong in ["", "ada", "a@b.example,c@d.example", "a@b.example\r\nBcc: c@d.example", "ada@[::1]"] {
             let answer = ada.post(PATH, &[("email", wrong)]).await;
-            answer.assert_status(422).assert_contains("does not look like an address");
+            answer.assert_status(422).assert_contains("does not look like an e-mail address");
         }
         ada.post(PATH, &[("email", "ada@")]).await.assert_contains("value=\"ada@\"");
         let own = ada.post(PATH, &[("email", "ADA@example.com")]).await;
-        own.assert_status(422).assert_contains("This is your address already.");
+        own.assert_status(422).assert_contains("This is already your address.");
         let twice = b"email=a%40b.example&email=c%40d.example";
         let form = Some("application/x-www-form-urlencoded");
         ada.post_body(PATH, form, twice).await.assert_status(400);
@@ -563,16 +662,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn after_a_log_in_of_long_ago_people_look_at_their_addresses_and_change_none() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        app.confirm_address("ada", ADA).await;
+        app.execute("update sessions set confirmed_at = confirmed_at - 600").await;
+        for path in [PATH, REMOVE] {
+            ada.get(path).await.assert_status(200).assert_contains(ADA);
+            app.visitor().get(path).await.assert_status(303).assert_lacks(ADA);
+            ada.post(path, &[("email", "thief@example.com")]).await.assert_redirect("/confirm?next=%2Faccount");
+        }
+        assert_eq!((owners(&app, ADA).await, app.count("select count(*) from addresses").await), (1, 1));
+    }
+
+    #[tokio::test]
     async fn an_address_is_removed_by_its_owner_and_notified() {
         let app = TestApp::new().await;
         let (ada, bob) = (app.person("ada").await, app.person("bob").await);
         app.confirm_address("ada", ADA).await;
-        bob.post("/account/email/remove", &[("email", ADA)]).await.assert_redirect(PATH);
+        let asks = format!("{REMOVE}?email=ada%40example.com");
+        bob.get(&asks).await.assert_redirect(PATH);
+        bob.post(REMOVE, &[("email", ADA)]).await.assert_redirect(PATH).assert_no_header("set-cookie");
         assert_eq!(owners(&app, ADA).await, 1);
         set_address(&ada, "lovelace@example.com").await;
-        ada.post("/account/email/remove", &[("email", "lovelace@example.com")]).await.assert_redirect(PATH);
-        ada.get(PATH).await.assert_lacks("lovelace").assert_contains(ADA);
-        ada.post("/account/email/remove", &[("email", ADA)]).await.assert_redirect(PATH);
+        ada.post(REMOVE, &[("email", "lovelace@example.com")]).await.assert_redirect(PATH);
+        ada.get(PATH).await.assert_lacks("lovelace").assert_contains(&asks).assert_contains(REMOVED.words);
+        ada.get(&asks).await.assert_status(200).assert_contains("Remove ada@example.com?").assert_contains("Keep it");
+        assert_eq!(owners(&app, ADA).await, 1);
+        ada.post(REMOVE, &[("email", ADA)]).await.assert_redirect(PATH);
+        ada.get(&asks).await.assert_redirect(PATH);
+        ada.get(REMOVE).await.assert_redirect(PATH);
         assert_eq!(app.count("select count(*) from addresses").await, 0);
         assert_eq!(app.count("select count(*) from mails where kind = 'notice'").await, 1);
         assert_eq!(app.count("select count(*) from events where kind = 'address_removed'").await, 1);
@@ -583,16 +702,16 @@ mod tests {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         set_address(&ada, "ada@münchen.de").await;
-        ada.get(PATH).await.assert_contains("<strong>ada@münchen.de</strong>").assert_contains("Waits to be confirmed");
+        ada.get(PATH).await.assert_contains("<strong>ada@münchen.de</strong>").assert_contains("Not confirmed yet");
         let link = app.link_to("ada@xn--mnchen-3ya.de").await;
         let mail = &app.mails().await[0].content;
-        assert!(mail.html.contains("the address ada@münchen.de"), "{}", mail.html);
+        assert!(mail.html.contains("The address ada@münchen.de"), "{}", mail.html);
         app.visitor().get(&link).await.assert_contains("<strong>ada@münchen.de</strong>");
         app.visitor().post(&link, &[]).await.assert_redirect("/");
         assert_eq!(owners(&app, "ada@xn--mnchen-3ya.de").await, 1);
         for own in ["ada@MÜNCHEN.de", "ada@xn--mnchen-3ya.de", "ada@mu\u{308}nchen。de", "Ada@münchen.de "] {
             let answer = ada.post(PATH, &[("email", own)]).await;
-            answer.assert_status(422).assert_contains("This is your address already.");
+            answer.assert_status(422).assert_contains("This is already your address.");
         }
         let login = app.login().await;
         for own in ["ada@münchen.de", "ADA@XN--MNCHEN-3YA.DE"] {
@@ -685,8 +804,9 @@ mod tests {
         assert!(!app.is_password_of("ada", PASSWORD).await);
         assert_eq!(owners(&app, ADA).await, 1);
         assert_eq!(app.count("select count(*) from events where kind = 'account_cleared'").await, 1);
+        app.end_repeats().await;
         for form in [&[][..], &[("remove", "yes")], &[("keep", "yes")], &[("reject", "yes")]] {
-            ada.post(&link, form).await.assert_status(404).assert_contains("does not work any more");
+            ada.post(&link, form).await.assert_status(404).assert_contains("no longer works");
         }
         // Nobody else has lost anything.
         bob.assert_is("bob").await;
@@ -772,8 +892,8 @@ mod tests {
         let app = app_with_keys().await;
         let (mallory, link) = prepare(&app).await;
         let answer = async |number: usize| {
-            let form = if number.is_multiple_of(2) { &[("remove", "yes")][..] } else { &[] };
-            let answer = app.visitor().post(&link, form).await;
+            let (act, number) = (if number.is_multiple_of(2) { "remove" } else { "confirm" }, number.to_string());
+            let answer = app.visitor().post(&link, &[(act, "yes"), ("number", &number)]).await;
             (answer.status, answer.headers.get("location").map(|path| path.to_str().unwrap().to_string()))
         };
         let answers = join_all((0..20).map(answer)).await;
@@ -841,7 +961,7 @@ mod tests {
         assert_eq!(owners(&app, "bob@example.com").await, 1);
         set_address(&bob, ADA).await;
         let mail = &app.mails().await[0];
-        assert!(mail.content.subject.contains("in use already"), "{}", mail.content.text);
+        assert!(mail.content.subject.contains("already in use"), "{}", mail.content.text);
         assert_eq!(app.count("select count(*) from mails").await, 0);
     }
 
@@ -855,5 +975,23 @@ mod tests {
             assert_eq!(owners(&app, ADA).await, 1, "{path}");
             assert_eq!(app.count("select count(*) from addresses").await, 1, "{path}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_account_page_says_the_address_and_whether_it_is_confirmed() {
+        let app = TestApp::new().await;
+        let (ada, bob) = (app.person("ada").await, app.person("bob").await);
+        let row = async || ada.get("/test/account").await;
+        row().await.assert_contains("E-mail address · None · Add\n");
+        set_address(&ada, ADA).await;
+        row().await.assert_contains("E-mail address · ada@example.com, not confirmed yet · Change!\n");
+        app.confirm_address("ada", ADA).await;
+        row().await.assert_contains("E-mail address · ada@example.com · Change\n");
+        set_address(&ada, "new@example.com").await;
+        let both = "E-mail address · ada@example.com; new@example.com is not confirmed yet · Change\n";
+        row().await.assert_contains(both);
+        bob.get("/test/account").await.assert_contains("E-mail address · None · Add\n").assert_lacks(ADA);
+        let without_mail = TestApp::with_env(&[("SMTP_URL", "none")], Routes::new()).await;
+        without_mail.person("ada").await.get("/test/account").await.assert_lacks("E-mail address");
     }
 }

@@ -6,11 +6,11 @@
 
 use super::feature::Feature;
 use crate::accounts::User;
-use crate::base::{Env, Error, Result};
+use crate::base::{Env, Error, Result, explain};
 use crate::db::request::{self, Requester};
 use crate::db::{Connection, DbRow};
 use crate::web::format::rfc3339;
-use crate::web::{Access, App, Routes};
+use crate::web::{Access, AccountGroup, AccountRow, App, Empty, Form, Page, Routes, RowState, Template, files};
 use anyhow::ensure;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -19,6 +19,7 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::ready;
 use futures_util::{FutureExt, StreamExt, TryFutureExt, stream};
+use serde::Serialize;
 use serde_json::Value;
 use sqlx::{Column, Row};
 use std::collections::HashSet;
@@ -27,11 +28,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
+const PATH: &str = "/account/export";
+
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    let routes = Routes::new().get("/account/export", Access::Recent, show);
+    let routes = Routes::new().get(PATH, Access::User, show).post(PATH, Access::Recent, create);
     let settings = Some(Box::new(Exporting::default()) as _);
-    Ok(Feature { routes, export: &CORE, settings, ..Feature::named("export") })
+    Ok(Feature { routes, export: &CORE, settings, account_row: Some(ROW), ..Feature::named("export") })
 }
+
+const ROW: AccountRow = AccountRow::new(AccountGroup::Data, 1, "Export", PATH, |_, _| {
+    RowState::fixed("A copy of everything, as a file", "Download")
+});
 
 /// What core stores about a user, without secrets.
 const CORE: [(&str, &str); 5] = [
@@ -67,7 +74,18 @@ const MIN_RATE: f64 = 16.0 * 1024.0;
 
 const WINDOW: Duration = Duration::from_secs(30);
 
-async fn show(State(app): State<App>, user: User) -> Result<Response> {
+#[derive(Serialize)]
+struct ExportPage {}
+
+impl Template for ExportPage {
+    const FILE: &'static str = files::EXPORT_SHOW;
+}
+
+async fn show(page: Page) -> Result<Response> {
+    page.render(&ExportPage {}).await
+}
+
+async fn create(State(app): State<App>, user: User, _: Form<Empty>) -> Result<Response> {
     let turn = app.settings::<Exporting>().begin(&user.id);
     let turn = turn.ok_or(Error::Refused(StatusCode::SERVICE_UNAVAILABLE))?;
     let headers = [
@@ -106,13 +124,13 @@ impl Drop for Turn {
     }
 }
 
-/// More is written whenever the client asks for it, so for a `HEAD` nothing is read from the database.
+/// More is written whenever the client asks for it.
 fn body(app: App, turn: Turn, rate: ReadingRate) -> Body {
     let (sender, mut pieces) = mpsc::channel(1);
     let writing = write(app, turn, File { pieces: sender, unsent: Vec::new(), rate });
     // The body is read after the request has been handled, and takes its turns like it.
     let writing = request::run(Requester::current(), writing).map(|(written, _)| written);
-    let writing = writing.inspect_err(|cause| tracing::warn!("an export was ended early: {cause:#}"));
+    let writing = writing.inspect_err(|cause| tracing::warn!("an export was ended early: {}", explain(cause)));
     let failure = stream::once(writing).filter_map(|written| ready(written.err().map(Err)));
     let pieces = stream::poll_fn(move |context| pieces.poll_recv(context));
     Body::from_stream(stream::select(pieces.map(Ok), failure))
@@ -223,7 +241,7 @@ impl ReadingRate {
 mod tests {
     use super::*;
     use crate::features;
-    use crate::test::{TestApp, Visitor};
+    use crate::test::{TestApp, Visitor, check};
     use axum::extract::Request;
     use axum::http::Method;
     use axum::http::header::{COOKIE, HOST};
@@ -238,8 +256,13 @@ mod tests {
     /// The answer to a request for an export, of which nothing has been read.
     async fn begin(visitor: &Visitor) -> Response {
         let cookie = format!("session_token={}", visitor.cookie("session_token").unwrap());
-        let request = Request::get("/account/export").header(HOST, "localhost").header(COOKIE, cookie);
+        let request = Request::post(PATH).header(HOST, "localhost").header(COOKIE, cookie);
         visitor.site.answer(request.body(Body::empty()).unwrap()).await
+    }
+
+    #[test]
+    fn its_page_renders() {
+        check(&[ExportPage {}]);
     }
 
     #[tokio::test]
@@ -247,7 +270,7 @@ mod tests {
         let app = TestApp::new().await;
         let (ada, _bob) = (app.person("ada").await, app.person("bob").await);
         app.execute("update events set about = 'Pixel 8'").await;
-        let answer = ada.get("/account/export").await;
+        let answer = ada.post(PATH, &[]).await;
         answer.assert_status(200).assert_header("content-type", "application/json");
         answer.assert_header("content-disposition", "attachment; filename=\"ada.json\"");
         answer.assert_lacks("bob").assert_lacks("pbkdf2").assert_lacks("token");
@@ -266,7 +289,7 @@ mod tests {
         let app = TestApp::new().await;
         let (ada, _bob) = (app.person("ada").await, app.person("bob").await);
         app.execute(EVENTS).await;
-        let text = ada.get("/account/export").await.assert_status(200).assert_lacks("bob").text();
+        let text = ada.post(PATH, &[]).await.assert_status(200).assert_lacks("bob").text();
         let export: Value = serde_json::from_str(&text).unwrap();
         let ids = export["events"].as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap());
         let ids: Vec<&str> = ids.filter(|id| id.ends_with("ada")).collect();
@@ -275,13 +298,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_reads_no_data_and_ends_at_once() {
+    async fn the_page_offers_the_file_and_is_not_the_file() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
+        ada.get(PATH).await.assert_contains("Download my data").assert_no_header("content-disposition");
         for _ in 0..2 {
             let before = app.statements();
-            let answer = ada.send(Method::HEAD, "/account/export", &[], "").await;
-            answer.assert_status(200).assert_header("content-type", "application/json").assert_body("");
+            let answer = ada.send(Method::HEAD, PATH, &[], "").await;
+            answer.assert_status(200).assert_no_header("content-disposition").assert_body("");
             // The session.
             assert_eq!(app.statements() - before, 1);
         }
@@ -292,18 +316,18 @@ mod tests {
         let app = TestApp::new().await;
         let (ada, ninth) = (app.person("ada").await, app.person("ninth").await);
         let mut exports = vec![begin(&ada).await];
-        let refused = ada.get("/account/export").await;
-        refused.assert_status(503).assert_header("retry-after", "2").assert_contains("Busy just now");
+        let refused = ada.post(PATH, &[]).await;
+        refused.assert_status(503).assert_header("retry-after", "2").assert_contains("The site is busy");
         for number in 2..9 {
             exports.push(begin(&app.person(&format!("user{number}")).await).await);
         }
         assert!(exports.iter().all(|export| export.status() == 200));
-        ninth.get("/account/export").await.assert_status(503);
+        ninth.post(PATH, &[]).await.assert_status(503);
         drop(exports.pop());
-        ninth.get("/account/export").await.assert_status(200);
-        ada.get("/account/export").await.assert_status(503);
+        ninth.post(PATH, &[]).await.assert_status(200);
+        ada.post(PATH, &[]).await.assert_status(503);
         exports.swap_remove(0).into_body().collect().await.unwrap();
-        ada.get("/account/export").await.assert_status(200);
+        ada.post(PATH, &[]).await.assert_status(200);
     }
 
     #[tokio::test]
@@ -334,7 +358,7 @@ mod tests {
         app.execute("alter table events rename to lost").await;
         assert!(body.collect().await.is_err());
         app.execute("alter table lost rename to events").await;
-        ada.get("/account/export").await.assert_status(200);
+        ada.post(PATH, &[]).await.assert_status(200);
     }
 
     #[tokio::test]
@@ -383,7 +407,7 @@ mod tests {
         let features = features::all(&Env::default()).unwrap();
         let schema = include_str!("../../schema.sql");
         let exported: String = features.iter().flat_map(|feature| feature.export).map(|(_, sql)| *sql).collect();
-        let secret = ["passwords", "devices", "limits", "tokens", "recovery_codes"];
+        let secret = ["passwords", "devices", "limits", "tokens", "recovery_codes", "shown_codes"];
         for (at, _) in schema.match_indices("create table ") {
             // The tables of a feature that is not in this build are empty.
             if !is_built(&features, &schema[..at]) {
@@ -411,7 +435,9 @@ mod tests {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
         app.execute("update sessions set confirmed_at = confirmed_at - 600").await;
-        ada.get("/account/export").await.assert_redirect("/confirm?next=%2Faccount%2Fexport");
-        app.visitor().get("/account/export").await.assert_redirect("/login?next=%2Faccount%2Fexport");
+        ada.get(PATH).await.assert_status(200);
+        ada.post(PATH, &[]).await.assert_redirect("/confirm?next=%2Faccount");
+        app.visitor().get(PATH).await.assert_redirect("/login?next=%2Faccount%2Fexport");
+        app.visitor().post(PATH, &[]).await.assert_redirect("/login?next=%2F");
     }
 }

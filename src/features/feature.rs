@@ -3,8 +3,8 @@
 use crate::accounts::Event;
 use crate::base::Sealed;
 use crate::mail::Deliver;
-use crate::web::app::{OnSessionStart, Settings, WriteMail};
-use crate::web::{AddedCredentials, Factor, Flash, Routes};
+use crate::web::app::{OnSessionStart, Owned, Settings, WriteMail};
+use crate::web::{AccountRow, AddedCredentials, Factor, Flash, Routes};
 
 /// `Feature { routes, ..Feature::named("notes") }`
 #[derive(Default)]
@@ -18,16 +18,20 @@ pub struct Feature {
     pub flashes: &'static [Flash],
     /// The kinds of mail it writes.
     pub mails: &'static [(&'static str, WriteMail)],
+    /// Its row of the account page.
+    pub account_row: Option<AccountRow>,
     /// Statements that each delete some expired rows, a thousand at most; `$1` is the time in seconds since 1970.
     pub purge: &'static [&'static str],
     /// What it stores about a user, for the copy of their data: a name, and a query for a page, which is the first `$3` rows
     /// of the user `$1` after the key `$2`. The key is the first column: text, unique for each user, in ascending order.
     pub export: &'static [(&'static str, &'static str)],
+    /// What users own of it; it is listed before they delete their account.
+    pub owned: &'static [Owned],
     /// What it stores sealed.
     pub sealed: &'static [Sealed],
-    /// By what it lets users authenticate.
+    /// The factor that it lets users authenticate with.
     pub factor: Option<Factor>,
-    /// What it keeps that lets people in to an account, or keeps them out: factors, and whatever else does.
+    /// What it stores that lets people into an account or keeps them out: factors and the like.
     pub credentials: Option<AddedCredentials>,
     pub on_session_start: Option<OnSessionStart>,
     /// Its own variables, as `feature(env)` has read them; handlers get them by `app.settings::<T>()`.
@@ -42,14 +46,22 @@ pub struct Feature {
     pub account_path: Option<&'static str>,
     /// The page where a link to reset the password leads; `{token}` stands for its token.
     pub reset_path: Option<&'static str>,
+    /// The page where new recovery codes are shown.
+    pub recovery_codes_path: Option<&'static str>,
     /// Paths that are answered under any host name.
     pub any_host: &'static [&'static str],
-    /// Crates that log what strangers have sent. Their lines are off, unless `RUST_LOG` names them.
+    /// Crates that log what visitors have sent. Their lines are off unless `RUST_LOG` names them.
     pub silenced: &'static [&'static str],
 }
 
 impl Feature {
     pub fn named(name: &'static str) -> Feature {
         Feature { name, ..Feature::default() }
+    }
+
+    /// Whether the site needs `SECRET_KEY` for it. New recovery codes are sealed while they are shown, too briefly to be
+    /// listed in `sealed`.
+    pub fn seals(&self) -> bool {
+        !self.sealed.is_empty() || self.recovery_codes_path.is_some()
     }
 }

@@ -3,10 +3,10 @@
 //! Every failure has the same sentence, status and cost, so that nobody learns here who has an account.
 
 use super::feature::Feature;
-use crate::accounts::{AuthLevel, Choices};
+use crate::accounts::{AuthLevel, Choices, Username};
 use crate::base::{Env, FieldErrors, Result};
 use crate::web::{
-    Access, App, Empty, Form, LocalPath, Login, NextQuery, Page, Query, Redirect, Routes, Template, files,
+    Access, App, Empty, Flash, Form, LocalPath, Login, Page, Query, Redirect, Routes, Template, files, redirect,
 };
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -20,8 +20,10 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
         .post(PATH, Access::Guest, create)
         .bounded_by("each log-in with the right password costs a hash")
         .post("/logout", Access::Public, destroy);
-    Ok(Feature { routes, login_path: Some(PATH), ..Feature::named("login") })
+    Ok(Feature { routes, flashes: &[LOGGED_OUT], login_path: Some(PATH), ..Feature::named("login") })
 }
+
+const LOGGED_OUT: Flash = Flash { name: "logged_out", words: "You are logged out." };
 
 #[derive(Deserialize, Serialize, Default)]
 #[serde(default)]
@@ -30,7 +32,7 @@ struct LoginForm {
     #[serde(skip_serializing)]
     password: String,
     /// Where to go afterwards.
-    next: LocalPath,
+    next: Option<LocalPath>,
     /// With any value, the session outlives the browser.
     stay: Option<String>,
 }
@@ -45,8 +47,11 @@ impl Template for LoginPage {
     const FILE: &'static str = files::LOGIN_NEW;
 }
 
-async fn new(page: Page, Query(NextQuery { next, .. }): Query<NextQuery>) -> Result<Response> {
-    let form = LoginForm { next, ..LoginForm::default() };
+/// After a reset, the link to this page names the user.
+async fn new(page: Page, Query(LoginForm { username, next, .. }): Query<LoginForm>) -> Result<Response> {
+    // Only what can be a username: the address may come from anywhere.
+    let username = Username::parse(&username).map_or_else(|_| String::new(), |_| username);
+    let form = LoginForm { username, next, ..LoginForm::default() };
     page.render(&LoginPage { form, errors: FieldErrors::default() }).await
 }
 
@@ -54,7 +59,7 @@ async fn create(State(app): State<App>, login: Login, page: Page, Form(form): Fo
     match log_in(&app, &login, &form).await? {
         Some(redirect) => Ok(redirect.into_response()),
         None => {
-            let errors = FieldErrors::of("password", "This username and password do not belong together.");
+            let errors = FieldErrors::of("password", "Wrong username or password.");
             page.render_errors(&LoginPage { form, errors }).await
         }
     }
@@ -63,7 +68,7 @@ async fn create(State(app): State<App>, login: Login, page: Page, Form(form): Fo
 async fn log_in(app: &App, login: &Login, form: &LoginForm) -> Result<Option<Redirect>> {
     let verified = app.passwords.verify(login.source(), &form.username, &form.password).await?;
     let Some(verified) = verified else { return Ok(None) };
-    let choices = Choices { stay: form.stay.is_some(), next: form.next.to_string() };
+    let choices = Choices { stay: form.stay.is_some(), next: app.resolve(form.next.as_ref()).into() };
     let logged_in = app.db.write(async |db| {
         if !verified.recheck(db).await? {
             return Ok(None);
@@ -74,7 +79,7 @@ async fn log_in(app: &App, login: &Login, form: &LoginForm) -> Result<Option<Red
 }
 
 async fn destroy(login: Login, _: Form<Empty>) -> Response {
-    login.log_out("/").await
+    login.log_out(redirect("/").flash(LOGGED_OUT)).await
 }
 
 #[cfg(test)]
@@ -94,7 +99,7 @@ mod tests {
     fn its_page_renders() {
         let typed = || LoginForm {
             username: "ada".into(),
-            next: LocalPath::from("/a?b".to_string()),
+            next: Some(LocalPath::from("/a?b".to_string())),
             stay: Some("1".into()),
             ..LoginForm::default()
         };
@@ -143,7 +148,7 @@ mod tests {
         app.person("known").await;
         let wrong = log_in(&app.visitor(), "known", "not the password").await;
         let unknown = log_in(&app.visitor(), "nobod", "not the password").await;
-        wrong.assert_status(422).assert_contains("do not belong together").assert_no_header("set-cookie");
+        wrong.assert_status(422).assert_contains("Wrong username or").assert_no_header("set-cookie");
         wrong.assert_contains("value=\"known\"").assert_lacks("not the password");
         assert_eq!(wrong.text().replace("known", "nobod"), unknown.text());
         assert_well_formed(&wrong.text());
@@ -185,7 +190,7 @@ mod tests {
             ("ada@example.com", PASSWORD),
         ] {
             let answer = log_in(&app.visitor(), name, password).await;
-            answer.assert_status(422).assert_contains("do not belong together").assert_no_header("set-cookie");
+            answer.assert_status(422).assert_contains("Wrong username or").assert_no_header("set-cookie");
         }
         app.visitor().post_body("/login", None, b"").await.assert_status(422);
     }
@@ -207,7 +212,7 @@ mod tests {
         let app = TestApp::new().await;
         app.person("ada").await;
         app.execute("update users set disabled_at = 1").await;
-        log_in(&app.visitor(), "ada", PASSWORD).await.assert_status(422).assert_contains("do not belong together");
+        log_in(&app.visitor(), "ada", PASSWORD).await.assert_status(422).assert_contains("Wrong username or");
     }
 
     #[tokio::test]
@@ -480,6 +485,7 @@ mod tests {
         answer.assert_redirect("/").assert_headers("clear-site-data", &["\"storage\"", "\"cache\""]);
         ada.assert_is("nobody").await;
         thief.assert_is("nobody").await;
+        ada.get(PATH).await.assert_contains("You are logged out.");
         ada.post("/logout", &[]).await.assert_redirect("/");
         ada.get("/logout").await.assert_status(405);
     }

@@ -3,14 +3,11 @@
 use super::feature::Feature;
 use crate::base::{Config, Env, Result};
 use crate::db::now;
-use crate::mail::{Outgoing, outbox};
-use crate::web::format::date_time;
+use crate::mail::{Outgoing, deliver_locally, outbox};
 use crate::web::{Access, App, Page, Routes, Template, files};
 use axum::extract::State;
 use axum::http::header::CONTENT_SECURITY_POLICY;
 use axum::response::{IntoResponse, Response};
-use futures_util::FutureExt;
-use futures_util::future::ready;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,19 +15,16 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 pub fn feature(env: &Env) -> anyhow::Result<Feature> {
-    if env.text("SMTP_URL").is_some() || !Config::from_env(env)?.development() {
+    if env.text("SMTP_URL")?.is_some() || !Config::from_env(env)?.development() {
         return Ok(Feature::default());
     }
     let mailbox = Mailbox::default();
     let settings = Box::new(mailbox.clone());
-    let deliver = move |mail| {
-        mailbox.add(mail);
-        ready(Ok(())).boxed()
-    };
+    let deliver = deliver_locally(move |mail| mailbox.add(mail));
     Ok(Feature {
         routes: Routes::new().get(PATH, Access::Public, index),
         settings: Some(settings),
-        deliver: Some(Arc::new(deliver)),
+        deliver: Some(deliver),
         ..Feature::named("mailbox")
     })
 }
@@ -61,7 +55,7 @@ impl Mailbox {
 struct MailRow {
     subject: String,
     email: String,
-    at: String,
+    at: i64,
     lines: Vec<String>,
     html: String,
 }
@@ -71,7 +65,7 @@ impl From<Outgoing> for MailRow {
         let lines = content.text.lines().map(String::from).collect();
         // Links open in the whole window instead of the frame.
         let html = format!("<base target=\"_top\">{}", content.html);
-        MailRow { subject: content.subject, email, at: date_time(now()), lines, html }
+        MailRow { subject: content.subject, email, at: now(), lines, html }
     }
 }
 
@@ -85,8 +79,8 @@ impl Template for MailboxPage {
 }
 
 /// Mails contain their style, which no other page may.
-const POLICY: &str = "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self'; form-action 'self'; \
-                      base-uri 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self'; \
+                      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 async fn index(State(app): State<App>, page: Page) -> Result<Response> {
     // A mail that has just been asked for may still be in the outbox.
@@ -109,18 +103,20 @@ mod tests {
     use crate::db::Connection;
     use crate::mail::{Mail, MailContent};
     use crate::test::{PRODUCTION, TestApp, check};
+    use futures_util::FutureExt;
     use futures_util::future::BoxFuture;
+    use futures_util::future::ready;
 
     #[test]
     fn its_page_renders() {
         let mail = || MailRow {
             subject: "Hello".into(),
             email: "ada@example.com".into(),
-            at: "today".into(),
+            at: 0,
             lines: vec!["Hello.".into(), "http://localhost:8000/".into()],
             html: "<p>Hello.</p>".into(),
         };
-        check(&[MailboxPage { mails: vec![] }, MailboxPage { mails: vec![mail()] }]);
+        check(&[MailboxPage { mails: vec![] }, MailboxPage { mails: vec![mail(), mail()] }]);
     }
 
     /// What a mail of the kind `link` says.
@@ -147,8 +143,8 @@ mod tests {
         let link = format!("http://localhost:8000{}", app.link_to("ada@example.com").await);
         page.assert_contains(&format!("<a href=\"{link}\">{link}</a>")).assert_contains("ada@example.com");
         page.assert_contains("srcdoc=\"&lt;base target=&quot;_top&quot;&gt;&lt;!doctype html&gt;");
-        page.assert_contains("sandbox=\"allow-top-navigation-by-user-activation");
-        assert!(!page.header("content-security-policy").contains("script-src"));
+        page.assert_contains("sandbox=\"allow-top-navigation-by-user-activation allow-popups\"");
+        assert!(page.header("content-security-policy").contains("script-src 'self';"), "the page's own scripts alone");
     }
 
     #[tokio::test]
@@ -164,6 +160,28 @@ mod tests {
         let (page, sent) = tokio::join!(visitor.get(PATH), sent);
         assert_eq!(sent, 1);
         page.assert_contains("ada@example.com").assert_lacks("No mail yet");
+    }
+
+    #[tokio::test]
+    async fn the_newest_mail_is_open_and_the_others_are_folded() {
+        let app = TestApp::new().await;
+        for name in ["ada", "bob"] {
+            let email = format!("{name}@example.com");
+            app.app.db.write(async |db| outbox::queue(db, "test", None, &email, "").await).await.unwrap();
+            app.mails().await;
+        }
+        let page = app.visitor().get(PATH).await.text();
+        let (open, folded) = page.split_once("<details class=\"mail\">").expect("one is folded");
+        assert!(open.contains("<details class=\"mail\" open>") && open.contains("To bob@example.com, <time"), "{page}");
+        assert!(folded.contains("To ada@example.com, <time") && !folded.contains(" open>"), "{page}");
+    }
+
+    #[tokio::test]
+    async fn every_page_leads_to_it_while_there_is_one() {
+        let link = "<a href=\"/dev/mailbox\">";
+        TestApp::new().await.visitor().get("/nowhere").await.assert_contains(link);
+        let app = TestApp::with_env(&[("SMTP_URL", "none")], Routes::new()).await;
+        app.visitor().get("/nowhere").await.assert_lacks(link);
     }
 
     #[test]

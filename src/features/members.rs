@@ -4,8 +4,10 @@ use super::feature::Feature;
 use crate::accounts::{User, Username};
 use crate::base::{Env, Error, Result};
 use crate::db::{AFTER_ALL_IDS, Connection, DbRow};
-use crate::web::format::date;
-use crate::web::{Access, App, List, ListQuery, ONE_MORE, Page, Query, Redirect, Routes, Template, files, redirect};
+use crate::web::{
+    Access, AccountGroup, AccountRow, App, List, ListQuery, ONE_MORE, Page, Query, Redirect, Routes, RowState,
+    Template, files, redirect,
+};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Serialize;
@@ -17,21 +19,25 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
         Access::User,
         show,
     );
-    Ok(Feature { routes, ..Feature::named("members") })
+    Ok(Feature { routes, account_row: Some(ROW), ..Feature::named("members") })
 }
+
+const ROW: AccountRow = AccountRow::new(AccountGroup::Profile, 3, "Public page", "/me", |_, _| {
+    RowState::fixed("What other members see", "View")
+});
 
 /// A user as other users see them.
 #[derive(Serialize)]
 struct Member {
     id: String,
     username: String,
-    joined: String,
+    joined: i64,
 }
 
 impl FromRow<'_, DbRow> for Member {
     fn from_row(row: &DbRow) -> sqlx::Result<Member> {
-        let joined = date(row.try_get("created_at")?);
-        Ok(Member { id: row.try_get("id")?, username: row.try_get("username")?, joined })
+        let (id, username) = (row.try_get("id")?, row.try_get("username")?);
+        Ok(Member { id, username, joined: row.try_get("created_at")? })
     }
 }
 
@@ -90,10 +96,12 @@ mod tests {
 
     #[test]
     fn its_pages_render() {
-        let ada = || Member { id: "0190".into(), username: "ada".into(), joined: "10 December 1815".into() };
+        let ada = || Member { id: "0190".into(), username: "ada".into(), joined: 1_777_629_600 };
         check(&[
-            MembersPage { members: List { rows: vec![ada(), ada()], next: Some("?after=0190".into()) } },
-            MembersPage { members: List { rows: vec![], next: None } },
+            MembersPage {
+                members: List { rows: vec![ada(), ada()], previous: Some("".into()), next: Some("?after=0190".into()) },
+            },
+            MembersPage { members: List { rows: vec![], previous: None, next: None } },
         ]);
         check(&[MemberPage { member: ada(), own: true }, MemberPage { member: ada(), own: false }]);
     }
@@ -107,10 +115,13 @@ mod tests {
         let reader = app.person("reader").await;
         let first = reader.get("/users").await;
         first.assert_status(200).assert_contains("/user/member50").assert_lacks("/user/member01");
+        first.assert_contains(">Older</a>").assert_lacks("rel=\"prev\"");
         let next = first.link("next");
         let second = reader.get(&next).await;
         second.assert_status(200).assert_contains("/user/member01").assert_contains("/user/member00");
         second.assert_lacks("/user/member02").assert_lacks("rel=\"next\"");
+        second.assert_contains(">Newer</a>");
+        assert_eq!(second.link("prev"), "/users");
         reader.get("/users?after=%00").await.assert_status(404);
         reader.get("/users?after=nonsense").await.assert_status(200);
     }

@@ -12,6 +12,7 @@ mod change_password;
 mod change_username;
 mod confirm;
 mod delete_account;
+mod dev_docs;
 mod email;
 mod export;
 mod health;
@@ -49,6 +50,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         change_username::feature(env)?,
         confirm::feature(env)?,
         delete_account::feature(env)?,
+        dev_docs::feature(env)?,
         email::feature(env)?,
         export::feature(env)?,
         health::feature(env)?,
@@ -117,7 +119,8 @@ mod tests {
                     ("username", "lovelace"),
                 ];
                 let answer = ada.post(&route.example_path(), &everything).await;
-                answer.assert_redirect("/confirm?next=%2Faccount").assert_no_header("set-cookie");
+                answer.assert_redirect("/confirm?next=%2Faccount");
+                answer.assert_headers("set-cookie", &["flash=too_late; HttpOnly; SameSite=Lax; Path=/; Max-Age=60"]);
                 asked += 1;
             }
         }
@@ -175,6 +178,8 @@ mod tests {
         let limits = ["PASSWORD_ATTEMPTS_PER_ADDRESS", "SIGNUPS_PER_ADDRESS", "MAILS_PER_ADDRESS"];
         let app = TestApp::with_env(&limits.map(|name| (name, "10/1h")), Routes::new()).await;
         let tables = include_str!("../../schema.sql").lines().filter_map(|line| line.strip_prefix("create table "));
+        // Rows that last ten seconds fill nothing.
+        let tables = tables.filter(|line| !line.starts_with("idempotency_keys"));
         let counts = tables.map(|line| format!("(select count(*) from {})", line.trim_end_matches(" (")));
         let rows: &str = format!("select {}", counts.collect::<Vec<_>>().join(" + ")).leak();
         let features = all(&Env::default()).unwrap();

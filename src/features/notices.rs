@@ -29,7 +29,7 @@ const LINK: &str = "/undo/{token}";
 
 pub fn feature(env: &Env) -> anyhow::Result<Feature> {
     let mut routes = Routes::new();
-    if env.sends_mail() {
+    if env.sends_mail()? {
         routes = routes.get(LINK, Access::Public, show).post(LINK, Access::Public, undo);
     }
     let mails = &[(event::NOTICE, write_mail as _)];
@@ -37,14 +37,16 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
 }
 
 /// Recorded when the owner of an address that the account had before has taken it back.
-pub const UNDONE: Event = Event::named("undone", "Changes were undone by a link in a mail").with_notice(
-    "Your account was taken back",
-    "It was done by a link in an earlier mail to another address, which is the account's address again. Everybody was \
-     logged out, and the password does not work any more.",
+pub const UNDONE: Event = Event::named("undone", "Changes undone with a link from a mail").with_notice(
+    "Changes to your account were undone",
+    "Someone used a link in an earlier mail to another address. That address belongs to the account again, every device \
+     is logged out, and the password no longer works.",
 );
 
-const TAKEN_BACK: Flash =
-    Flash { name: "undone", words: "It is undone, and everybody is logged out. A mail leads you to a new password." };
+const TAKEN_BACK: Flash = Flash {
+    name: "undone",
+    words: "Your account is yours again and every device is logged out. We have mailed you a link to set a new password.",
+};
 
 /// How often users are notified of an event that an intruder can cause without getting in.
 const ONCE_A_DAY: Rate = Rate { times: 1, per: Duration::from_secs(24 * 60 * 60) };
@@ -54,10 +56,10 @@ const ONCE_A_DAY: Rate = Rate { times: 1, per: Duration::from_secs(24 * 60 * 60)
 struct EventDetails {
     subject: &'static str,
     sentence: String,
-    /// On the page only: somebody who has got into the account may have named it, and must not write mails to the owner.
+    /// On the page only: an intruder may have named it, and must not be able to write to the owner.
     about: Option<String>,
     at: String,
-    /// The device and the network address, unless another user has caused it.
+    /// The device and the network address, unless another user caused it.
     source: Option<String>,
 }
 
@@ -166,7 +168,7 @@ async fn undo(State(app): State<App>, client: Client, Path(token): Path<String>,
     Ok(redirect(app.login_path()).flash(TAKEN_BACK))
 }
 
-/// Leaves nothing by which anybody can log in, except the mail that goes to the address of the link.
+/// Leaves no way to log in except the mail that goes to the address of the link.
 async fn take_back(app: &App, db: &mut Connection, token: &str, client: &Client) -> Result<()> {
     let link = link::consume(db, Purpose::Undo, token).await?;
     let user_id = &*link.user_id;
@@ -191,7 +193,7 @@ mod tests {
     use crate::accounts::user::{self, USERNAME_CHANGED};
     use crate::accounts::{Choices, EVENTS, Email};
     use crate::base::{Error, Token};
-    use crate::db::now;
+    use crate::db::{new_id, now};
     use crate::features;
     use crate::test::{PASSWORD, SECOND_FACTOR, TestApp, check, check_mails};
     use crate::web::{Factor, Login};
@@ -245,7 +247,8 @@ mod tests {
     }
 
     async fn press(app: &TestApp, link: &str) -> u16 {
-        app.visitor().post(link, &[]).await.status
+        // Another body each time, so that it is not one button that is pressed twice.
+        app.visitor().post(link, &[("number", &new_id())]).await.status
     }
 
     async fn address_of(app: &TestApp, name: &str) -> Option<String> {
@@ -403,7 +406,7 @@ mod tests {
         assert_eq!(app.mails().await.len(), 0);
 
         app.browser_of("bob").await;
-        assert_eq!(app.mails().await[0].content.subject, "Somebody logged in with a new browser");
+        assert_eq!(app.mails().await[0].content.subject, "Someone logged in with a new browser");
     }
 
     #[tokio::test]
@@ -495,7 +498,7 @@ mod tests {
             .await
             .assert_redirect("/login")
             .assert_cookie("flash=undone; HttpOnly; SameSite=Lax; Path=/; Max-Age=60");
-        browser.get(&theirs).await.assert_contains("It is undone, and everybody is logged out.");
+        browser.get(&theirs).await.assert_contains("Your account is yours again and every device is logged out.");
         thief.assert_is("nobody").await;
         assert_eq!(address_of(&app, "ada").await.as_deref(), Some(ADA));
         assert_eq!(resets(&app).await, [ADA]);
@@ -561,7 +564,7 @@ mod tests {
         app.execute("update tokens set expires_at = expires_at - 7 * 86400").await;
         let unknown = format!("/undo/{}", Token::random().unwrap().text());
         let expected = app.visitor().get(&unknown).await.assert_status(404).text();
-        assert!(expected.contains("This link does not work any more"), "{expected}");
+        assert!(expected.contains("This link no longer works"), "{expected}");
         for link in [&*spent, &expired, &unknown, "/undo/x"] {
             assert_eq!(app.visitor().get(link).await.assert_status(404).text(), expected, "{link}");
             let answer = app.visitor().post(link, &[]).await;
@@ -643,7 +646,7 @@ mod tests {
         assert_eq!(press(&app, &owners).await, 303);
         let mails = app.mails().await;
         let others: Vec<_> = mails.iter().filter(|mail| mail.email != ADA).collect();
-        assert!(others.iter().all(|mail| mail.content.subject == "Your account was taken back"));
+        assert!(others.iter().all(|mail| mail.content.subject == UNDONE.notice.unwrap().subject));
     }
 
     #[tokio::test]
@@ -735,13 +738,13 @@ mod tests {
         let mails = app.mails().await;
         let notices: Vec<_> = mails.iter().filter(|mail| mail.email == "new@example.com").collect();
         assert_eq!(notices.len(), 1);
-        assert_eq!(notices[0].content.subject, "Your account was taken back");
+        assert_eq!(notices[0].content.subject, UNDONE.notice.unwrap().subject);
         assert!(!notices[0].content.text.contains("/undo/"), "{}", notices[0].content.text);
         // Where the address stays, the mail that leads to a new password is enough.
         record(&app, "ada", USERNAME_CHANGED).await;
         assert_eq!(press(&app, &link_to(&app, ADA).await).await, 303);
         let mails = app.mails().await;
-        let notices = mails.iter().filter(|mail| mail.content.subject == "Your account was taken back");
+        let notices = mails.iter().filter(|mail| mail.content.subject == UNDONE.notice.unwrap().subject);
         assert_eq!(notices.count(), 1);
     }
 

@@ -14,7 +14,7 @@ use url::Url;
 const PATH: &str = "/.well-known/security.txt";
 
 pub fn feature(env: &Env) -> anyhow::Result<Feature> {
-    let Some(text) = env.text("SECURITY_CONTACT") else { return Ok(Feature::default()) };
+    let Some(text) = env.text("SECURITY_CONTACT")? else { return Ok(Feature::default()) };
     let contact = contact(text).with_context(|| {
         format!(
             "SECURITY_CONTACT={text:?} cannot be used: write an e-mail address, or a mailto:, https: or tel: address"
@@ -108,9 +108,13 @@ mod tests {
         ] {
             assert_eq!(contact(wrong), None, "{wrong:?}");
         }
-        let env = [("SECURITY_CONTACT", "nobody\nContact: x")].into_iter().collect();
-        let refusal = feature(&env).err().unwrap().to_string();
-        assert!(refusal.starts_with("SECURITY_CONTACT=\"nobody\\nContact: x\" cannot"), "{refusal}");
-        assert_eq!(refusal.lines().count(), 1);
+        for (wrong, sentence) in [
+            ("nobody", "SECURITY_CONTACT=\"nobody\" cannot be used"),
+            ("nobody\nContact: x", "SECURITY_CONTACT must be one line"),
+        ] {
+            let env = [("SECURITY_CONTACT", wrong)].into_iter().collect();
+            let refusal = feature(&env).err().unwrap().to_string();
+            assert!(refusal.starts_with(sentence) && refusal.lines().count() == 1, "{refusal}");
+        }
     }
 }

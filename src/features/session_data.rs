@@ -277,7 +277,7 @@ mod tests {
     use crate::accounts::{AuthLevel, Choices};
     use crate::server::purge::purge;
     use crate::test::{Answer, TestApp, Visitor};
-    use crate::web::{Access, Login, Routes};
+    use crate::web::{Access, Login, Routes, redirect};
     use axum::extract::State;
     use axum::response::{IntoResponse, Response};
     use futures_util::future::join_all;
@@ -315,7 +315,7 @@ mod tests {
     }
 
     async fn leave(login: Login) -> Response {
-        login.log_out("/").await
+        login.log_out(redirect("/")).await
     }
 
     async fn app() -> TestApp {

@@ -5,10 +5,13 @@ use crate::accounts::session::lifecycle;
 use crate::accounts::{Client, Event, Session, client::device_name, event};
 use crate::base::{Config, Env, Result};
 use crate::db::{Connection, DbRow, ago};
-use crate::web::format::date_time;
-use crate::web::{Access, App, Empty, Flash, Form, Page, Redirect, Routes, Template, files, redirect};
+use crate::web::{
+    Access, AccountGroup, AccountRow, App, Empty, Flash, Form, Page, Redirect, Routes, RowState, Template, files,
+    redirect,
+};
 use axum::extract::{Path, State};
 use axum::response::Response;
+use futures_util::FutureExt;
 use serde::Serialize;
 use sqlx::{FromRow, Row};
 
@@ -20,15 +23,41 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
         .post("/account/sessions/{id}/revoke", Access::Recent, revoke)
         .post("/account/sessions/revoke-others", Access::Recent, revoke_others);
     let flashes = &[SESSION_ENDED, OTHER_SESSIONS_ENDED];
-    Ok(Feature { routes, events: &[ENDED, OTHERS_ENDED], flashes, ..Feature::named("session_list") })
+    Ok(Feature {
+        routes,
+        events: &[ENDED, OTHERS_ENDED],
+        flashes,
+        account_row: Some(ROW),
+        ..Feature::named("session_list")
+    })
 }
 
-pub const ENDED: Event = Event::named("session_ended", "A session was ended");
-pub const OTHERS_ENDED: Event = Event::named("other_sessions_ended", "Logged out everywhere else");
+const ROW: AccountRow = AccountRow::new(AccountGroup::Devices, 1, "Logged-in devices", PATH, |db, context| {
+    async move {
+        let own = context.session;
+        let sessions = of_user(db, &context.app.config, &own.user.id).await?;
+        let others: Vec<&str> =
+            sessions.iter().filter(|other| other.id != own.id).map(|other| &*other.device).collect();
+        Ok(RowState::new(summary(&others), "Manage"))
+    }
+    .boxed()
+});
 
-const SESSION_ENDED: Flash = Flash { name: "session_ended", words: "That session was ended." };
+/// Says where else the user is logged in, the device that was used last first.
+fn summary(others: &[&str]) -> String {
+    match others {
+        [] => "Only this one".into(),
+        [other] => format!("2: this one and {other}"),
+        [last, rest @ ..] => format!("{}: this one, {last} and {} more", others.len() + 1, rest.len()),
+    }
+}
+
+pub const ENDED: Event = Event::named("session_ended", "Logged out another device");
+pub const OTHERS_ENDED: Event = Event::named("other_sessions_ended", "Logged out all other devices");
+
+const SESSION_ENDED: Flash = Flash { name: "session_ended", words: "That device is logged out." };
 const OTHER_SESSIONS_ENDED: Flash =
-    Flash { name: "other_sessions_ended", words: "You are logged out everywhere else." };
+    Flash { name: "other_sessions_ended", words: "You are logged out on all other devices." };
 
 /// A session as its user sees it.
 #[derive(Serialize)]
@@ -37,8 +66,8 @@ struct ListedSession {
     /// What it was last used with.
     device: String,
     address: String,
-    began: String,
-    seen: String,
+    began: i64,
+    seen: i64,
 }
 
 impl FromRow<'_, DbRow> for ListedSession {
@@ -47,8 +76,8 @@ impl FromRow<'_, DbRow> for ListedSession {
             id: row.try_get("id")?,
             device: device_name(row.try_get("device")?),
             address: row.try_get("address")?,
-            began: date_time(row.try_get("created_at")?),
-            seen: date_time(row.try_get("seen_at")?),
+            began: row.try_get("created_at")?,
+            seen: row.try_get("seen_at")?,
         })
     }
 }
@@ -122,8 +151,8 @@ mod tests {
             id: id.into(),
             device: "<Firefox>".into(),
             address: "192.0.2.1".into(),
-            began: "1 May 2026, 10:00 UTC".into(),
-            seen: "2 May 2026, 10:00 UTC".into(),
+            began: 1_777_629_600,
+            seen: 1_777_716_000,
         };
         let page = |sessions| SessionsPage { own: "0190".into(), sessions };
         check(&[page(vec![session("0190"), session("0191")]), page(vec![session("0190")])]);
@@ -137,7 +166,7 @@ mod tests {
         let page = app.browser_of("ada").await.get(PATH).await;
         page.assert_status(200).assert_contains("Firefox on Linux").assert_contains("127.0.0.1");
         assert_eq!(page.text().matches("<li>").count(), 2);
-        assert_eq!(page.text().matches("This browser").count(), 1);
+        assert_eq!(page.text().matches("This device").count(), 1);
         page.assert_lacks(&ada.cookie("session_token").unwrap());
         app.visitor().get(PATH).await.assert_redirect("/login?next=%2Faccount%2Fsessions");
     }
@@ -162,7 +191,7 @@ mod tests {
                 app.execute(later).await;
                 let page = ada.get(PATH).await;
                 assert_eq!(page.text().matches("<li>").count(), sessions, "{page}");
-                page.assert_contains("This browser");
+                page.assert_contains("This device");
             }
         }
     }
@@ -174,7 +203,7 @@ mod tests {
         let elsewhere = app.browser_of("ada").await;
         ada.post(&path_to_end(&ada).await, &[]).await.assert_redirect(PATH);
         elsewhere.assert_is("nobody").await;
-        ada.get(PATH).await.assert_contains("That session was ended.").assert_lacks("revoke-others");
+        ada.get(PATH).await.assert_contains("That device is logged out.").assert_lacks("revoke-others");
         ada.assert_is("ada").await;
         assert_eq!(app.count("select count(*) from devices").await, 1);
         assert_eq!(app.count("select count(*) from events where kind = 'session_ended'").await, 1);
@@ -189,7 +218,7 @@ mod tests {
         for other in others {
             other.assert_is("nobody").await;
         }
-        ada.get(PATH).await.assert_contains("You are logged out everywhere else.");
+        ada.get(PATH).await.assert_contains("You are logged out on all other devices.");
         bob.assert_is("bob").await;
         assert_eq!(app.count("select count(*) from devices").await, 2);
     }
@@ -240,5 +269,17 @@ mod tests {
             ada.post(path, &[]).await.assert_redirect("/confirm?next=%2Faccount");
         }
         elsewhere.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn the_account_page_says_where_else_one_is_logged_in() {
+        let app = TestApp::new().await;
+        let (ada, _bob) = (app.person("ada").await, app.person("bob").await);
+        ada.get("/test/account").await.assert_contains("Logged-in devices · Only this one · Manage\n");
+        let _phone = app.browser_of("ada").await;
+        app.execute("update sessions set device = 'iPhone Safari/1' where id = (select max(id) from sessions)").await;
+        let two = "Logged-in devices · 2: this one and Safari on iPhone · Manage\n";
+        ada.get("/test/account").await.assert_contains(two);
+        assert_eq!(summary(&["Firefox on Linux", "curl", "Edge"]), "4: this one, Firefox on Linux and 2 more");
     }
 }

@@ -3,22 +3,21 @@
 use super::feature::Feature;
 use crate::accounts::{AuthLevel, Choices, Email, NewPassword, Username, address, password, personal_words, user};
 use crate::base::{Config, Env, Error, FieldErrors, Result};
-use crate::db::rate_limit::AddressLimit;
 use crate::web::app::SIGN_UP;
 use crate::web::{
-    Access, App, Flash, Form, LocalPath, Login, NextQuery, Page, Query, Redirect, Routes, Template, files,
+    Access, App, Flash, Form, LocalPath, Login, NextQuery, Page, Query, Redirect, Routes, Template, files, once,
 };
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
-    let routes = Routes::new().get("/signup", Access::Guest, new).post("/signup", Access::Guest, create);
+    let routes = Routes::new().get("/signup", Access::Guest, new).post("/signup", Access::Guest, create).once();
     Ok(Feature { routes, flashes: &[CONFIRM], ..Feature::named("signup") })
 }
 
 const CONFIRM: Flash =
-    Flash { name: "signed_up", words: "Welcome. Please confirm your address by the link that we have mailed to you." };
+    Flash { name: "signed_up", words: "Welcome. Open the link we mailed you to confirm your address." };
 
 #[derive(Deserialize, Serialize, Default)]
 #[serde(default)]
@@ -30,7 +29,7 @@ struct SignupForm {
     #[serde(skip_serializing)]
     confirm_password: String,
     /// Where to go afterwards.
-    next: LocalPath,
+    next: Option<LocalPath>,
 }
 
 /// A form without mistakes.
@@ -59,11 +58,12 @@ struct SignupPage {
     form: SignupForm,
     errors: FieldErrors,
     min_length: usize,
+    once: String,
 }
 
 impl SignupPage {
-    fn new(app: &App, form: SignupForm, errors: FieldErrors) -> SignupPage {
-        SignupPage { form, errors, min_length: app.config.password_min_length }
+    fn new(app: &App, form: SignupForm, errors: FieldErrors) -> Result<SignupPage> {
+        Ok(SignupPage { form, errors, min_length: app.config.password_min_length, once: once::value()? })
     }
 }
 
@@ -73,7 +73,7 @@ impl Template for SignupPage {
 
 async fn new(State(app): State<App>, page: Page, Query(NextQuery { next, .. }): Query<NextQuery>) -> Result<Response> {
     let form = SignupForm { next, ..SignupForm::default() };
-    page.render(&SignupPage::new(&app, form, FieldErrors::default())).await
+    page.render(&SignupPage::new(&app, form, FieldErrors::default())?).await
 }
 
 async fn create(State(app): State<App>, login: Login, page: Page, Form(form): Form<SignupForm>) -> Result<Response> {
@@ -81,25 +81,18 @@ async fn create(State(app): State<App>, login: Login, page: Page, Form(form): Fo
         Ok(redirect) => Ok(redirect.into_response()),
         Err(error) => {
             let errors = error.field_errors()?;
-            page.render_errors(&SignupPage::new(&app, form, errors)).await
+            page.render_errors(&SignupPage::new(&app, form, errors)?).await
         }
     }
 }
 
 async fn sign_up(app: &App, login: &Login, form: &SignupForm) -> Result<Redirect> {
     let NewAccount { username, email, password } = form.validate(&app.config)?;
-    let limit = AddressLimit::new(SIGN_UP, login.client.address, app.config.signups_per_address);
-    limit.take_alone(&app.db).await?;
+    let counted = app.count_by_address(SIGN_UP, &login.client, app.config.signups_per_address).await?;
     let personal = personal_words(&app.config, username.as_str(), email.as_ref().map(Email::as_str));
-    let hash = match app.passwords.hash(password, personal).await {
-        Err(Error::Invalid(errors)) => {
-            // A mistake does not count as a sign-up.
-            app.db.write_relaxed(async |db| limit.give_back(db).await).await?;
-            return Err(errors.into());
-        }
-        hashed => hashed?,
-    };
-    let choices = Choices { stay: false, next: form.next.to_string() };
+    // A mistake does not count as a sign-up.
+    let hash = app.passwords.hash(password, personal).await?;
+    let choices = Choices { stay: false, next: app.resolve(form.next.as_ref()).into() };
     let signed_up = app.db.write(async |db| {
         let created = user::create(db, &username, &login.client).await?;
         let user_id = created.ok_or_else(|| Error::invalid("username", username.taken()))?;
@@ -109,7 +102,7 @@ async fn sign_up(app: &App, login: &Login, form: &SignupForm) -> Result<Redirect
         }
         login.log_in(db, &user_id, AuthLevel::OneFactor, &choices).await
     });
-    let redirect = signed_up.await?.ok_or(Error::NOT_FOUND)?;
+    let redirect = counted.decide(signed_up).await?.ok_or(Error::NOT_FOUND)?;
     Ok(if email.is_some() { redirect.flash(CONFIRM) } else { redirect })
 }
 
@@ -134,12 +127,17 @@ mod tests {
         }
         let typed = || SignupForm {
             email: Some("a\"b".into()),
-            next: LocalPath::from("/a?b".to_string()),
+            next: Some(LocalPath::from("/a?b".to_string())),
             ..SignupForm::default()
         };
         check(&[
-            SignupPage { form: SignupForm::default(), errors: FieldErrors::default(), min_length: 8 },
-            SignupPage { form: typed(), errors, min_length: 8 },
+            SignupPage {
+                form: SignupForm::default(),
+                errors: FieldErrors::default(),
+                min_length: 8,
+                once: "value".into(),
+            },
+            SignupPage { form: typed(), errors, min_length: 8, once: "value".into() },
         ]);
     }
 
@@ -193,7 +191,7 @@ mod tests {
             ("a b", "", GOOD, GOOD, "username", "without spaces"),
             ("ada\0", "", GOOD, GOOD, "username", "letters from a to z"),
             ("abcdefghijklmnopqrstu", "", GOOD, GOOD, "username", "at most 20"),
-            ("admin", "", GOOD, GOOD, "username", "kept for the people who run this site"),
+            ("admin", "", GOOD, GOOD, "username", "reserved for the people who run this site"),
             ("ada", "ada", GOOD, GOOD, "email", "does not look like"),
             ("christopherrobertson1985", "", GOOD, GOOD, "username", "at most 20"),
             ("ada", "a@b.c,d@e.f", GOOD, GOOD, "email", "does not look like"),
@@ -224,17 +222,17 @@ mod tests {
             ("password1", "most common"),
             ("trustno1!", "most common"),
             ("qwertyuiop", "most common"),
-            ("asdfghjkl;'", "side by side"),
+            ("asdfghjkl;'", "next to each other"),
             ("12345678", "most common"),
-            ("aaaaaaaaaaaa", "Repeating"),
+            ("aaaaaaaaaaaa", "Repetition"),
             ("abcdefghij", "Sequences"),
             ("1984-07-17", "Dates and years"),
             ("lovelace1815", "your own name"),
             ("Ada-Lovelace!", "your own name"),
-            ("harbourbooks", "of this site"),
-            ("Harbour Books 2026", "of this site"),
+            ("harbourbooks", "or this site"),
+            ("Harbour Books 2026", "or this site"),
             ("ada.lovelace@example.com", "your own name"),
-            ("Tr0ub4dour&3", "too soon"),
+            ("Tr0ub4dour&3", "too easy"),
         ] {
             let fields = [
                 ("username", "adalovelace"),
@@ -251,6 +249,18 @@ mod tests {
             let name = format!("u{}", app.count("select count(*) from users").await);
             sign_up(&app.visitor(), &name, good).await.assert_redirect("/");
         }
+    }
+
+    #[tokio::test]
+    async fn a_sign_up_that_cannot_be_done_now_does_not_count() {
+        let app = TestApp::with_env(&[("SIGNUPS_PER_ADDRESS", "1/1h")], Routes::new()).await;
+        app.execute("alter table passwords rename to gone").await;
+        for _ in 0..3 {
+            sign_up(&app.visitor(), "ada", GOOD).await.assert_status(500);
+        }
+        app.execute("alter table gone rename to passwords").await;
+        sign_up(&app.visitor(), "ada", GOOD).await.assert_redirect("/");
+        sign_up(&app.visitor(), "bob", GOOD).await.assert_status(429);
     }
 
     #[tokio::test]
@@ -285,8 +295,8 @@ mod tests {
     #[tokio::test]
     async fn a_page_shows_what_was_typed_as_text() {
         let app = TestApp::new().await;
-        let answer = sign_up(&app.visitor(), "\"><script>alert(1)</script>{{ 7 * 7 }}", GOOD).await;
-        answer.assert_status(422).assert_lacks("<script>").assert_contains("&lt;script&gt;").assert_lacks("49");
+        let answer = sign_up(&app.visitor(), "\"><script>alert(1)</script>{{ 12345 * 6789 }}", GOOD).await;
+        answer.assert_status(422).assert_lacks("<script>").assert_contains("&lt;script&gt;").assert_lacks("83810205");
     }
 
     #[tokio::test]
@@ -361,5 +371,42 @@ mod tests {
         assert!(with(422) + with(503) == 39 && with(422) > 20, "{} × 422, {} × 503", with(422), with(503));
         assert_eq!(app.count("select count(*) from users").await, 1);
         assert_eq!(app.count("select count(*) from sessions").await, 1);
+    }
+
+    #[tokio::test]
+    async fn whoever_presses_create_account_twice_has_one_account_and_is_logged_in() {
+        let app = TestApp::new().await;
+        let page = app.visitor().get("/signup").await.text();
+        let once = page.split_once("name=\"once\" value=\"").unwrap().1.split('"').next().unwrap();
+        assert_ne!(page, app.visitor().get("/signup").await.text(), "each page has a value of its own");
+        let sent = async |visitor: &Visitor, password: &str| {
+            let fields = [
+                ("once", once),
+                ("username", "ada"),
+                ("email", "ada@example.com"),
+                ("password", password),
+                ("confirm_password", password),
+            ];
+            visitor.post("/signup", &fields).await
+        };
+        let visitors = [app.visitor(), app.visitor()];
+        for answer in join_all(visitors.iter().map(|visitor| sent(visitor, GOOD))).await {
+            answer.assert_redirect("/").assert_cookie("flash=signed_up; HttpOnly; SameSite=Lax; Path=/; Max-Age=60");
+        }
+        for visitor in &visitors {
+            visitor.assert_is("ada").await;
+        }
+        for (sql, number) in [
+            ("select count(*) from users", 1),
+            ("select count(*) from sessions", 2),
+            ("select count(*) from events where kind = 'signed_up'", 1),
+        ] {
+            assert_eq!(app.count(sql).await, number, "{sql}");
+        }
+        // None if the site has no feature that writes it.
+        assert!(app.mails().await.len() < 2);
+        sent(&app.visitor(), "another lantern").await.assert_status(422).assert_contains("The name ada is taken.");
+        app.end_repeats().await;
+        sent(&app.visitor(), GOOD).await.assert_status(422).assert_contains("The name ada is taken.");
     }
 }

@@ -1,4 +1,4 @@
-//! `MAILS_PER_DAY`: how many mails the whole site sends a day.
+//! `MAILS_PER_DAY`: how many mails the whole site sends per day.
 
 use crate::base::{Error, Rate, Result};
 use crate::db::Database;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A tenth of the mails is kept for the `essential` kinds.
+/// A tenth of the mails is reserved for the `essential` kinds.
 #[derive(Clone)]
 pub struct DailyLimit {
     key: Key,
@@ -29,7 +29,7 @@ impl DailyLimit {
         }
     }
 
-    /// After a mail that was not delivered.
+    /// For a mail that was not delivered.
     pub async fn give_back(&self, db: &Database) -> Result<()> {
         db.write_relaxed(async |db| rate_limit::give_back(db, &self.key, self.rate).await).await
     }

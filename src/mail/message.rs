@@ -3,15 +3,15 @@
 use anyhow::Result;
 use lettre::Address;
 
-/// The recipient of a mail, from an address as people write it.
+/// The recipient of a mail, from an address as users write it.
 ///
 /// # Errors
-/// When it is no address.
+/// When it is not an address.
 pub fn recipient(email: &str) -> Result<Address> {
     Ok(quote(email).parse()?)
 }
 
-/// The address as mails have it. Some providers allow dots that stand side by side, or at an end of what is before the @;
+/// The address as it is written in mails. Some providers allow consecutive dots, or dots at either end, before the @;
 /// such a part has to be quoted (RFC 5321, 4.1.2).
 pub fn quote(email: &str) -> String {
     match email.split_once('@') {
@@ -20,13 +20,13 @@ pub fn quote(email: &str) -> String {
     }
 }
 
-/// What a mail says.
+/// The content of a mail.
 #[derive(Clone)]
 pub struct MailContent {
     pub subject: String,
     pub text: String,
     pub html: String,
-    /// A link for people who did not ask for the mail (RFC 8058).
+    /// A link for people who did not request the mail (RFC 8058).
     pub unsubscribe: Option<String>,
 }
 

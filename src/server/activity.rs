@@ -1,5 +1,5 @@
-//! What a connection is doing: whether a request is in hand, or since when it waits for one, and since when its client keeps
-//! it waiting.
+//! What a connection is doing: whether a request is being processed, since when it has been idle, and since when the
+//! site has been waiting for its client.
 
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, Incoming, SizeHint};
@@ -12,34 +12,34 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 pub struct Activity {
-    /// As [`now`]; 0 while a request is in hand.
+    /// Like [`now`]; 0 while a request is being processed.
     waiting_since: AtomicU64,
-    /// As [`now`]; 0 while the client has sent all of its request and reads its answer.
+    /// Like [`now`]; 0 while the site is not waiting for the client.
     stalled_since: AtomicU64,
-    /// Bytes received since the last answer.
+    /// Bytes received since the last response.
     received: AtomicUsize,
-    /// Bytes that it has taken of the memory for long requests. Buffers that have grown do not shrink, so it has them until
-    /// it ends.
+    /// Bytes taken from the memory for long requests. Buffers do not shrink, so they are kept until the connection
+    /// ends.
     memory: AtomicUsize,
     /// Whether it has been asked to close.
     closing: AtomicBool,
-    /// Notified when it is asked to close, and when its client keeps it waiting after that.
+    /// Notified when it is asked to close, and when the site has to wait for its client after that.
     changed: Notify,
 }
 
-/// What a client has sent by the time the connection is asked to close is read in moments of this length, each of which
-/// brings a part of it.
+/// When the connection is asked to close, what the client has already sent is read in intervals of this length, as long
+/// as each brings something.
 const MOMENT: Duration = Duration::from_millis(1);
 const MOST_MOMENTS: usize = 20;
 
-/// Microseconds since the process has begun to count, from 1.
+/// Microseconds since the process started counting, from 1.
 fn now() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_micros() as u64 + 1
 }
 
 impl Activity {
-    /// Of a new connection, which waits for its first request.
+    /// For a new connection, which waits for its first request.
     pub fn new() -> Arc<Activity> {
         let now = now();
         Arc::new(Activity {
@@ -52,7 +52,7 @@ impl Activity {
         })
     }
 
-    /// It waits for the next request.
+    /// Waits for the next request.
     fn wait(&self) {
         let now = now();
         self.waiting_since.store(now, Relaxed);
@@ -64,23 +64,23 @@ impl Activity {
         self.waiting_since.load(Relaxed) != 0
     }
 
-    /// The moment since which it waits for a request, to compare with that of others. `None` while one is in hand.
+    /// Since when it has been waiting for a request, to compare with others. `None` while one is being processed.
     pub fn waiting_since(&self) -> Option<u64> {
         Some(self.waiting_since.load(Relaxed)).filter(|&since| since != 0)
     }
 
-    /// The moment since which its client keeps it waiting: it waits for a request or for the rest of one, or an answer is
-    /// not read. `None` while the app is at work.
+    /// Since when the site has been waiting for the client: for a request, for the rest of one, or to read a response.
+    /// `None` while the site is working.
     pub fn stalled_since(&self) -> Option<u64> {
         Some(self.stalled_since.load(Relaxed)).filter(|&since| since != 0)
     }
 
-    /// The first byte of a request has come. From now on, and not before, the client keeps the connection waiting for it.
+    /// The first byte of a request has arrived. Only from now on does the site wait for the rest of it.
     pub fn begin_request(&self) {
         self.stalled_since.store(now(), Relaxed);
     }
 
-    /// From now on its client keeps it waiting.
+    /// From now on the site waits for the client.
     pub fn stall(&self) {
         self.stall_since(now());
     }
@@ -90,7 +90,7 @@ impl Activity {
         self.notify_if_closing();
     }
 
-    /// The client has done what it had to do.
+    /// The client has done its part.
     pub fn proceed(&self) {
         if !self.is_waiting() {
             self.stalled_since.store(0, Relaxed);
@@ -103,7 +103,7 @@ impl Activity {
         }
     }
 
-    /// Adds to the bytes received since the last answer, and returns how many they are now.
+    /// Adds to the bytes received since the last response, and returns the sum.
     pub fn add_received(&self, bytes: usize) -> usize {
         self.received.fetch_add(bytes, Relaxed) + bytes
     }
@@ -120,7 +120,7 @@ impl Activity {
         self.memory.fetch_add(bytes, Relaxed);
     }
 
-    /// A request is in hand, until the [`Answering`] is dropped.
+    /// A request is being processed until the [`Answering`] is dropped.
     pub fn answering(self: &Arc<Activity>) -> Answering {
         self.waiting_since.store(0, Relaxed);
         Answering(self.clone())
@@ -137,8 +137,8 @@ impl Activity {
         self.changed.notify_one();
     }
 
-    /// Ends when the connection is to be closed. A request that has come by then is answered first, unless the client keeps
-    /// the app waiting.
+    /// Returns when the connection should be closed. A request that has arrived by then is answered first, unless the
+    /// client keeps the site waiting.
     pub async fn closed(&self) {
         while !self.is_closing() {
             self.changed.notified().await;
@@ -165,8 +165,8 @@ impl Drop for Answering {
     }
 }
 
-/// A request's body. While a part of it is still to come, the client keeps the connection waiting, and has since the first
-/// byte of the request: sending a body byte by byte gains nothing.
+/// The body of a request. Until it is complete, the site counts as waiting for the client since the first byte of the
+/// request, so sending a body byte by byte gains nothing.
 pub struct RequestBody {
     body: Incoming,
     activity: Arc<Activity>,
@@ -203,7 +203,7 @@ impl HttpBody for RequestBody {
     }
 }
 
-/// An answer's body. When all of it has been passed on, the connection waits for the next request.
+/// The body of a response. When all of it was passed on, the connection waits for the next request.
 pub struct AnswerBody {
     pub body: Body,
     pub answering: Answering,

@@ -1,6 +1,6 @@
-//! How many connections are open, in all and from one network. At the limit of a network its connection that has waited
-//! longest for a request makes room for the new one; at the limit of all, the one whose client has kept it waiting longest,
-//! with a request or without.
+//! Limits on open connections, in all and from one network. At a network's limit, a new connection replaces its
+//! connection that has been idle longest. At the limit in all, it replaces the one whose client has kept the site
+//! waiting longest, with or without a request.
 
 use super::activity::Activity;
 use crate::base::Config;
@@ -16,40 +16,46 @@ use tokio::time::{sleep, timeout};
 pub struct ConnectionLimits {
     most: usize,
     most_per_network: usize,
-    /// Proxies, each of which carries the requests of many clients.
+    /// Proxies, whose connections carry the requests of many clients.
     unlimited: Vec<IpNet>,
     open: Mutex<Open>,
     /// Notified when a connection has ended.
     ended: Notify,
-    /// Bytes that all connections may take for long requests.
+    /// Bytes that all connections together may take for long requests.
     most_memory: usize,
 }
 
 #[derive(Default)]
 struct Open {
-    /// Without those that have been asked to close.
+    /// Without connections that were asked to close.
     by_network: HashMap<IpAddr, Vec<Arc<Activity>>>,
-    /// How many there are in `by_network`.
+    /// The number of connections in `by_network`.
     staying: usize,
-    /// Bytes that those in `by_network` have taken for long requests.
+    /// Bytes that the connections in `by_network` have taken for long requests.
     memory: usize,
-    /// With those that have been asked to close.
+    /// With connections that were asked to close.
     count: usize,
-    /// Some that had been stalled longest when somebody last looked; the last of these the longest.
+    /// The connections that had been stalled longest at the last look; the last one the longest.
     longest: Vec<(u64, IpAddr, Arc<Activity>)>,
 }
 
-/// How many are kept in `longest`, because looking at every connection for each new one takes too long.
+/// How many are kept in `longest`, because it takes too long to go through all connections for each new one.
 const LOOK_AHEAD: usize = 128;
 
-/// The bytes of a request that a connection may always read.
+/// The bytes of a request that do not count.
 const FREE_BYTES: usize = 4 * 1024;
 
-/// How many that make room may still have their sockets while others have been taken in for them.
+/// How many connections that were replaced may still have their sockets.
 const CLOSING: usize = 64;
 
-/// How long a new connection waits for room while the app is at work for all others.
+/// How long a new connection waits for room while all others are being served.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How many files and sockets are reserved for everything except clients.
+pub fn reserved_files(config: &Config) -> usize {
+    // A SQLite connection has up to three open files.
+    64 + 3 * config.database_pool as usize + CLOSING
+}
 
 /// A connection that counts as open until this is dropped.
 pub struct OpenConnection {
@@ -58,12 +64,15 @@ pub struct OpenConnection {
     pub activity: Arc<Activity>,
 }
 
+/// How many connections a process can have that may open this many files and sockets.
+pub fn room(config: &Config, files: usize) -> usize {
+    files.saturating_sub(reserved_files(config)).max(1)
+}
+
 impl ConnectionLimits {
-    /// `files` is how many files and sockets the process may have open, if that is limited.
+    /// `files` is how many files and sockets the process may open, if that is limited.
     pub fn new(config: &Config, files: Option<usize>) -> ConnectionLimits {
-        // A connection to SQLite has up to three files open.
-        let reserve = 64 + 3 * config.database_pool as usize + CLOSING;
-        let room = files.map_or(usize::MAX, |files| files.saturating_sub(reserve).max(1));
+        let room = files.map_or(usize::MAX, |files| room(config, files));
         ConnectionLimits {
             most: config.connections.min(room),
             most_per_network: config.connections_per_address,
@@ -74,13 +83,13 @@ impl ConnectionLimits {
         }
     }
 
-    /// Takes a new connection in, if there is room or another can make room.
+    /// Accepts a new connection, if there is room or it can replace another.
     pub async fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<OpenConnection> {
         let network = network(peer, 64);
         let is_unlimited = self.unlimited.iter().any(|proxies| proxies.contains(&peer.to_canonical()));
         let room = async {
             self.make_room(network, is_unlimited).await?;
-            // A connection that makes room has its socket for a moment longer.
+            // A replaced connection keeps its socket for a moment.
             while self.open().count >= self.most + CLOSING {
                 self.ended.notified().await;
             }
@@ -94,7 +103,7 @@ impl ConnectionLimits {
         Some(OpenConnection { limits: self.clone(), network, activity })
     }
 
-    /// Waits until there is room. `None` if the network has too many with a request in hand.
+    /// Waits until there is room. `None` if all connections of the network are being served.
     async fn make_room(&self, network: IpAddr, is_unlimited: bool) -> Option<()> {
         loop {
             {
@@ -117,8 +126,8 @@ impl ConnectionLimits {
         }
     }
 
-    /// Counts bytes of the request that a connection is reading. When there is too little memory, the connection that has
-    /// some of it and whose client has kept it waiting longest is closed. Returns false if that is not enough.
+    /// Counts bytes of the request that a connection is reading. If there is too little memory, the connection that
+    /// uses some and whose client has kept the site waiting longest is closed. Returns `false` if that is not enough.
     pub fn take_memory(&self, activity: &Activity, received: usize) -> bool {
         let needed = activity.add_received(received).saturating_sub(FREE_BYTES);
         let more = needed.saturating_sub(activity.memory());

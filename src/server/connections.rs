@@ -1,12 +1,13 @@
 //! Accepts connections and answers their requests.
 
 use super::activity::{AnswerBody, RequestBody};
-use super::connection_limits::{ConnectionLimits, OpenConnection};
+use super::connection_limits::{ConnectionLimits, OpenConnection, reserved_files};
 use super::pace::Pace;
 use super::site::Site;
 use super::socket::Socket;
 use crate::base::Config;
-use anyhow::{Context, Result};
+use crate::base::system::{check_file_limit, raise_file_limit};
+use anyhow::{Context, Result, anyhow};
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::StatusCode;
@@ -16,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,12 +30,11 @@ use tokio::time::{sleep, timeout};
 /// Binds the socket. With `PORT=0`, fills in the port that was assigned.
 ///
 /// # Errors
-/// When the port is taken, or this user may not use it.
+/// When the port is taken, this user may not use it, or too few files may be open.
 pub async fn bind(config: &mut Config) -> Result<TcpListener> {
+    check_file_limit(reserved_files(config) + 1)?;
     let address = SocketAddr::new(config.host, config.port);
-    let listener = listen(address).with_context(|| {
-        format!("cannot listen on {address}; set PORT to another port, or stop what is using this one")
-    })?;
+    let listener = listen(address).map_err(|error| cannot_listen(address, &error))?;
     if !config.base_url_given {
         let port = listener.local_addr()?.port();
         config.base_url.set_port(Some(port)).ok().context("the address has no port")?;
@@ -41,50 +42,45 @@ pub async fn bind(config: &mut Config) -> Result<TcpListener> {
     Ok(listener)
 }
 
-/// How many connections the system keeps for the server until it accepts them.
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> anyhow::Error {
+    let cure = match error.kind() {
+        ErrorKind::AddrInUse => "set PORT to another port, or stop what is using this one",
+        ErrorKind::PermissionDenied => "set PORT to one from 1024, because this user may not use those below",
+        _ => "set HOST to an address of this machine",
+    };
+    anyhow!("cannot listen on {address}: {error}; {cure}")
+}
+
+/// How many connections the system queues until the server accepts them.
 const BACKLOG: u32 = 4_096;
 
-/// Bytes of an answer that the system keeps for a client.
+/// Bytes of a response that the system buffers for a client.
 const SEND_BUFFER: u32 = 128 * 1024;
 
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+/// # Errors
+/// When the port is taken, this user may not use it, or the address does not belong to this machine.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // As the standard library does: a site that restarts gets its port back at once.
+    // As in the standard library: a site that restarts gets its port back at once.
     #[cfg(unix)]
     socket.set_reuseaddr(true)?;
-    // The system's own buffers can take megabytes, of which a slow reader would leave room for the next bytes too seldom.
+    // The system's own buffers can hold megabytes, and a slow reader would make room in them too rarely.
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Raises the limit of open files and sockets as far as the system allows, and returns it.
-fn raise_file_limit() -> Option<usize> {
-    #[cfg(unix)]
-    {
-        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-        // Where the maximum is unlimited, macOS takes no more than this.
-        const OPEN_MAX: u64 = 10_240;
-        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-        let raise_to = |current| setrlimit(Resource::Nofile, Rlimit { current, maximum });
-        let _ = raise_to(maximum).or_else(|_| raise_to(Some(OPEN_MAX)));
-        getrlimit(Resource::Nofile).current.map(|files| files as usize)
-    }
-    #[cfg(not(unix))]
-    None
-}
-
-/// The longest head that hyper reads. What is longer gets an answer without a page.
+/// The longest head that hyper reads. A longer one gets a response without a page.
 const LONGEST_HEAD: usize = 64 * 1024;
 
-/// Answers requests until `stop`, then finishes those under way, for at most `DRAIN_TIMEOUT`.
+/// Answers requests until `stop`, then finishes those in progress, for at most `DRAIN_TIMEOUT`.
 ///
 /// # Errors
-/// When requests were still under way after that time.
+/// When requests were still in progress after that time.
 pub async fn serve(site: &Site, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<()> {
     let config = &site.app.config;
     let mut http = http1::Builder::new();
-    // The deadlines are those of the socket. hyper has one timer for idle connections and slow heads.
+    // The socket has the deadlines. hyper has a single timer for idle connections and slow heads.
     http.header_read_timeout(None).max_buf_size(LONGEST_HEAD);
     let (stopping, _) = watch::channel(false);
     let limits = Arc::new(ConnectionLimits::new(config, raise_file_limit()));
@@ -104,13 +100,13 @@ pub async fn serve(site: &Site, listener: TcpListener, stop: impl Future<Output 
         match accepted {
             Ok((stream, peer)) => accept(stream, peer).await,
             Err(error) => {
-                // Out of file descriptors, most likely: they come back when connections end.
+                // Most likely out of file descriptors, which come back when connections end.
                 tracing::warn!("a connection could not be accepted: {error}");
                 sleep(Duration::from_millis(50)).await;
             }
         }
     }
-    // Clients that had connected before the stop are served too.
+    // Clients that connected before the stop are served too.
     let listener = listener.into_std().context("the socket cannot be released")?;
     let last = async {
         while let Ok((stream, peer)) = listener.accept() {
@@ -128,10 +124,10 @@ pub async fn serve(site: &Site, listener: TcpListener, stop: impl Future<Output 
         stopping.closed().await;
         site.app.tasks.finished().await;
     };
-    timeout(config.drain_timeout, finished).await.context("some requests were still under way after DRAIN_TIMEOUT")
+    timeout(config.drain_timeout, finished).await.context("some requests were still in progress after DRAIN_TIMEOUT")
 }
 
-/// Serves one connection, until one side ends it or, after the stop, until it has nothing under way.
+/// Serves a connection until one side ends it or, after the stop, until no request is in progress.
 async fn serve_connection(
     site: Site,
     http: http1::Builder,
@@ -141,10 +137,11 @@ async fn serve_connection(
 ) {
     let config = &site.app.clone().config;
     let activity = connection.activity.clone();
-    // An answer is written whole: waiting to fill a packet would only delay it.
+    // A response is written at once: waiting to fill a packet would only delay it.
     let _ = stream.set_nodelay(true);
-    // When it is told to stop, hyper closes connections that it has read nothing from, even if a whole request has
-    // arrived. So it gets a connection when there is something to read, and after the stop a client has a moment to begin.
+    // When asked to stop, hyper closes connections from which it has read nothing, even if a complete request has
+    // arrived. So it only gets a connection when there is something to read, and after the stop a client has a moment
+    // to begin.
     let stopped = async {
         stop(&mut stopping).await;
         sleep(GRACE_PERIOD).await;
@@ -163,19 +160,19 @@ async fn serve_connection(
         request.extensions_mut().insert(ConnectInfo(peer));
         async move {
             if requests.received() == 0 {
-                // It came together with the one before it. Those who sent theirs in the meantime come first.
+                // It arrived together with the one before it. Requests that others sent in the meantime come first.
                 yield_now().await;
             }
             let request = request.map(|body| Body::new(RequestBody::new(body, requests.clone())));
             let mut response = site.answer(request).await;
             if matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-                // Meanwhile others may have the connection's place.
+                // Until then, another connection may replace this one.
                 requests.stall();
                 pace.wait().await;
                 requests.proceed();
             }
             if requests.memory() > 0 || requests.is_closing() {
-                // Memory is given back when the connection ends.
+                // Memory is only released when the connection ends.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response.map(|body| AnswerBody { body, answering }))
@@ -183,7 +180,7 @@ async fn serve_connection(
     });
     let socket = Socket::new(stream, &connection, config);
     let mut http = pin!(http.serve_connection(TokioIo::new(socket), service));
-    // A client that disconnects or is too slow ends here; there is nobody left to tell.
+    // The connection of a client that disconnects or is too slow ends here, without a response.
     tokio::select! {
         biased;
         _ = http.as_mut() => {}

@@ -3,32 +3,35 @@
 use crate::accounts::{event::NOTICE, link::RESET_MAIL, user};
 use crate::base::MailDelivery;
 use crate::db::Connection;
-use crate::mail::{DailyLimit, Deliver, Mail, MailContent, Outbox, Outgoing, outbox, smtp::Smtp};
+use crate::mail::{
+    DailyLimit, Deliver, Mail, MailContent, Outbox, Outgoing, Pause, deliver_locally, outbox, smtp::Smtp,
+};
 use crate::web::App;
 use anyhow::Result;
 use futures_util::FutureExt;
-use futures_util::future::ready;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// By what people get an account back, so that they get it on every day.
+/// Mails by which users get their account back, so they must be sent every day.
 const ESSENTIAL: &[&str] = &[RESET_MAIL, NOTICE];
 
-/// `in_development` takes mails while no mail server is configured.
+/// `in_development` delivers mails if no mail server is configured.
 ///
 /// # Errors
-/// When the certificates that this system trusts cannot be read.
+/// When the certificates of `SMTP_CA` cannot be used.
 pub fn outbox(app: &App, in_development: Option<Deliver>) -> Result<Outbox> {
-    let deliver: Deliver = match (&app.config.mail, in_development) {
-        (MailDelivery::Smtp(url), _) => {
-            let (smtp, app) = (Arc::new(Smtp::new(url)?), app.clone());
-            Arc::new(move |mail| {
+    let (deliver, pause) = match (&app.config.mail, in_development) {
+        (MailDelivery::Smtp(server), _) => {
+            let pause = Pause::before_first_try();
+            let (smtp, app) = (Arc::new(Smtp::new(server.clone(), pause.clone())?), app.clone());
+            let deliver: Deliver = Arc::new(move |mail| {
                 let (smtp, app) = (smtp.clone(), app.clone());
-                async move { smtp.send(&app.config, mail).await }.boxed()
-            })
+                async move { smtp.prepare(&app.config, mail).await }.boxed()
+            });
+            (deliver, pause)
         }
-        (_, Some(deliver)) => deliver,
-        (_, None) => Arc::new(log),
+        (_, Some(deliver)) => (deliver, Pause::default()),
+        (_, None) => (deliver_locally(log), Pause::default()),
     };
     let writer = app.clone();
     let write = Arc::new(move |mail| {
@@ -36,16 +39,15 @@ pub fn outbox(app: &App, in_development: Option<Deliver>) -> Result<Outbox> {
         async move { write(&app, &mail).await }.boxed()
     });
     let limit = app.config.mails_per_day.map(|mails| DailyLimit::new(mails, ESSENTIAL));
-    Ok(Outbox { db: app.db.clone(), write, deliver, limit })
+    Ok(Outbox { db: app.db.clone(), write, deliver, limit, pause })
 }
 
-/// Without a mail server or a mailbox, the log says what would have been sent.
-fn log(mail: Outgoing) -> futures_util::future::BoxFuture<'static, Result<()>> {
+/// Without a mail server and a mailbox, the log says what would have been sent.
+fn log(mail: Outgoing) {
     tracing::info!("a mail to {}: {}", mail.email, mail.content.subject);
-    ready(Ok(())).boxed()
 }
 
-/// Warns about a kind of mail that no feature writes, the first time that one is dropped.
+/// Warns about a kind of mail that no feature writes, once.
 fn warn_once(kind: &str) {
     static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.to_string()) {
@@ -53,9 +55,9 @@ fn warn_once(kind: &str) {
     }
 }
 
-/// Writes a mail by the feature that knows its kind. `None` if it must not be sent any more: it was cancelled, or its user
-/// is disabled. The user's row is locked, as when a mail is cancelled; otherwise a link could be made just after those of
-/// its kind were revoked.
+/// Lets the feature that knows its kind write a mail. `None` if it must not be sent: it was cancelled, or its user is
+/// disabled. The user's row is locked, as when a mail is cancelled; otherwise a link could be created just after others
+/// of its kind were revoked.
 async fn write(app: &App, mail: &Mail) -> Result<Option<MailContent>> {
     if matches!(app.config.mail, MailDelivery::Off) {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The server: opens the site, accepts connections, and does the work in the background.
+//! The server: opens the site, accepts connections, and runs background work.
 
 pub mod activity;
 pub mod connection_limits;
@@ -6,5 +6,6 @@ pub mod connections;
 pub mod mails;
 pub mod pace;
 pub mod purge;
+pub mod sealed;
 pub mod site;
 pub mod socket;

@@ -1,14 +1,14 @@
-//! Spreads the answers of refused requests over time, so that a crowd that asks again at once leaves the processor to
-//! others.
+//! Spreads the responses to refused requests over time, so that a flood of clients that retry at once does not take all
+//! processor time.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// The time between two such answers while a crowd is refused. One that is alone does not wait.
+/// The time between two such responses during a flood. A single one does not wait.
 const INTERVAL: Duration = Duration::from_micros(250);
 
-/// The longest wait, whoever else waits.
+/// The longest wait.
 const MOST: Duration = Duration::from_secs(2);
 
 pub struct Pace(Mutex<Instant>);
@@ -18,7 +18,7 @@ impl Pace {
         Pace(Mutex::new(Instant::now()))
     }
 
-    /// Waits until it is this answer's turn.
+    /// Waits until it is this response's turn.
     pub async fn wait(&self) {
         sleep_until(self.turn()).await;
     }

@@ -1,10 +1,10 @@
-//! Deletes what has expired, and corrects what a clock wrote that was ahead, a little at a time, with pauses in which others write. Every replica may do it at any moment: a
-//! row that another has deleted is simply not there any more.
+//! Deletes expired rows, and corrects rows that were written while a clock was ahead, a few at a time, with pauses for
+//! other writes. Replicas can purge at the same time: a row that another has deleted is simply gone.
 
-use crate::accounts::{device, event, session::lifecycle, stored_token};
-use crate::base::{Config, Result};
+use crate::accounts::{device, event, recovery_code, session::lifecycle, stored_token};
+use crate::base::{Config, Result, explain};
 use crate::db::clock::SKEW;
-use crate::db::{Connection, ago, now, rate_limit};
+use crate::db::{Connection, Database, ago, idempotency, now, rate_limit};
 use crate::mail::outbox;
 use crate::web::App;
 use std::time::Duration;
@@ -14,28 +14,36 @@ use tokio::time::sleep;
 pub async fn run(app: App) {
     loop {
         sleep(app.config.purge_every).await;
-        // What fails is in the log already.
+        // Failures are already in the log.
         if let Ok(rows) = purge(&app).await {
             tracing::debug!(rows, "purged");
         }
     }
 }
 
-/// Between one delete and the next. SQLite's lock is not fair, so a process that took it again at once would keep others,
-/// such as a site that is running during `latchkey purge`, from writing.
+/// The time between two deletes. SQLite's lock is not fair: a process that took it again at once would keep others from
+/// writing, such as the running site during `latchkey purge`.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Deletes what has expired, and returns how many rows that was.
+/// Deletes expired rows, and returns how many there were.
 ///
 /// # Errors
-/// The last one, after everything else was purged.
+/// The last error, after everything else was purged.
 pub async fn purge(app: &App) -> anyhow::Result<u64> {
+    purge_database(&app.db, &app.config, &app.features.purge).await
+}
+
+/// Like [`purge`], without an app; `features` are the statements of the features.
+///
+/// # Errors
+/// As [`purge`].
+pub async fn purge_database(db: &Database, config: &Config, features: &[&'static str]) -> anyhow::Result<u64> {
     let (mut purged, mut failure) = (0, None);
-    for (sql, time) in statements(app) {
-        match purge_all(app, sql, time).await.map_err(anyhow::Error::from) {
+    for (sql, time) in statements(config, features) {
+        match purge_all(db, sql, time).await.map_err(anyhow::Error::from) {
             Ok(rows) => purged += rows,
             Err(error) => {
-                tracing::warn!(sql, "a part of the purge failed: {error:#}");
+                tracing::warn!(sql, "a part of the purge failed: {}", explain(&error));
                 failure = Some(error);
             }
         }
@@ -43,21 +51,23 @@ pub async fn purge(app: &App) -> anyhow::Result<u64> {
     failure.map_or(Ok(purged), Err)
 }
 
-/// Statements that each delete some rows, and the time for each.
-fn statements(app: &App) -> Vec<(&'static str, i64)> {
+/// Statements that each delete some rows, with the time for each.
+fn statements(config: &Config, features: &[&'static str]) -> Vec<(&'static str, i64)> {
     let core = [
-        (lifecycle::PURGE_OLD, ago(app.config.session_lifetime)),
-        (lifecycle::PURGE_IDLE, ago(app.config.session_idle)),
-        (event::PURGE, ago(app.config.events_kept)),
+        (lifecycle::PURGE_OLD, ago(config.session_lifetime)),
+        (lifecycle::PURGE_IDLE, ago(config.session_idle)),
+        (event::PURGE, ago(config.events_kept)),
         (rate_limit::PURGE, now()),
         (rate_limit::PURGE_ATTEMPTS, now()),
         (device::PURGE, ago(device::LIFETIME)),
         (stored_token::PURGE, now()),
+        (recovery_code::PURGE_SHOWN, ago(recovery_code::SHOWN_FOR)),
+        (idempotency::PURGE, now()),
         (outbox::PURGE, now()),
         (lifecycle::CORRECT, now() + SKEW.as_secs() as i64),
-        (stored_token::CORRECT, now() + (longest_token_lifetime(&app.config) + SKEW).as_secs() as i64),
+        (stored_token::CORRECT, now() + (longest_token_lifetime(config) + SKEW).as_secs() as i64),
     ];
-    let features = app.features.purge.iter().map(|&sql| (sql, now()));
+    let features = features.iter().map(|&sql| (sql, now()));
     core.into_iter().chain(features).collect()
 }
 
@@ -66,12 +76,12 @@ fn longest_token_lifetime(config: &Config) -> Duration {
     lifetimes.into_iter().fold(Duration::ZERO, Duration::max)
 }
 
-/// Repeats a statement that deletes some rows until there are none left.
-async fn purge_all(app: &App, sql: &'static str, time: i64) -> Result<u64> {
+/// Repeats a statement until no rows are left to delete.
+async fn purge_all(db: &Database, sql: &'static str, time: i64) -> Result<u64> {
     let mut purged = 0;
     loop {
         let some = async |db: &mut Connection| Ok(sqlx::query(sql).bind(time).execute(db).await?.rows_affected());
-        let rows = app.db.write(some).await?;
+        let rows = db.write(some).await?;
         if rows == 0 {
             return Ok(purged);
         }
@@ -83,7 +93,7 @@ async fn purge_all(app: &App, sql: &'static str, time: i64) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::{Database, now_in_milliseconds};
+    use crate::db::now_in_milliseconds;
     use crate::features::Feature;
     use crate::test::TestApp;
     use std::time::Instant;
@@ -148,7 +158,7 @@ mod tests {
     #[tokio::test]
     async fn what_has_expired_is_found_by_an_index_of_its_time() {
         let app = TestApp::new().await;
-        for (sql, _) in statements(&app.app) {
+        for (sql, _) in statements(&app.app.config, &app.app.features.purge) {
             let Some(plan) = app.query_plan(sql).await else { return };
             assert!(plan.contains("_at<?)") || plan.contains("_at>?)"), "{sql}\n{plan}");
             assert!(!plan.contains("SCAN"), "{sql}\n{plan}");
@@ -158,7 +168,7 @@ mod tests {
     #[tokio::test]
     async fn a_thousand_rows_are_deleted_at_a_time_and_other_processes_write_in_between() {
         let app = TestApp::new().await;
-        for (sql, _) in statements(&app.app) {
+        for (sql, _) in statements(&app.app.config, &app.app.features.purge) {
             assert!(sql.ends_with(" limit 1000)"), "{sql} deletes more");
         }
         app.execute(

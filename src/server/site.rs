@@ -3,17 +3,19 @@
 use super::mails;
 use crate::accounts::{EVENTS, Passwords, Sessions};
 use crate::base::{Config, Seals};
-use crate::db::{Database, rate_limit};
+use crate::db::{Database, rate_limit, refunds::Refunds};
 use crate::features::Feature;
 use crate::mail::Outbox;
 use crate::web::app::{FeatureParts, Parts};
 use crate::web::error_pages::{self, ErrorContext};
 use crate::web::request_tasks::RequestTasks;
 use crate::web::security::is_for_programs;
-use crate::web::{Access, App, AuthState, Routes, factors, security, templates::Templates};
+use crate::web::{Access, App, AuthState, Routes, factors, flash, security, templates::Templates};
 use anyhow::{Result, ensure};
 use axum::Router;
 use axum::extract::Request;
+use axum::http::header::ALLOW;
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tower::Service;
 
@@ -31,16 +33,19 @@ impl Site {
         let templates = Templates::load(&config, features.iter().map(|feature| feature.name))?;
         check_routes(&features)?;
         let deliver = features.iter().find_map(|feature| feature.deliver.clone());
+        let seals = features.iter().any(Feature::seals);
         let (router, features) = take_apart(features);
         factors::check_policy(&config, &features.factors)?;
-        let seals = Seals::load(&config, !features.sealed.is_empty())?;
+        let seals = Seals::load(&config, seals)?;
         let db = Database::open(&config).await?;
-        let salt = db.write(async |db| rate_limit::salt(db).await).await?;
+        let salt = rate_limit::salt(&db).await?;
+        let refunds = Refunds::new(&db);
         let secret_key = config.secret_keys.first().cloned().unwrap_or_default();
         let app = App::new(Parts {
             templates,
             sessions: Sessions::start(&config, &db),
-            passwords: Passwords::new(&config, &db, [salt, secret_key.into_bytes()].concat()),
+            passwords: Passwords::new(&config, &db, &refunds, [salt, secret_key.into_bytes()].concat()),
+            refunds,
             tasks: RequestTasks::default(),
             seals,
             features,
@@ -51,7 +56,8 @@ impl Site {
         Ok(Site { router: router.with_state(app.clone()), outbox, app })
     }
 
-    /// Answers a request. These are the layers, from the outside in; the last is in `web/routes.rs`, around each handler.
+    /// Answers a request. This is all of the middleware, from the outside in, except for `web/routes.rs`, which wraps
+    /// each handler.
     pub async fn answer(&self, mut request: Request) -> Response {
         let Site { app, router, .. } = self;
         let context = ErrorContext::new(app, &request);
@@ -61,9 +67,11 @@ impl Site {
             }
             security::drop_cookies(&mut request);
             let auth = AuthState::new(app, request.extensions(), request.headers());
-            request.extensions_mut().insert(auth);
-            let Ok(response) = router.clone().call(request).await;
-            response
+            request.extensions_mut().insert(auth.clone());
+            let is_options = request.method() == Method::OPTIONS;
+            let Ok(mut response) = router.clone().call(request).await;
+            response.extensions_mut().insert(auth);
+            if is_options { allowed_methods(response) } else { response }
         };
         let mut response = error_pages::run(app, context, rest).await;
         security::add_headers(&app.config, &mut response);
@@ -71,13 +79,21 @@ impl Site {
     }
 }
 
+/// The response to OPTIONS, for which there are no routes: the router rejects it, and names the methods of the path.
+fn allowed_methods(refusal: Response) -> Response {
+    match refusal.headers().get(ALLOW) {
+        Some(methods) => (StatusCode::NO_CONTENT, [(ALLOW, methods.clone())]).into_response(),
+        None => refusal,
+    }
+}
+
 /// # Errors
-/// When a route of the API asks for a cookie.
+/// When a route of the API requires a cookie.
 fn check_routes(features: &[Feature]) -> Result<()> {
     for route in features.iter().flat_map(|feature| feature.routes.iter()) {
         ensure!(
             !is_for_programs(route.path) || route.access == Access::Public,
-            "{} is a path for programs, and cookies mean nothing there: its access must be Public",
+            "{} is a path for programs, where cookies have no effect: its access must be Public",
             route.path
         );
     }
@@ -86,9 +102,12 @@ fn check_routes(features: &[Feature]) -> Result<()> {
 
 /// The routes of all features and of `public/`, and the other parts.
 fn take_apart(features: Vec<Feature>) -> (Router<App>, FeatureParts) {
-    let mut router = Routes::assets().router();
-    let mut parts = FeatureParts { events: EVENTS.to_vec(), ..FeatureParts::default() };
+    let mut parts = FeatureParts { events: EVENTS.to_vec(), flashes: flash::ALL.to_vec(), ..FeatureParts::default() };
+    let assets = Routes::assets();
+    assets.enter(&mut parts.map);
+    let mut router = assets.router();
     for feature in features {
+        feature.routes.enter(&mut parts.map);
         router = router.merge(feature.routes.router());
         parts.events.extend(feature.events);
         parts.factors.extend(feature.factor);
@@ -96,16 +115,20 @@ fn take_apart(features: Vec<Feature>) -> (Router<App>, FeatureParts) {
         parts.mails.extend(feature.mails);
         parts.flashes.extend(feature.flashes);
         parts.on_session_start.extend(feature.on_session_start);
+        parts.account_rows.extend(feature.account_row);
         parts.purge.extend(feature.purge);
         parts.export.extend(feature.export);
+        parts.owned.extend(feature.owned);
         parts.sealed.extend(feature.sealed);
         parts.settings.extend(feature.settings);
         parts.login_path = parts.login_path.or(feature.login_path);
         parts.confirm_path = parts.confirm_path.or(feature.confirm_path);
         parts.account_path = parts.account_path.or(feature.account_path);
         parts.reset_path = parts.reset_path.or(feature.reset_path);
+        parts.recovery_codes_path = parts.recovery_codes_path.or(feature.recovery_codes_path);
         parts.any_host.extend(feature.any_host);
     }
+    parts.account_rows.sort_by_key(|row| row.place);
     (router, parts)
 }
 
@@ -114,7 +137,6 @@ mod tests {
     use super::*;
     use crate::base::Env;
     use crate::test::{TestApp, Visitor};
-    use axum::http::Method;
 
     #[tokio::test]
     async fn a_site_whose_route_for_programs_asks_for_a_cookie_does_not_start() {
@@ -129,7 +151,7 @@ mod tests {
         };
         for access in [Access::Guest, Access::PendingLogin, Access::User, Access::Recent] {
             for path in ["/api/notes", "/api/{id}", "/api/", "/api/{*path}"] {
-                let sentence = format!("{path} is a path for programs, and cookies mean nothing there");
+                let sentence = format!("{path} is a path for programs, where cookies have no effect");
                 for routes in [
                     Routes::new().get(path, access, async || "the notes"),
                     Routes::new().post(path, access, async || "the notes"),

@@ -1,4 +1,4 @@
-//! A client's socket, with a deadline for everything that it waits for.
+//! A client's socket, with a deadline for everything that the site waits for.
 
 use super::activity::Activity;
 use super::connection_limits::{ConnectionLimits, OpenConnection};
@@ -20,27 +20,27 @@ pub struct Socket {
     head_timeout: Duration,
     keep_alive: Duration,
     waits_for: WaitsFor,
-    /// When it has waited too long.
+    /// When the wait is over.
     deadline: Pin<Box<Sleep>>,
-    /// Whether the client has to read before more can be written.
+    /// Whether the client must read before more can be written.
     is_blocked: bool,
     limits: Arc<ConnectionLimits>,
 }
 
-/// What the client has to do next.
+/// What the site waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WaitsFor {
-    /// Nothing: a request is in hand.
+    /// Nothing: a request is being processed.
     Nothing,
     FirstByte,
     EndOfHead,
 }
 
 impl Socket {
-    /// For a stream from which the first byte can be read.
+    /// For a stream whose first byte can be read.
     pub fn new(stream: TcpStream, connection: &OpenConnection, config: &Config) -> Socket {
         let mut stream = TimeoutWriter::new(stream);
-        // A client that does not read an answer is disconnected, like one that does not send a request.
+        // A client that does not read a response is disconnected, like one that does not send a request.
         stream.set_timeout(Some(config.head_timeout));
         Socket {
             stream: Box::pin(stream),
@@ -125,7 +125,7 @@ impl AsyncWrite for Socket {
         let this = &mut *self;
         if this.activity.is_waiting() && this.waits_for == WaitsFor::Nothing {
             this.wait_for(WaitsFor::FirstByte, this.keep_alive);
-            // hyper may not read again before it is woken, so the deadline has to do that.
+            // hyper may not read again until it is woken, so the deadline has to wake it.
             let _ = this.deadline.as_mut().poll(context);
         }
         this.stream.as_mut().poll_flush(context)

@@ -17,12 +17,14 @@ use crate::base::config::{Config, is_sqlite};
 use crate::base::env::Env;
 use crate::base::error::{Error, Result};
 use crate::db::clock;
-use crate::db::database::Connection;
+use crate::db::connection::Connection;
 use crate::features::{self, Feature};
-use crate::mail::{Deliver, Mail, MailContent, Outgoing};
+use crate::mail::{Deliver, Mail, MailContent, Outbox, Outgoing, deliver_locally};
 use crate::server::site::Site;
-use crate::web::app::{App, Factor, FactorAttempt};
+use crate::web::app::{App, Factor, FactorAttempt, RowContext, RowState};
+use crate::web::factors::FactorCounts;
 use crate::web::form::Form;
+use crate::web::format::time_ago;
 use crate::web::login::{Credentials, Login};
 use crate::web::redirect::LocalPath;
 use crate::web::routes::{Access, Routes};
@@ -160,7 +162,7 @@ impl TestApp {
     }
 
     /// The outbox, to send what is in it.
-    pub fn outbox(&self) -> &crate::mail::outbox::Outbox {
+    pub fn outbox(&self) -> &Outbox {
         &self.site.outbox
     }
 
@@ -243,6 +245,11 @@ impl TestApp {
         self.app.db.write(async |db| password_table::remove(db, &id).await).await.unwrap();
     }
 
+    /// Lets so much time pass that a form that was sent before acts again.
+    pub async fn end_repeats(&self) {
+        self.execute("update idempotency_keys set expires_at = 0").await;
+    }
+
     /// From now on the clock is so many seconds ahead of the right time.
     pub fn set_clock_ahead(&self, seconds: u64) {
         clock::tests::AHEAD.set(Duration::from_secs(seconds));
@@ -260,6 +267,7 @@ fn test_feature(delivered: &Arc<Mutex<Vec<Outgoing>>>, first: Option<Deliver>) -
     let routes = Routes::new()
         .get("/whoami", Access::Public, whoami)
         .get("/private", Access::User, whoami)
+        .get("/test/account", Access::User, list_account_rows)
         .post("/test/log-in", Access::Public, log_in)
         .post("/test/reauthenticate", Access::User, reauthenticate);
     let delivered = delivered.clone();
@@ -267,7 +275,7 @@ fn test_feature(delivered: &Arc<Mutex<Vec<Outgoing>>>, first: Option<Deliver>) -
         delivered.lock().unwrap().push(mail.clone());
         match &first {
             Some(deliver) => deliver(mail),
-            None => ready(Ok(())).boxed(),
+            None => deliver_locally(drop)(mail),
         }
     });
     let mails = &[("test", greet as _)];
@@ -287,6 +295,22 @@ fn greet<'a>(
 
 async fn whoami(user: Option<User>) -> Result<String> {
     Ok(user.map_or("nobody".into(), |user| user.username))
+}
+
+/// The rows of the account page, one a line: "Passkeys · None · Add".
+async fn list_account_rows(State(app): State<App>, session: Session) -> Result<String> {
+    let select = async |db: &mut Connection| {
+        let factors = FactorCounts::of_user(&app, db, &session.user.id).await?;
+        let context = RowContext { app: &app, session: &session, factors: &factors.0 };
+        let mut lines = String::new();
+        for row in &app.features.account_rows {
+            let RowState { value, at, action, is_warning } = (row.state)(db, context).await?;
+            let value = [Some(value), at.map(time_ago)].into_iter().flatten().collect::<Vec<_>>().join(" ");
+            lines += &format!("{} · {value} · {action}{}\n", row.label, if is_warning { "!" } else { "" });
+        }
+        Ok(lines)
+    };
+    app.db.read(select).await
 }
 
 /// A factor that everybody who has authenticated with one is asked for at /second. Its value is the user's name.
@@ -320,7 +344,7 @@ fn ask_for_second<'a>(
 struct LoginForm {
     username: String,
     password: String,
-    next: LocalPath,
+    next: Option<LocalPath>,
     stay: Option<String>,
 }
 
@@ -328,7 +352,7 @@ struct LoginForm {
 async fn log_in(State(app): State<App>, login: Login, Form(form): Form<LoginForm>) -> Result<Response> {
     let verified = app.passwords.verify(login.source(), &form.username, &form.password).await?;
     let verified = verified.ok_or(Error::Refused(StatusCode::UNPROCESSABLE_ENTITY))?;
-    let choices = Choices { stay: form.stay.is_some(), next: form.next.to_string() };
+    let choices = Choices { stay: form.stay.is_some(), next: app.resolve(form.next.as_ref()).into() };
     let logged_in = app.db.write(async |db| {
         verified.recheck(db).await?;
         login.log_in(db, &verified.user.id, AuthLevel::OneFactor, &choices).await

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// From the lowest to the highest: a floor imports only from itself and from lower ones. `main.rs` is above them all.
-const FLOORS: [&str; 8] = ["base", "db", "mail", "accounts", "web", "features", "server", "cli"];
+/// From the lowest to the highest: a layer imports only from itself and from lower ones. `main.rs` is above them all.
+const LAYERS: [&str; 8] = ["base", "db", "mail", "accounts", "web", "features", "server", "cli"];
 
 struct Line {
     /// The file and the number.
@@ -99,12 +99,12 @@ fn imports_go_down_or_to_a_file_beside_and_never_in_a_circle() {
     let lines = lines();
     let all: Vec<_> = lines.iter().flat_map(imports).collect();
     let modules: BTreeSet<String> = lines.iter().map(|line| line.module.join("::")).collect();
-    let height = |name: &str| FLOORS.iter().position(|floor| *floor == name).unwrap_or(FLOORS.len());
+    let height = |name: &str| LAYERS.iter().position(|layer| *layer == name).unwrap_or(LAYERS.len());
     let advice = |from: &str, to: &str| match from.split("::").collect::<Vec<_>>()[..] {
         [_] if height(to) >= height(from) => Some("not below it: move the code down, or pass it in"),
         [_] => None,
         _ if !modules.contains(to) => Some("no file beside it: import from the file that has the item"),
-        ["features", _] if to != "features::feature" => Some("a feature: move what both need to a lower floor"),
+        ["features", _] if to != "features::feature" => Some("a feature: move what both need to a lower layer"),
         _ if lead(&all, to, from, &mut BTreeSet::new()) => Some("in a circle: move what both need to a third file"),
         _ => None,
     };
@@ -138,7 +138,7 @@ fn a_mod_rs_declares_and_exports_only() {
 fn every_event_is_in_one_list() {
     let lines = lines();
     let owner = |module: &[String]| match module {
-        [floor, feature, ..] if floor == "features" => format!("features::{feature}::"),
+        [layer, feature, ..] if layer == "features" => format!("features::{feature}::"),
         _ => "accounts::".to_string(),
     };
     let mut listed: Vec<(String, String)> = Vec::new();

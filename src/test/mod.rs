@@ -6,8 +6,10 @@
 pub mod app;
 mod architecture;
 mod database;
+mod styles;
 mod templates;
 mod visitor;
+mod walk;
 
 pub use app::{PASSWORD, PRODUCTION, SECOND_FACTOR, TestApp};
 pub use database::TestDatabase;

@@ -5,13 +5,25 @@ use crate::base::config::Config;
 use crate::base::env::Env;
 use crate::features;
 use crate::web::Access;
-use crate::web::templates::{MailTemplate, Template, Templates, Theme, files};
+use crate::web::templates::{MailTemplate, PageContext, Template, Templates, Theme, files};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
 /// The variables that every page can read.
-const GLOBALS: [&str; 8] = ["asset", "features", "flash", "mail", "site_name", "theme", "user", "user_id"];
+const GLOBALS: [&str; 11] = [
+    "asset",
+    "confirm_link",
+    "features",
+    "flash",
+    "has_mistakes",
+    "mail",
+    "path",
+    "site_name",
+    "theme",
+    "user",
+    "user_id",
+];
 
 fn templates() -> Templates {
     let env: Env = [("SITE_NAME", "Latchkey")].into_iter().collect();
@@ -36,9 +48,11 @@ pub fn check<T: Template>(examples: &[T]) {
     assert_eq!(fields, read, "left: the struct's fields; right: what templates/{} reads", T::FILE);
     for example in examples {
         for user in [None, Some(&User { id: "1".into(), username: "ada".into() })] {
-            let (theme, flash) = (Theme::SYSTEM, user.map(|_| "It was done."));
-            let html = templates.render(example, user, theme, flash).unwrap();
-            let again = self::templates().render(example, user, theme, flash).unwrap();
+            let (flash, confirm_link) = (user.map(|_| "It was done."), user.map(|_| "/confirm"));
+            let context =
+                PageContext { user, flash, confirm_link, path: "/account", ..PageContext::for_visitors(Theme::SYSTEM) };
+            let html = templates.render(example, context).unwrap();
+            let again = self::templates().render(example, context).unwrap();
             assert_eq!(html, again, "answers are compared byte for byte, so order must not be left to chance");
             assert_well_formed(&html);
         }
@@ -108,7 +122,8 @@ fn every_template_belongs_to_a_page_or_is_a_part_of_one() {
     for (name, _) in files::ALL {
         let part = name.contains("/_")
             || name.starts_with("slots/")
-            || ["base.html", "codes.html", "cookies.html", "field.html", "letter.html"].contains(name);
+            || ["base.html", "codes.html", "components.html", "cookies.html", "field.html", "letter.html"]
+                .contains(name);
         let constant = name.trim_end_matches(".html").to_uppercase().replace(['/', '-', '.'], "_");
         assert!(part || code.contains(&format!("files::{constant};")), "no page uses templates/{name}");
     }

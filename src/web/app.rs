@@ -1,14 +1,19 @@
 //! [`App`]: what all requests share.
 
-use super::{flash::Flash, redirect::Redirect, request_tasks::RequestTasks, templates::Templates};
+use super::redirect::{LocalPath, Redirect};
+use super::{flash::Flash, request_tasks::RequestTasks, site_map::SiteMap, templates::Templates};
 use crate::accounts::{AuthLevel, Client, Event, Passwords, Session, Sessions, User};
 use crate::base::{Config, Rate, Result, Sealed, Seals, Tokens};
 use crate::db::rate_limit::AddressLimit;
+use crate::db::refunds::{Counted, Refunds};
 use crate::db::{Connection, Database};
 use crate::mail::{Mail, MailContent};
 use axum::http::HeaderMap;
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use serde::Serialize;
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -25,6 +30,7 @@ pub struct Parts {
     pub seals: Seals,
     pub features: FeatureParts,
     pub tasks: RequestTasks,
+    pub refunds: Refunds,
 }
 
 /// Kinds of acts for [`App::count_by_address`] that several features share, and with them one count.
@@ -41,18 +47,23 @@ pub struct FeatureParts {
     pub mails: Vec<(&'static str, WriteMail)>,
     pub flashes: Vec<Flash>,
     pub on_session_start: Vec<OnSessionStart>,
+    /// In the order of the account page.
+    pub account_rows: Vec<AccountRow>,
     pub purge: Vec<&'static str>,
     pub export: Vec<(&'static str, &'static str)>,
+    pub owned: Vec<Owned>,
     pub sealed: Vec<Sealed>,
     pub settings: Vec<Settings>,
+    pub map: SiteMap,
     pub login_path: Option<&'static str>,
     pub confirm_path: Option<&'static str>,
     pub account_path: Option<&'static str>,
     pub reset_path: Option<&'static str>,
+    pub recovery_codes_path: Option<&'static str>,
     pub any_host: Vec<&'static str>,
 }
 
-/// What `feature(env)` has read of a feature's own variables.
+/// What `feature(env)` has read from a feature's own variables.
 pub type Settings = Box<dyn Any + Send + Sync>;
 
 impl App {
@@ -69,15 +80,31 @@ impl App {
         settings.find_map(|settings| settings.downcast_ref()).expect("feature(env) has added its settings")
     }
 
-    /// Counts one act of this kind from the client's network address.
+    /// Counts one act of this kind from the client's network address, before it is carried out.
     ///
     /// # Errors
     /// [`Error::TooMany`](crate::base::Error::TooMany) when the rate allows no more.
-    pub async fn count_by_address(&self, kind: &str, client: &Client, rate: Rate) -> Result<()> {
-        AddressLimit::new(kind, client.address, rate).take_alone(&self.db).await
+    pub async fn count_by_address(&self, kind: &str, client: &Client, rate: Rate) -> Result<Counted> {
+        self.refunds.settle().await;
+        let limit = Arc::new(AddressLimit::new(kind, client.address, rate));
+        limit.take_alone(&self.db).await?;
+        Ok(self.refunds.counted(move |db| {
+            let limit = limit.clone();
+            async move { limit.give_back(db).await }.boxed()
+        }))
     }
 
-    /// Where people log in; without such a page, the start of the site.
+    /// The page at a path that came with a request, or the home page if there is none.
+    pub fn resolve<'a>(&self, next: Option<&'a LocalPath>) -> &'a str {
+        self.find_page(next).unwrap_or("/")
+    }
+
+    /// As [`App::resolve`]. `None` when there is no such page.
+    pub fn find_page<'a>(&self, next: Option<&'a LocalPath>) -> Option<&'a str> {
+        next?.find_in(&self.features.map)
+    }
+
+    /// Where people log in; without such a page, the home page.
     pub fn login_path(&self) -> &'static str {
         self.features.login_path.unwrap_or("/")
     }
@@ -91,11 +118,111 @@ impl Deref for App {
     }
 }
 
+/// A row of the account page, which leads to a page of the feature and shows the present value:
+/// `AccountRow::new(AccountGroup::Profile, 4, "Signature", "/signature", |_, _| RowState::fixed("Below your notes", "Change"))`
+#[derive(Clone, Copy)]
+pub struct AccountRow {
+    pub group: AccountGroup,
+    /// Rows of a group are ordered by this.
+    pub place: u8,
+    pub label: &'static str,
+    pub path: &'static str,
+    pub state: FindRowState,
+    /// Whether it leads to something that cannot be undone.
+    pub is_dangerous: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccountGroup {
+    Profile,
+    SigningIn,
+    Devices,
+    Data,
+}
+
+/// Finds the present value for a user, with one statement at most.
+pub type FindRowState = for<'a> fn(&'a mut Connection, RowContext<'a>) -> BoxFuture<'a, Result<RowState>>;
+
+/// Whose row it is.
+#[derive(Clone, Copy)]
+pub struct RowContext<'a> {
+    pub app: &'a App,
+    pub session: &'a Session,
+    /// How many of each factor the user has.
+    pub factors: &'a BTreeMap<&'static str, i64>,
+}
+
+impl RowContext<'_> {
+    pub fn has(&self, factor: &str) -> bool {
+        self.count(factor) > 0
+    }
+
+    pub fn count(&self, factor: &str) -> i64 {
+        self.factors.get(factor).copied().unwrap_or(0)
+    }
+}
+
+impl AccountRow {
+    pub const fn new(
+        group: AccountGroup,
+        place: u8,
+        label: &'static str,
+        path: &'static str,
+        state: FindRowState,
+    ) -> AccountRow {
+        AccountRow { group, place, label, path, state, is_dangerous: false }
+    }
+
+    pub const fn dangerous(self) -> AccountRow {
+        AccountRow { is_dangerous: true, ..self }
+    }
+}
+
+/// The present value for one user.
+#[derive(Serialize)]
+pub struct RowState {
+    pub value: String,
+    /// The time with which the value ends.
+    pub at: Option<i64>,
+    /// Whether the user should do something about it.
+    pub is_warning: bool,
+    /// What users can do there, in a word.
+    pub action: &'static str,
+}
+
+impl RowState {
+    pub fn new(value: impl Into<String>, action: &'static str) -> RowState {
+        RowState { value: value.into(), at: None, is_warning: false, action }
+    }
+
+    /// The same for everybody.
+    pub fn fixed<'a>(value: &'static str, action: &'static str) -> BoxFuture<'a, Result<RowState>> {
+        ready(Ok(RowState::new(value, action))).boxed()
+    }
+
+    pub fn at(self, seconds: i64) -> RowState {
+        RowState { at: Some(seconds), ..self }
+    }
+
+    pub fn warning(self) -> RowState {
+        RowState { is_warning: true, ..self }
+    }
+}
+
+/// Something that a user may have several of, such as notes.
+#[derive(Clone, Copy)]
+pub struct Owned {
+    pub one: &'static str,
+    pub many: &'static str,
+    /// A query for how many the user with the id `$1` has.
+    pub count: &'static str,
+}
+
 /// Writes a mail, or decides that there is none to send. If it was queued for a user, the user exists and the row is locked.
 pub type WriteMail =
     for<'a> fn(&'a App, &'a mut Connection, &'a Mail, Option<User>) -> BoxFuture<'a, Result<Option<MailContent>>>;
 
-/// Something by which users authenticate, besides the password.
+/// Something that users authenticate with, besides the password.
 #[derive(Clone, Copy)]
 pub struct Factor {
     /// Also the form field in which it is sent.
@@ -114,7 +241,7 @@ pub struct Factor {
     pub undo: &'static str,
 }
 
-/// What a feature keeps that lets people in to an account, or keeps them out. Somebody else may have added it, before the
+/// What a feature stores that lets people into an account, or keeps them out. Someone else may have added it before the
 /// account was its owner's.
 #[derive(Clone, Copy)]
 pub struct AddedCredentials {
@@ -123,7 +250,7 @@ pub struct AddedCredentials {
     pub remove: &'static str,
 }
 
-/// Lists what the user with this id has of it, each in words that begin with a capital.
+/// Lists what the user with this id has of it, each in words that start with a capital letter.
 pub type ListCredentials = for<'a> fn(&'a mut Connection, &'a str) -> BoxFuture<'a, Result<Vec<String>>>;
 
 /// Verifies what a logged-in user has sent, or fails with a sentence for the field. A value that works once is used up.

@@ -67,6 +67,11 @@ impl AuthState {
     pub async fn user(&self) -> Result<Option<&User>> {
         Ok(self.session().await?.map(|session| &session.user))
     }
+
+    /// The user, if they have been looked up already.
+    pub fn known_user(&self) -> Option<&User> {
+        Some(&self.0.as_ref()?.session.get()?.as_ref()?.user)
+    }
 }
 
 impl FromRequestParts<App> for AuthState {

@@ -21,7 +21,7 @@ impl FromRequestParts<App> for Client {
     }
 }
 
-/// What tells the senders of requests apart while nobody has asked who is logged in.
+/// Identifies the sender of a request before the user has been looked up.
 pub fn requester(config: &Config, request: &Request) -> Requester {
     Requester::new(network(address(config, peer(request.extensions()), request.headers()), 56))
 }

@@ -3,7 +3,7 @@
 
 use crate::base::{Config, Token, Tokens};
 use axum::http::HeaderMap;
-use axum::http::header::COOKIE;
+use axum::http::header::{COOKIE, SET_COOKIE};
 use cookie::{Cookie, SameSite, time};
 use std::time::Duration;
 
@@ -33,6 +33,13 @@ pub fn values(config: &Config, headers: &HeaderMap, name: &str) -> Vec<String> {
 /// Those values of the cookies of this name that are tokens.
 pub fn tokens(config: &Config, headers: &HeaderMap, name: &str) -> Tokens {
     values(config, headers, name).iter().filter_map(|value| Token::parse(value)).collect()
+}
+
+/// The token that an answer sets in the cookie of this name.
+pub fn token_set(config: &Config, answer: &HeaderMap, name: &str) -> Option<Token> {
+    let start = full_name(config, name) + "=";
+    let mut cookies = answer.get_all(SET_COOKIE).iter().filter_map(|value| value.to_str().ok());
+    cookies.find_map(|cookie| Token::parse(cookie.strip_prefix(&start)?.split(';').next()?))
 }
 
 /// A cookie with the attributes that all of ours have. Without `max_age` it ends with the browser.

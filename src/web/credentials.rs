@@ -1,4 +1,4 @@
-//! What lets people in to an account, or keeps them out, whoever has added it: what features keep of that, recovery codes,
+//! What lets people into an account or keeps them out, no matter who added it: what features store, recovery codes
 //! and the password.
 
 use super::app::{AddedCredentials, App};

@@ -4,15 +4,16 @@
 //! unknown path.
 
 use super::security::is_for_programs;
-use super::templates::{Template, Theme, files};
-use super::{app::App, client::requester, flash, format, page::theme, redirect::redirect};
-use crate::base::{Error, random};
+use super::templates::{PageContext, Template, Theme, files};
+use super::{app::App, auth::AuthState, client::requester, flash, format, page::theme, redirect::redirect};
+use crate::accounts::User;
+use crate::base::{Error, explain, random};
 use crate::db::request::{self, Requester};
 use anyhow::anyhow;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -36,6 +37,10 @@ struct Cause(Arc<anyhow::Error>);
 #[derive(Clone)]
 pub struct RoutePattern(pub &'static str);
 
+/// The page to confirm on, of an answer whose redirect is completed by the route, which knows where to go afterwards.
+#[derive(Clone)]
+pub struct ConfirmFirst(pub String);
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let (status, cause) = match self {
@@ -49,6 +54,8 @@ impl IntoResponse for Error {
             }
             Error::StaleLink => return (Extension(STALE_LINK), StatusCode::NOT_FOUND).into_response(),
             Error::Redirect(path) => return redirect(&path).into_response(),
+            Error::TooLate(path) => return (Extension(ConfirmFirst(path)), StatusCode::SEE_OTHER).into_response(),
+            Error::Repeated => return StatusCode::CONFLICT.into_response(),
             Error::TooMany(wait) => {
                 let seconds = wait.as_millis().div_ceil(1000).to_string();
                 return (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, seconds)]).into_response();
@@ -65,6 +72,7 @@ pub struct ErrorContext {
     id: String,
     sender: Requester,
     method: Method,
+    path: String,
     theme: Theme,
     is_api: bool,
 }
@@ -75,6 +83,7 @@ impl ErrorContext {
             id: next_request_id(),
             sender: requester(&app.config, request),
             method: request.method().clone(),
+            path: request.uri().path().to_string(),
             theme: theme(&app.config, request.headers()),
             is_api: is_for_programs(request.uri().path()),
         }
@@ -93,13 +102,16 @@ fn next_request_id() -> String {
 pub async fn run(app: &App, context: ErrorContext, rest: impl Future<Output = Response>) -> Response {
     let span = tracing::error_span!("request", id = %context.id);
     let started = Instant::now();
-    let rest = request::run(context.sender, AssertUnwindSafe(rest).catch_unwind()).instrument(span.clone());
-    let (answered, statements) = rest.await;
-    let mut response = answered.unwrap_or_else(|panic| {
-        let words = panic.downcast_ref::<String>().map(String::as_str);
-        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        Error::Fault(anyhow!("a handler panicked: {words}")).into_response()
-    });
+    let rest = async {
+        let response = AssertUnwindSafe(rest).catch_unwind().await.unwrap_or_else(|panic| {
+            let words = panic.downcast_ref::<String>().map(String::as_str);
+            let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            Error::Fault(anyhow!("a handler panicked: {words}")).into_response()
+        });
+        let user = if context.is_api { None } else { find_user(&response).await };
+        (response, user)
+    };
+    let ((mut response, user), statements) = request::run(context.sender, rest).instrument(span.clone()).await;
     if let Err(error) = flash::set_cookie(&app.config, &app.features.flashes, &mut response) {
         response = Error::Fault(error).into_response();
     }
@@ -110,13 +122,30 @@ pub async fn run(app: &App, context: ErrorContext, rest: impl Future<Output = Re
         let timing = format!("db;desc=\"{statements} statements\", total;dur={}", milliseconds(started));
         response.headers_mut().insert("server-timing", timing.parse().expect("it is visible ASCII"));
     }
-    // The router and axum's extractors answer without words, or with words for programmers.
-    let has_page = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind != "text/plain; charset=utf-8");
-    let status = response.status();
-    if (status.is_client_error() || status.is_server_error()) && !has_page {
-        put_page(app, context, &mut response);
+    if lacks_page(&response) {
+        put_page(app, context, user.as_ref(), &mut response);
     }
     response
+}
+
+/// Whether it is an error without words, or with words for programmers, as the router and axum's extractors answer.
+fn lacks_page(response: &Response) -> bool {
+    let has_page = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind != "text/plain; charset=utf-8");
+    let status = response.status();
+    (status.is_client_error() || status.is_server_error()) && !has_page
+}
+
+/// The user whom an error page names. A path that does not exist costs no look-up, and a site that is busy or without its
+/// database makes none.
+fn find_user(response: &Response) -> impl Future<Output = Option<User>> + use<> {
+    let is_named = lacks_page(response) && response.status() != StatusCode::SERVICE_UNAVAILABLE;
+    let auth = response.extensions().get::<AuthState>().filter(|_| is_named).cloned();
+    let has_route = response.extensions().get::<RoutePattern>().is_some() || response.headers().contains_key(ALLOW);
+    async move {
+        let auth = auth?;
+        let user = if has_route { auth.user().await.ok()? } else { auth.known_user() };
+        user.cloned()
+    }
 }
 
 fn milliseconds(started: Instant) -> f64 {
@@ -127,8 +156,8 @@ fn log(context: &ErrorContext, response: &mut Response, statements: u32, started
     let status = response.status();
     if let Some(Cause(cause)) = response.extensions_mut().remove() {
         match status {
-            StatusCode::SERVICE_UNAVAILABLE => tracing::warn!(status = 503, "{cause:#}"),
-            _ => tracing::error!(status = status.as_u16(), "{cause:#}"),
+            StatusCode::SERVICE_UNAVAILABLE => tracing::warn!(status = 503, "{}", explain(&cause)),
+            _ => tracing::error!(status = status.as_u16(), "{}", explain(&cause)),
         }
     }
     let path = response.extensions_mut().remove().map_or("", |RoutePattern(path)| path);
@@ -136,7 +165,7 @@ fn log(context: &ErrorContext, response: &mut Response, statements: u32, started
     tracing::debug!(%method, path, status = status.as_u16(), statements, milliseconds);
 }
 
-fn put_page(app: &App, context: ErrorContext, response: &mut Response) {
+fn put_page(app: &App, context: ErrorContext, user: Option<&User>, response: &mut Response) {
     let status = response.status();
     // Faults only: a refusal has the same bytes for everybody.
     let is_fault = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
@@ -161,7 +190,8 @@ fn put_page(app: &App, context: ErrorContext, response: &mut Response) {
     let (kind, text) = if context.is_api {
         problem(status)
     } else {
-        html(app, context.theme, ErrorPage { title, words, request_id, wait })
+        let page = ErrorPage { title, words, request_id, wait };
+        html(app, &page, PageContext { user, path: &context.path, ..PageContext::for_visitors(context.theme) })
     };
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     *response.body_mut() = if context.method == Method::HEAD { Body::empty() } else { text.into() };
@@ -188,11 +218,10 @@ impl Template for ErrorPage {
     const FILE: &'static str = files::ERROR;
 }
 
-/// The page does not look up who is logged in, because it must also work when the database cannot be reached, and leaves
-/// a flash to the next page.
-fn html(app: &App, theme: Theme, page: ErrorPage) -> (&'static str, String) {
-    let html = app.templates.render(&page, None, theme, None).unwrap_or_else(|cause| {
-        tracing::error!("{cause:#}");
+/// The page leaves a flash to the next one.
+fn html(app: &App, page: &ErrorPage, context: PageContext<'_>) -> (&'static str, String) {
+    let html = app.templates.render(page, context).unwrap_or_else(|cause| {
+        tracing::error!("{}", explain(&cause));
         format!("<!doctype html><title>{}</title><p>{}", page.title, page.words)
     });
     ("text/html; charset=utf-8", html)
@@ -200,48 +229,41 @@ fn html(app: &App, theme: Theme, page: ErrorPage) -> (&'static str, String) {
 
 /// For a link that was used, replaced by a newer one, or has expired; the page does not say which.
 const STALE_LINK: Words = Words(
-    "This link does not work any more",
-    "It was used already, or replaced by a newer one, or it is too old. Please ask for a new one.",
+    "This link no longer works",
+    "It has expired, was already used, or was replaced by a newer one. If you still need it, ask for a new one.",
 );
 
 /// The title and the sentence of an error page.
 fn words(status: StatusCode) -> Words {
     let (title, words) = match status.as_u16() {
-        400 => (
-            "We could not read that",
-            "The form arrived in a shape we do not understand. Please go back and send it once more.",
-        ),
+        400 => ("We could not read that form", "It did not arrive in a format we understand. Go back and try again."),
         403 => (
-            "That came from elsewhere",
-            "For your safety we only accept forms that were sent from this site's own pages. Please open the page here and try again.",
+            "We could not accept that form",
+            "For your safety, forms only work when they are sent from this site's own pages. Open the page here and try again.",
         ),
-        404 => ("Nothing here", "This page does not exist, or is not yours to see. The address may have a slip in it."),
-        405 => ("Not that way", "This address exists, but it cannot be used like that."),
-        408 => (
-            "That took too long",
-            "Your form did not arrive in time. Please check your connection and send it once more.",
-        ),
-        413 => (
-            "That is too much",
-            "What you sent is larger than we can take. Please go back, shorten it and send it once more.",
-        ),
-        415 => ("We cannot read that kind", "Forms arrive here as browsers send them; this came in another format."),
-        421 => ("Not this site", "This server does not answer for the name in the address."),
+        404 => {
+            ("Page not found", "There is no such page, or you do not have access to it. Check the address for typos.")
+        }
+        405 => ("This page cannot be opened like this", "Go back, and use the buttons and links on the page."),
+        408 => ("That took too long", "Your form did not arrive in time. Check your connection and try again."),
+        413 => ("That is too large", "What you sent is larger than we accept. Go back, shorten it and try again."),
+        415 => ("We cannot read that format", "This address accepts forms as browsers send them, and nothing else."),
+        421 => ("Wrong address", "This server does not host the site that you asked for."),
         431 => (
-            "That is too much",
-            "Your browser sent more than we can take along with its request. Deleting this site's cookies may help.",
+            "Your browser sent too much",
+            "The request was larger than we accept. Deleting this site's cookies may help.",
         ),
-        429 => ("Slow down a little", "There were many attempts in a short time, by you or by somebody else."),
-        501 => (
-            "We cannot read that kind",
-            "What you sent came in an encoding that we do not take. Please send it as browsers do.",
-        ),
+        429 => ("Too many attempts", "There were too many in a short time, by you or by someone else."),
+        501 => ("We cannot read that format", "The request was encoded in a way that we do not accept."),
         503 => (
-            "Busy just now",
-            "We could not finish your request in time. If you were changing something, please look whether it was done.",
+            "The site is busy",
+            "We could not finish your request. If you were changing something, check whether it worked before you try again.",
         ),
-        500.. => ("Something broke", "It is our fault, not yours, and it has been noted. Please try again in a while."),
-        _ => ("That did not work", "Your request could not be answered. Please go back and try again."),
+        500.. => (
+            "Something went wrong",
+            "This is our fault, not yours, and we have a record of it. Try again in a few minutes.",
+        ),
+        _ => ("That did not work", "We could not handle your request. Go back and try again."),
     };
     Words(title, words)
 }
@@ -271,11 +293,16 @@ mod tests {
         Err(Error::StaleLink)
     }
 
+    async fn wait(user: User) -> Result<()> {
+        Err(Error::Unavailable(anyhow!("{} has to wait", user.username)))
+    }
+
     fn routes() -> Routes {
         Routes::new()
             .get("/public", Access::Public, show)
             .get("/break", Access::Public, panic)
             .get("/link", Access::Public, follow)
+            .get("/busy", Access::User, wait)
             .post("/refuse", Access::Public, refuse)
     }
 
@@ -295,7 +322,7 @@ mod tests {
     async fn a_panic_shows_a_page_without_its_message_and_the_site_goes_on() {
         let app = app().await;
         let answer = app.person("ada").await.get("/break").await;
-        answer.assert_status(500).assert_contains("Something broke").assert_lacks("swordfish");
+        answer.assert_status(500).assert_contains("Something went wrong").assert_lacks("swordfish");
         answer.assert_contains(answer.header("x-request-id")).assert_header("cache-control", "no-store");
         app.visitor().get("/public").await.assert_body("a page");
     }
@@ -309,10 +336,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_has_the_same_bytes_for_everyone() {
+    async fn a_refusal_has_the_same_bytes_for_the_same_person() {
+        let app = app().await;
+        for person in [app.person("ada").await, app.visitor()] {
+            assert_eq!(person.get("/nowhere").await.text(), person.get("/elsewhere").await.text());
+            assert_eq!(person.get("/link").await.text(), person.get("/link?token=x").await.text());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_header_of_an_error_page_names_the_user_where_the_path_exists_and_nobody_when_the_site_is_busy() {
         let app = app().await;
         let ada = app.person("ada").await;
-        assert_eq!(ada.get("/nowhere").await.text(), app.visitor().get("/elsewhere").await.text());
+        let named = &*format!("data-user=\"{}\"", app.user("ada").await);
+        ada.get("/link").await.assert_status(404).assert_contains(named);
+        ada.post("/public", &[]).await.assert_status(405).assert_contains(named);
+        ada.get("/busy").await.assert_status(503).assert_lacks(named);
+        let statements = app.statements();
+        ada.get("/nowhere").await.assert_status(404).assert_lacks(named).assert_lacks("<nav");
+        app.visitor().get("/link").await.assert_status(404).assert_lacks("<nav");
+        assert_eq!(app.statements(), statements);
+        app.lose_database().await;
+        ada.get("/link").await.assert_status(404).assert_lacks(named);
     }
 
     #[tokio::test]
@@ -325,7 +370,7 @@ mod tests {
     #[tokio::test]
     async fn a_link_that_does_not_work_any_more_has_a_page_of_its_own() {
         let app = app().await;
-        app.visitor().get("/link").await.assert_status(404).assert_contains("does not work any more");
-        app.visitor().get("/nowhere").await.assert_status(404).assert_contains("Nothing here");
+        app.visitor().get("/link").await.assert_status(404).assert_contains("no longer works");
+        app.visitor().get("/nowhere").await.assert_status(404).assert_contains("Page not found");
     }
 }

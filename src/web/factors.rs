@@ -1,7 +1,6 @@
 //! Authentication factors: the password, and those that features bring.
 
 use super::app::{App, Factor};
-use super::format::url_encode;
 use crate::accounts::{AuthLevel, Session, password::table, session};
 use crate::base::{Config, Error, Result};
 use crate::db::{Connection, DEADLINE};
@@ -57,14 +56,13 @@ pub async fn next(app: &App, db: &mut Connection, user_id: &str, level: AuthLeve
 /// take the account over.
 ///
 /// # Errors
-/// [`Error::Redirect`] to the page that asks for more when the session was last confirmed by a password alone.
+/// [`Error::TooLate`], with the page that asks for more when the session was last confirmed by a password alone.
 pub async fn require_confirmed(app: &App, db: &mut Connection, session: &Session) -> Result<()> {
     if next(app, db, &session.user.id, session.confirmed).await?.is_none() {
         return Ok(());
     }
     let path = app.features.confirm_path.or(app.features.login_path).ok_or(Error::NOT_FOUND)?;
-    let next = url_encode(app.features.account_path.unwrap_or("/"));
-    Err(Error::Redirect(format!("{path}?second=yes&next={next}")))
+    Err(Error::TooLate(format!("{path}?second=yes")))
 }
 
 /// Locks the session as [`session::lifecycle::lock`], for a change that could take the account from its owner.
@@ -212,7 +210,7 @@ mod tests {
             let answer = ada.post("/risk", &[]).await;
             match location {
                 Some(location) => answer.assert_redirect(location),
-                None => answer.assert_status(404).assert_contains("Nothing here"),
+                None => answer.assert_status(404).assert_contains("Page not found"),
             };
             // Without a page to confirm at, the log-in page is open although the session is recent.
             if let Some(location) = location.filter(|_| confirm_path.is_none()) {

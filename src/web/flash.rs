@@ -17,6 +17,17 @@ pub struct Flash {
     pub words: &'static str,
 }
 
+/// Core's own.
+pub const ALL: [Flash; 3] = [TOO_LATE, CONFIRMED, PRESS_AGAIN];
+
+/// On the page where users confirm what they pressed too late.
+pub const TOO_LATE: Flash = Flash { name: "too_late", words: "Nothing has changed yet." };
+
+pub const CONFIRMED: Flash = Flash { name: "confirmed", words: "Confirmed." };
+
+pub const PRESS_AGAIN: Flash =
+    Flash { name: "press_again", words: "Confirmed. Nothing has changed yet: please press it once more." };
+
 const COOKIE: &str = "flash";
 
 /// A flash can stand beside any answer: `(SAVED, Json(…))`.
@@ -29,10 +40,10 @@ impl IntoResponseParts for Flash {
     }
 }
 
-/// The words of the flash that came with a request.
-pub fn find(config: &Config, headers: &HeaderMap, known: &[Flash]) -> Option<&'static str> {
+/// The flash that came with a request.
+pub fn find(config: &Config, headers: &HeaderMap, known: &[Flash]) -> Option<Flash> {
     let names = cookie::values(config, headers, COOKIE);
-    names.iter().find_map(|name| known.iter().find(|flash| flash.name == name)).map(|flash| flash.words)
+    names.iter().find_map(|name| known.iter().find(|flash| flash.name == name)).copied()
 }
 
 /// Sets the cookie of the flash that an answer carries.

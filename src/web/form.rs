@@ -26,7 +26,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, state: &S) -> Result<Json<T>> {
-        let content_type = content_type(&request);
+        let content_type = content_type(request.headers());
         let body = Bytes::from_request(request, state).await.map_err(|_| Error::MALFORMED)?;
         let json: &[u8] = match content_type.as_deref() {
             None if body.is_empty() => b"{}",
@@ -37,8 +37,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     }
 }
 
-fn content_type(request: &Request) -> Option<String> {
-    request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_string())
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?").to_string())
 }
 
 impl<T: Serialize> IntoResponse for Json<T> {
@@ -57,15 +57,22 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Form<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, state: &S) -> Result<Form<T>> {
-        let content_type = content_type(&request);
-        let body = Bytes::from_request(request, state).await.map_err(|_| Error::MALFORMED)?;
-        let fields = match content_type.as_deref() {
-            None if body.is_empty() => BTreeMap::new(),
-            Some(kind) if is(kind, "application/x-www-form-urlencoded", &body) => urlencoded(&body)?,
-            Some(kind) if is(kind, "multipart/form-data", &body) => multipart(kind, body).await?,
-            _ => return Err(Error::Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
-        };
-        present(fields).map(Form).map_err(|_| Error::MALFORMED)
+        let (parts, body) = request.into_parts();
+        let body = Bytes::from_request(Request::new(body), state).await.map_err(|_| Error::MALFORMED)?;
+        present(fields(&parts.headers, body).await?).map(Form).map_err(|_| Error::MALFORMED)
+    }
+}
+
+/// The fields of a form in either encoding.
+///
+/// # Errors
+/// As [`Form`].
+pub async fn fields(headers: &HeaderMap, body: Bytes) -> Result<BTreeMap<String, String>> {
+    match content_type(headers).as_deref() {
+        None if body.is_empty() => Ok(BTreeMap::new()),
+        Some(kind) if is(kind, "application/x-www-form-urlencoded", &body) => urlencoded(&body),
+        Some(kind) if is(kind, "multipart/form-data", &body) => multipart(kind, body).await,
+        _ => Err(Error::Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
     }
 }
 

@@ -1,10 +1,9 @@
-//! Whose form it is. A form that one person opened, and that is sent after another has logged in in the same browser, is
+//! Whose form it is. A form that one person opened, and that is sent after another has logged in with the same browser, is
 //! not meant for the other's account. So every form of a user says whose it is, by the line `{{ <for_user id={user_id} /> }}`.
 //!
 //! This protects people from a mix-up, not from attackers: a form that does not say it is accepted.
 
 use super::form::{Json, find_field};
-use super::redirect::LocalPath;
 use super::security::own_referer;
 use super::templates::{Template, files};
 use super::{app::App, auth::AuthState, page::Page};
@@ -24,14 +23,14 @@ struct FormOwnerPage {
     /// Who opened the form, if the account still exists.
     owner: Option<String>,
     /// The page that the form stood on.
-    back: LocalPath,
+    back: String,
 }
 
 impl Template for FormOwnerPage {
     const FILE: &'static str = files::FORM_OWNER;
 }
 
-/// The answer to a form that is another's than the user's who is logged in.
+/// The answer to a form that another user opened.
 pub async fn refuse_anothers(app: &App, parts: &mut Parts, body: &Bytes) -> Result<Option<Response>> {
     let Some((field, is_json)) = find_field(&parts.headers, body, "for").await else { return Ok(None) };
     let auth = AuthState::of(parts);
@@ -45,12 +44,12 @@ pub async fn refuse_anothers(app: &App, parts: &mut Parts, body: &Bytes) -> Resu
         None => None,
     };
     if is_json {
-        let owner = owner.as_deref().unwrap_or("Somebody else");
+        let owner = owner.as_deref().unwrap_or("Someone else");
         let sentence =
-            format!("{owner} opened this page, and {} has logged in since. Please load it again.", user.username);
+            format!("{owner} opened this page, and {} has logged in since. Please reload it.", user.username);
         return Ok(Some((StatusCode::CONFLICT, Json(json!({ "error": sentence }))).into_response()));
     }
-    let back = LocalPath::from(own_referer(&app.config, &parts.headers));
+    let back = app.resolve(own_referer(&app.config, &parts.headers).as_ref()).into();
     let Ok(page) = Page::from_request_parts(parts, app).await;
     page.render_with(StatusCode::CONFLICT, &FormOwnerPage { owner, back }).await.map(Some)
 }
@@ -89,7 +88,7 @@ mod tests {
     #[test]
     fn its_page_renders() {
         for owner in [None, Some("ada".to_string())] {
-            check(&[FormOwnerPage { owner, back: LocalPath::from("/notes".to_string()) }]);
+            check(&[FormOwnerPage { owner, back: "/notes".into() }]);
         }
     }
 
@@ -116,7 +115,7 @@ mod tests {
         let json = format!(r#"{{"for":"{ada}","text":"hello"}}"#);
         let json = bob.post_body("/user", Some("application/json"), json.as_bytes()).await;
         json.assert_status(409).assert_header("content-type", "application/json");
-        json.assert_body(r#"{"error":"ada opened this page, and bob has logged in since. Please load it again."}"#);
+        json.assert_body(r#"{"error":"ada opened this page, and bob has logged in since. Please reload it."}"#);
     }
 
     #[tokio::test]
@@ -160,13 +159,13 @@ mod tests {
         let unknown = Uuid::now_v7().to_string();
         let long = "1".repeat(60_000);
         for owner in ["ada", "0", " ", "null", "\0", "Ω", "' or 1=1 --", "{}", &format!("{id} "), &unknown, &long] {
-            send(&ada, "/user", owner).await.assert_status(409).assert_contains("Somebody else opened this form");
+            send(&ada, "/user", owner).await.assert_status(409).assert_contains("Someone else opened this form");
             let multipart = ada.post_multipart("/user", &[("for", owner)]).await;
-            multipart.assert_status(409).assert_contains("Somebody else opened this form");
+            multipart.assert_status(409).assert_contains("Someone else opened this form");
         }
         for json in [r#"{"for":1}"#, r#"{"for":["a"]}"#, r#"{"for":{"a":1}}"#] {
             let json = ada.post_body("/user", Some("application/json"), json.as_bytes()).await;
-            json.assert_status(409).assert_contains("Somebody else opened this page");
+            json.assert_status(409).assert_contains("Someone else opened this page");
         }
         send(&ada, "/user", &id.to_uppercase()).await.assert_body("accepted");
     }

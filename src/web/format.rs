@@ -1,5 +1,6 @@
 //! Times in words, and text in URLs.
 
+use crate::db::now;
 use cookie::time::OffsetDateTime;
 use cookie::time::format_description::well_known::Rfc3339;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -20,6 +21,19 @@ pub fn date(seconds: i64) -> String {
 /// A time such as 2026-11-21T18:05:00Z (RFC 3339), from seconds since 1970.
 pub fn rfc3339(seconds: i64) -> String {
     utc(seconds).format(&Rfc3339).unwrap_or_default()
+}
+
+/// How long ago a time was, in seconds since 1970, such as 3 minutes ago; after a week the day.
+pub fn time_ago(seconds: i64) -> String {
+    let ago = |number: i64, unit: &str| format!("{number} {unit}{} ago", if number == 1 { "" } else { "s" });
+    match now() - seconds {
+        // A clock of another replica may be ahead.
+        ..60 => "just now".into(),
+        past @ ..3_600 => ago(past / 60, "minute"),
+        past @ ..86_400 => ago(past / 3_600, "hour"),
+        past @ ..604_800 => ago(past / 86_400, "day"),
+        _ => date(seconds),
+    }
 }
 
 fn utc(seconds: i64) -> OffsetDateTime {
@@ -64,6 +78,24 @@ mod tests {
         assert_eq!(date(1_795_284_300), "21 November 2026");
         assert_eq!(date_time(0), "1 January 1970, 00:00 UTC");
         assert_eq!(date_time(i64::MAX), "1 January 1970, 00:00 UTC");
+    }
+
+    #[test]
+    fn what_happened_within_a_week_is_so_long_ago_and_before_that_has_a_day() {
+        for (seconds, words) in [
+            (-5, "just now"),
+            (59, "just now"),
+            (60, "1 minute ago"),
+            (3_599, "59 minutes ago"),
+            (3_600, "1 hour ago"),
+            (86_399, "23 hours ago"),
+            (86_400, "1 day ago"),
+            (604_799, "6 days ago"),
+        ] {
+            assert_eq!(time_ago(now() - seconds), words);
+        }
+        let a_week_ago = now() - 604_800;
+        assert_eq!(time_ago(a_week_ago), date(a_week_ago));
     }
 
     #[test]

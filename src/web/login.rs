@@ -3,8 +3,8 @@
 use super::app::{App, FactorAttempt, SessionStart};
 use super::auth::{AuthState, SESSION_COOKIE};
 use super::factors::{self, PASSWORD};
-use super::redirect::{Redirect, redirect};
-use super::{client::client, cookie, error_pages::Words};
+use super::redirect::{LocalPath, Redirect, redirect};
+use super::{client::client, cookie, error_pages::Words, flash};
 use crate::accounts::session::lifecycle::{self, CONFIRMED, NewSession};
 use crate::accounts::{
     AuthLevel, Choices, Client, PendingLogin, Session, device, event, link, password::VerifiedPassword,
@@ -19,7 +19,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use axum_extra::extract::CookieJar;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
@@ -110,17 +110,29 @@ impl Login {
             pending_login::delete(db, &pending).await?;
             redirect = redirect.cookie(cookie::delete(config, PENDING_COOKIE));
         }
-        let device = cookie::build(config, DEVICE_COOKIE, started.device.token.text(), Some(device::LIFETIME));
-        Ok(redirect.cookie(device).cookie(session_cookie(config, &started.token, stay)))
+        Ok(redirect.cookie(device_cookie(config, &started.device.token)).cookie(session_cookie(
+            config,
+            &started.token,
+            stay,
+        )))
     }
 
-    /// Records that the user has confirmed who they are, and renews the session.
+    /// Records that the user has confirmed who they are, renews the session and leads to `next`, where what was pressed too
+    /// `late` can be pressed again.
     ///
     /// # Errors
     /// As [`Login::renew`].
-    pub async fn confirm(&self, db: &mut Connection, session: &Session, level: AuthLevel) -> Result<Cookie<'static>> {
+    pub async fn confirm(
+        &self,
+        db: &mut Connection,
+        session: &Session,
+        level: AuthLevel,
+        Detour { next, late }: &Detour,
+    ) -> Result<Redirect> {
         event::record(db, &*session.user.id, CONFIRMED.by(&self.client)).await?;
-        self.renew(db, level).await
+        let cookie = self.renew(db, level).await?;
+        let flash = if late.is_some() { flash::PRESS_AGAIN } else { flash::CONFIRMED };
+        Ok(redirect(self.app.resolve(next.as_ref())).cookie(cookie).flash(flash))
     }
 
     /// Gives the session that came with the request a new token, because its user has just authenticated at `level`.
@@ -149,12 +161,39 @@ impl Login {
         self.renew(db, level).await
     }
 
-    /// Ends the sessions that came with the request, and the pending log-ins, and redirects to `path`. The browser forgets
+    /// Answers a request that repeats one which set the token of this session: with the same token if that request
+    /// `renewed` the session, else with that of another session like it. If the session has ended or has a newer token,
+    /// no token is given.
+    pub async fn repeat(
+        &self,
+        db: &mut Connection,
+        token: Token,
+        renewed: bool,
+        redirect: Redirect,
+    ) -> Result<Redirect> {
+        let config = &self.app.config;
+        if self.auth.tokens().iter().any(|own| own.hash() == token.hash()) {
+            return Ok(redirect);
+        }
+        if renewed {
+            let stay = lifecycle::find_stay(db, &token).await?;
+            return Ok(stay
+                .map(|stay| session_cookie(config, &token, stay))
+                .into_iter()
+                .fold(redirect, Redirect::cookie));
+        }
+        let started = lifecycle::start_another(db, &token, &self.devices, config.sessions_per_user).await?;
+        let cookies =
+            started.map(|(token, device, stay)| [device_cookie(config, &device), session_cookie(config, &token, stay)]);
+        Ok(cookies.into_iter().flatten().fold(redirect, Redirect::cookie))
+    }
+
+    /// Ends the sessions that came with the request, and the pending log-ins, and redirects. The browser forgets
     /// them in any case: where the database cannot end a session now, the answer says so, and this process ends it as soon
     /// as it can.
-    pub async fn log_out(&self, path: &str) -> Response {
+    pub async fn log_out(&self, redirect: Redirect) -> Response {
         let answer = match self.end_sessions().await {
-            Ok(()) => redirect(path).into_response(),
+            Ok(()) => redirect.into_response(),
             Err(error) => {
                 self.app.sessions.end_later(&self.auth.tokens(), &self.client);
                 (Extension(LOGGED_OUT_HERE), error).into_response()
@@ -188,7 +227,7 @@ impl Login {
         (AppendHeaders(clear), CookieJar::new().add(cookie))
     }
 
-    /// Verifies by which factor a logged-in user authenticates again.
+    /// Verifies the factor that a logged-in user has sent to authenticate again.
     ///
     /// # Errors
     /// [`Error::Invalid`] with a sentence for the field that was wrong; [`Error::TooMany`] after too many attempts.
@@ -212,12 +251,26 @@ const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 const LOGGED_OUT_HERE: Words = Words(
     "You are logged out in this browser",
-    "We could not record it yet, because our database cannot be written at the moment. We go on trying. If somebody else may \
-     have used your session, please look at your sessions when you log in again.",
+    "We could not save that yet, because our database does not accept changes at the moment. We will keep trying. If someone \
+     else may have used your session, check your devices when you log in again.",
 );
 
 fn session_cookie(config: &Config, token: &Token, stay: bool) -> Cookie<'static> {
     cookie::build(config, SESSION_COOKIE, token.text(), stay.then_some(config.session_lifetime))
+}
+
+/// What the page to confirm was opened for, in each of its forms.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Detour {
+    /// Where to go afterwards.
+    pub next: Option<LocalPath>,
+    /// Set if something was pressed too late: `second` if a password alone is not enough for it, else `yes`.
+    pub late: Option<String>,
+}
+
+fn device_cookie(config: &Config, token: &Token) -> Cookie<'static> {
+    cookie::build(config, DEVICE_COOKIE, token.text(), Some(device::LIFETIME))
 }
 
 /// What a user sends to authenticate again: any of the factors, each in the field of its name.
@@ -298,7 +351,7 @@ mod tests {
     }
 
     async fn log_out(login: Login) -> Response {
-        login.log_out("/").await
+        login.log_out(redirect("/")).await
     }
 
     async fn app() -> TestApp {

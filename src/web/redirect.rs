@@ -1,6 +1,6 @@
 //! Redirects: to paths of this site only.
 
-use super::{flash::Flash, form::Json, format::url_encode};
+use super::{flash::Flash, form::Json, format::url_encode, site_map::SiteMap};
 use axum::http::StatusCode;
 use axum::http::header::LOCATION;
 use axum::response::{IntoResponse, Response};
@@ -8,7 +8,7 @@ use axum_extra::extract::CookieJar;
 use cookie::Cookie;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::ops::Deref;
+use url::Url;
 
 /// 303: the answer to a form that was accepted. `redirect("/notes").flash(SAVED)`
 pub fn redirect(path: &str) -> Redirect {
@@ -22,7 +22,7 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// Has the next page say something.
+    /// Shows this sentence on the next page.
     pub fn flash(self, flash: Flash) -> Redirect {
         Redirect { flash: Some(flash), ..self }
     }
@@ -48,9 +48,10 @@ impl IntoResponse for Redirect {
     }
 }
 
-/// Where to go afterwards: a path of this site, else `/`.
+/// Where a request asks to go afterwards: a path of this site, else `/`. It can be written into a form, and becomes the
+/// target of a redirect or a link by [`App::resolve`](super::App::resolve) alone, because there may be no page.
 ///
-/// Browsers read `//host`, `/\host` and paths with tabs or line ends as addresses of other sites.
+/// Browsers read `//host`, `/\host` and paths with tabs or line ends as addresses of other sites, and leave `/..` out.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(from = "String")]
 pub struct LocalPath(String);
@@ -63,28 +64,17 @@ impl From<String> for LocalPath {
         let local = path.starts_with('/')
             && !path.starts_with("//")
             && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
-            && url_encode(&path).len() <= MAX_LENGTH;
-        if local { LocalPath(path) } else { LocalPath::default() }
+            && url_encode(&path).len() <= MAX_LENGTH
+            && Url::parse(&format!("http://host{path}"))
+                .is_ok_and(|url| path.split(['?', '#']).next() == Some(url.path()));
+        LocalPath(if local { path } else { "/".into() })
     }
 }
 
-impl From<Option<String>> for LocalPath {
-    fn from(path: Option<String>) -> LocalPath {
-        path.map(LocalPath::from).unwrap_or_default()
-    }
-}
-
-impl Default for LocalPath {
-    fn default() -> LocalPath {
-        LocalPath("/".into())
-    }
-}
-
-impl Deref for LocalPath {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
+impl LocalPath {
+    /// The path, if the site has a page there.
+    pub fn find_in(&self, map: &SiteMap) -> Option<&str> {
+        map.has(&self.0).then_some(&*self.0)
     }
 }
 
@@ -94,7 +84,7 @@ mod tests {
 
     #[test]
     fn next_never_leads_to_another_site() {
-        let path = |next: &str| LocalPath::from(next.to_string()).to_string();
+        let path = |next: &str| LocalPath::from(next.to_string()).0;
         assert_eq!(path("/notes?after=1#top"), "/notes?after=1#top");
         let (long, encoded) = (format!("/{}", "a".repeat(2000)), format!("/?{}", "&".repeat(700)));
         for elsewhere in [
@@ -112,11 +102,13 @@ mod tests {
             " /",
             "/ a",
             "javascript:alert(1)",
+            "/notes/..",
+            "/notes/%2e%2E/logout",
+            "/./notes",
             &long,
             &encoded,
         ] {
             assert_eq!(path(elsewhere), "/", "{elsewhere:?}");
         }
-        assert_eq!(&*LocalPath::from(None), "/");
     }
 }

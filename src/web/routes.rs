@@ -6,15 +6,19 @@ use super::auth::AuthState;
 use super::{
     app::App,
     assets,
-    error_pages::RoutePattern,
+    error_pages::{ConfirmFirst, RoutePattern},
     factors,
+    flash::TOO_LATE,
     form::parse_query,
     form_owner,
     format::url_encode,
     login,
-    redirect::LocalPath,
+    once::{self, Act, Once},
+    page::ConfirmLink,
+    redirect::{LocalPath, redirect},
     request_tasks,
     security::{is_for_programs, own_referer},
+    site_map::SiteMap,
 };
 use crate::base::{Error, Result};
 use axum::body::{Body, Bytes};
@@ -103,8 +107,27 @@ impl Routes {
         self
     }
 
+    /// Has the route before it act once if its button is pressed twice: see [`super::once`].
+    pub fn once(mut self) -> Routes {
+        if let Some(route) = self.0.pop() {
+            self.0.push(Route { handler: route.handler.route_layer(Extension(Once)), ..route });
+        }
+        self
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.0.iter()
+    }
+
+    /// Enters them in the map.
+    pub fn enter(&self, map: &mut SiteMap) {
+        for &Route { ref method, path, access, .. } in &self.0 {
+            match *method {
+                Method::GET => map.add_page(path, access == Access::Recent),
+                _ if access == Access::Recent => map.add_risky(path),
+                _ => {}
+            }
+        }
     }
 
     pub fn router(self) -> Router<App> {
@@ -124,7 +147,12 @@ impl<H: Handler<T, App>, T: 'static> Handler<T, App> for Authorized<H> {
     type Future = Pin<Box<dyn Future<Output = Response> + Send>>;
 
     fn call(self, request: Request, app: App) -> Self::Future {
-        Box::pin(async move { (Extension(RoutePattern(self.path)), self.answer(request, app).await).into_response() })
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let (origin, pattern) = (origin(&app, &parts), Extension(RoutePattern(self.path)));
+            let answer = self.answer(Request::from_parts(parts, body), app.clone()).await.into_response();
+            (pattern, lead_back(&app, origin, answer)).into_response()
+        })
     }
 }
 
@@ -133,24 +161,48 @@ impl<H> Authorized<H> {
     where
         H: Handler<T, App>,
     {
-        let (mut parts, body) = admit(&app, self.access, request).await?;
+        let (mut parts, body, refused) = admit(&app, self.access, request).await?;
+        let for_users = matches!(self.access, Access::User | Access::Recent);
+        let act = match parts.extensions.get() {
+            Some(Once) => Act::of(&app, &parts, self.path, for_users, &body).await,
+            None => None,
+        };
+        if let Some(refusal) = refused {
+            let repeat = match act {
+                Some(act) => act.answer_repeat(&app, &parts).await?,
+                None => None,
+            };
+            return repeat.ok_or(refusal);
+        }
         let limit = app.config.handler_timeout;
         if is_read(&parts.method) {
+            parts.extensions.insert(confirm_link(&app, self.path, &parts));
             let answer = self.handler.call(Request::from_parts(parts, body.into()), app);
             return timeout(limit, answer).await.map_err(|_| request_tasks::too_slow());
         }
-        if matches!(self.access, Access::User | Access::Recent)
-            && let Some(refusal) = form_owner::refuse_anothers(&app, &mut parts, &body).await?
-        {
+        if for_users && let Some(refusal) = form_owner::refuse_anothers(&app, &mut parts, &body).await? {
             return Ok(refusal);
+        }
+        if let Some(act) = act {
+            let request = || Request::from_parts(parts.clone(), body.clone().into());
+            return act.run(&app, &parts, || self.handler.clone().call(request(), app.clone())).await;
         }
         let request = Request::from_parts(parts, body.into());
         app.clone().tasks.run(limit, self.handler.call(request, app)).await
     }
 }
 
-/// Checks declared size and access and reads the body: in this order.
-async fn admit(app: &App, access: Access, request: Request) -> Result<(Parts, Bytes)> {
+/// The answer to something that was pressed too late: the confirm page, and from there back to the page of the form.
+fn lead_back(app: &App, origin: Option<LocalPath>, mut answer: Response) -> Response {
+    let Some(ConfirmFirst(path)) = answer.extensions_mut().remove() else { return answer };
+    let next = app.find_page(origin.as_ref()).or(app.features.account_path).unwrap_or("/");
+    let separator = if path.contains('?') { '&' } else { '?' };
+    redirect(&format!("{path}{separator}next={}", url_encode(next))).flash(TOO_LATE).into_response()
+}
+
+/// Checks declared size and access and reads the body: in this order. Of a request that may be a repeat of one that has
+/// replaced its session's token, it is said besides why it is refused unless it is one.
+async fn admit(app: &App, access: Access, request: Request) -> Result<(Parts, Bytes, Option<Error>)> {
     let (mut parts, body) = request.into_parts();
     // Postgres cannot even compare text with a NUL in it, so nothing has such an address.
     if parts.uri.path_and_query().is_some_and(|path| path.as_str().contains("%00")) {
@@ -159,16 +211,30 @@ async fn admit(app: &App, access: Access, request: Request) -> Result<(Parts, By
     if declared_size(&parts.headers) > app.config.body_limit as u64 {
         return Err(Error::Refused(StatusCode::PAYLOAD_TOO_LARGE));
     }
-    check_access(app, access, &mut parts).await?;
+    let refused = check_unless_repeat(app, access, &mut parts).await?;
     if body.is_end_stream() {
-        return Ok((parts, Bytes::new()));
+        return Ok((parts, Bytes::new(), refused));
     }
     let body = read_body(app, body).await?;
+    if refused.is_some() {
+        return Ok((parts, body, refused));
+    }
     // Checked again, because the session may have ended while a body arrived slowly.
     let auth = AuthState::new(app, &parts.extensions, &parts.headers);
     parts.extensions.insert(auth);
-    check_access(app, access, &mut parts).await?;
-    Ok((parts, body))
+    let refused = check_unless_repeat(app, access, &mut parts).await?;
+    Ok((parts, body, refused))
+}
+
+/// As [`check_access`], but the refusal of what may be a repeat is no error yet.
+async fn check_unless_repeat(app: &App, access: Access, parts: &mut Parts) -> Result<Option<Error>> {
+    match check_access(app, access, parts).await {
+        Ok(()) => Ok(None),
+        Err(refusal) if parts.extensions.get::<Once>().is_some() && once::may_have_been_renewed(parts).await? => {
+            Ok(Some(refusal))
+        }
+        Err(refusal) => Err(refusal),
+    }
 }
 
 fn declared_size(headers: &HeaderMap) -> u64 {
@@ -224,15 +290,21 @@ async fn check_access(app: &App, access: Access, parts: &mut Parts) -> Result<()
                 // If the site has no confirm page, a user may open the log-in page to confirm there.
                 let confirms_here = app.features.confirm_path.is_none();
                 let has_to_confirm = second.is_some() || !session.is_recent(&app.config);
-                if confirms_here && has_to_confirm { Ok(()) } else { Err(Error::Redirect(next.to_string())) }
+                if confirms_here && has_to_confirm {
+                    Ok(())
+                } else {
+                    Err(Error::Redirect(app.resolve(next.as_ref()).into()))
+                }
             }
         },
         Access::User | Access::Recent => match AuthState::of(parts).session().await? {
-            None => Err(detour(app.features.login_path, origin(app, parts))),
+            None => Err(Error::Redirect(detour(app.features.login_path, app.resolve(origin(app, parts).as_ref()))?)),
             Some(session) if access == Access::Recent && !session.is_recent(&app.config) => {
-                let account = || app.features.account_path.map(String::from);
                 let path = app.features.confirm_path.or(app.features.login_path);
-                Err(detour(path, origin(app, parts).or_else(account)))
+                Err(match is_read(&parts.method) {
+                    true => Error::Redirect(detour(path, app.resolve(origin(app, parts).as_ref()))?),
+                    false => Error::TooLate(path.ok_or(Error::NOT_FOUND)?.into()),
+                })
             }
             Some(session) => match factors::set_up_path(app, session, parts.uri.path()) {
                 Some(path) => Err(Error::Redirect(path.into())),
@@ -248,26 +320,29 @@ fn is_read(method: &Method) -> bool {
 }
 
 /// The page to come back to. A form is not sent again after a detour, so the way back leads to the page it was on.
-fn origin(app: &App, parts: &Parts) -> Option<String> {
+fn origin(app: &App, parts: &Parts) -> Option<LocalPath> {
     match is_read(&parts.method) {
-        true => parts.uri.path_and_query().map(|path| path.as_str().to_string()),
+        true => parts.uri.path_and_query().map(|path| path.as_str().to_string().into()),
         false => own_referer(&app.config, &parts.headers),
     }
 }
 
-/// A redirect to a page that leads on to `next`, or 404 when the site has no such page.
-fn detour(path: Option<&str>, next: Option<String>) -> Error {
-    match path {
-        Some(path) => Error::Redirect(format!("{path}?next={}", url_encode(&LocalPath::from(next)))),
-        None => Error::NOT_FOUND,
-    }
+/// The way over a page that leads on to `next`, or 404 when the site has no such page.
+fn detour(path: Option<&str>, next: &str) -> Result<String> {
+    Ok(format!("{}?next={}", path.ok_or(Error::NOT_FOUND)?, url_encode(next)))
+}
+
+/// For a page with forms that need a recent log-in: where to confirm it before they are filled in.
+fn confirm_link(app: &App, pattern: &str, parts: &Parts) -> ConfirmLink {
+    let path = app.features.confirm_path.filter(|_| app.features.map.has_risky_form(pattern));
+    ConfirmLink(path.and_then(|path| detour(Some(path), app.resolve(origin(app, parts).as_ref())).ok()))
 }
 
 /// The query of pages that lead somewhere afterwards: `Query(NextQuery { next })`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct NextQuery {
-    pub next: LocalPath,
+    pub next: Option<LocalPath>,
     /// Set if a password alone is not enough.
     pub second: Option<String>,
 }
@@ -309,6 +384,8 @@ mod tests {
                 .post("/guest", Access::Guest, echo)
                 .get("/user", Access::User, show)
                 .post("/user", Access::User, echo)
+                .get("/form", Access::Public, show)
+                .post("/only-post", Access::User, echo)
                 .get("/dawdle", Access::Public, dawdle),
         )
         .await
@@ -329,6 +406,8 @@ mod tests {
         posted.assert_redirect("/login?next=%2Fform%3Fpage%3D2");
         let posted = visitor.post_with("/user", &[], &from("http://evil.example/form")).await;
         posted.assert_redirect("/login?next=%2F");
+        let posted = visitor.post_with("/user", &[], &from("http://localhost/only-post")).await;
+        posted.assert_redirect("/login?next=%2F");
         visitor.post("/user", &[]).await.assert_redirect("/login?next=%2F");
     }
 
@@ -345,6 +424,8 @@ mod tests {
             "/\r\nSet-Cookie:a=b",
             "/\t/evil.example",
             "/\u{85}",
+            "/only-post",
+            "/nowhere?a=b",
         ] {
             ada.get(&format!("/guest?next={}", url_encode(elsewhere))).await.assert_redirect("/");
         }
@@ -358,11 +439,11 @@ mod tests {
         let app = app().await;
         let ada = app.person("ada").await;
         for path in ["/nowhere", "/users/", "/user/a/b", "/styles.css/", "/user%2f1", "/;", "/public?a=%00"] {
-            ada.get(path).await.assert_status(404).assert_contains("Nothing here");
+            ada.get(path).await.assert_status(404).assert_contains("Page not found");
             app.visitor().get(path).await.assert_status(404);
         }
         let answer = app.visitor().post("/public", &[]).await;
-        answer.assert_status(405).assert_header("allow", "GET,HEAD").assert_contains("Not that way");
+        answer.assert_status(405).assert_header("allow", "GET,HEAD").assert_contains("cannot be opened like this");
         let answer = app.visitor().send(Method::PUT, "/user", &[], "").await;
         answer.assert_status(405).assert_header("allow", "GET,HEAD,POST");
         app.visitor().send(Method::TRACE, "/public", &[], "").await.assert_status(405);
@@ -390,7 +471,7 @@ mod tests {
         app.visitor().send(Method::POST, "/user", &headers, large.clone()).await.assert_status(413);
         assert_eq!(app.statements(), before);
         let answer = app.visitor().send(Method::POST, "/guest", &headers[..1], large.clone()).await;
-        answer.assert_status(413).assert_header("connection", "close").assert_contains("too much");
+        answer.assert_status(413).assert_header("connection", "close").assert_contains("too large");
         let fits = format!("next={}", "x".repeat(64 * 1024 - 5));
         app.visitor().send(Method::POST, "/guest", &headers[..1], fits).await.assert_status(200);
     }
@@ -479,6 +560,7 @@ mod tests {
             .get("/guest", Access::Guest, show)
             .get("/second", Access::PendingLogin, show)
             .get("/user", Access::User, show)
+            .get("/form", Access::User, show)
             .get("/recent", Access::Recent, show)
             .post("/recent", Access::Recent, echo);
         let feature = Feature { routes, login_path, confirm_path, account_path, ..Feature::named("test") };

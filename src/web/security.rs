@@ -4,6 +4,7 @@
 //! Browsers say so themselves (`Sec-Fetch-Site`, else `Origin`), so forms carry no token that could expire. A request with
 //! neither header cannot have been caused by a page.
 
+use super::redirect::LocalPath;
 use crate::base::{Config, Error, Result};
 use axum::extract::Request;
 use axum::http::header::*;
@@ -44,9 +45,9 @@ pub fn add_headers(config: &Config, response: &mut Response) {
     }
 }
 
-/// Refuses requests with too long a head (431), for another host (421) and from another site (403). In production the paths
-/// in `any_host` are answered under any name, because load balancers ask by address. Heads that hyper itself refuses do not
-/// come this far.
+/// Refuses requests with too long a head (431), for another host (421) and from another site (403). The paths in `any_host`
+/// are answered under any name and none, because load balancers ask by address. Heads that hyper itself refuses do not come
+/// this far.
 ///
 /// # Errors
 /// The refusal.
@@ -61,7 +62,12 @@ pub fn check(config: &Config, any_host: &[&str], request: &Request) -> Result<()
     if codings.next().is_some_and(is_other) || codings.next().is_some() {
         return Err(Error::Refused(StatusCode::NOT_IMPLEMENTED));
     }
-    if !has_own_host(config, uri, headers) && (config.development() || !any_host.contains(&uri.path())) {
+    let has_own_host = has_own_host(config, uri, headers);
+    if *method == Method::OPTIONS && (!has_own_host || uri.path() == "*") {
+        // HAProxy asks so whether there is a server, and learns nothing else, not even which pages it has.
+        return Err(Error::Refused(StatusCode::NO_CONTENT));
+    }
+    if !has_own_host && !any_host.contains(&uri.path()) {
         return Err(Error::Refused(StatusCode::MISDIRECTED_REQUEST));
     }
     if !is_same_origin(config, method, uri, headers) {
@@ -136,10 +142,10 @@ fn is_own_origin(config: &Config, headers: &HeaderMap, origin: &str) -> bool {
 }
 
 /// Path and query of the page that sent this request, if it is one of ours.
-pub fn own_referer(config: &Config, headers: &HeaderMap) -> Option<String> {
+pub fn own_referer(config: &Config, headers: &HeaderMap) -> Option<LocalPath> {
     let url = Url::parse(headers.get(REFERER)?.to_str().ok()?).ok()?;
     let is_own = is_own_origin(config, headers, &url.origin().ascii_serialization());
-    is_own.then(|| url[Position::BeforePath..Position::AfterQuery].to_string())
+    is_own.then(|| url[Position::BeforePath..Position::AfterQuery].to_string().into())
 }
 
 #[cfg(test)]
@@ -189,7 +195,7 @@ mod tests {
             assert_eq!(visitor.get_with("/act", &headers).await.status, 200, "{headers:?}");
         }
         let refused = visitor.send(Method::POST, "/act", &[("sec-fetch-site", "cross-site")], "").await;
-        refused.assert_contains("came from elsewhere").assert_no_header("access-control-allow-origin");
+        refused.assert_contains("could not accept that form").assert_no_header("access-control-allow-origin");
         for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::from_bytes(b"WHATEVER").unwrap()] {
             visitor.send(method, "/act", &[("sec-fetch-site", "cross-site")], "").await.assert_status(403);
         }
@@ -260,7 +266,10 @@ mod tests {
         ] {
             let headers: Vec<_> = codings.iter().map(|coding| ("transfer-encoding", *coding)).collect();
             let answer = app.visitor().send(Method::POST, "/act", &headers, "").await;
-            answer.assert_status(501).assert_contains("We cannot read that kind").assert_header("connection", "close");
+            answer
+                .assert_status(501)
+                .assert_contains("We cannot read that format")
+                .assert_header("connection", "close");
         }
         for coding in ["chunked", "Chunked", "CHUNKED"] {
             assert_eq!(post(&app.visitor(), &[("transfer-encoding", coding)]).await, 200, "{coding}");
@@ -308,11 +317,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn in_production_a_site_answers_to_its_own_name_alone_and_health_checks_under_any() {
-        let routes = routes().get("/alive", Access::Public, act).get("/ready", Access::Public, act);
-        let any_host = &["/alive", "/ready"];
-        let feature = Feature { routes, any_host, ..Feature::named("test") };
-        let app = TestApp::with_feature(&PRODUCTION, feature).await;
+    async fn in_production_a_site_answers_to_its_own_name_alone() {
+        let app = TestApp::with_env(&PRODUCTION, routes()).await;
         let visitor = app.visitor();
         for host in ["example.com", "Example.com", "example.com:443"] {
             visitor.get_with("/act", &[("host", host)]).await.assert_status(200);
@@ -326,8 +332,33 @@ mod tests {
         visitor.get_with("http://example.com/act", &[]).await.assert_status(200);
         let forwarded = [("x-forwarded-host", "evil.example"), ("forwarded", "host=evil.example")];
         visitor.get_with("/act", &forwarded).await.assert_status(200);
-        for path in ["/alive", "/ready"] {
-            visitor.get_with(path, &[("host", "10.0.0.7:8000")]).await.assert_status(200);
+        visitor.send(Method::POST, "/act", &[("host", "10.0.0.7:8000")], "").await.assert_status(421);
+    }
+
+    #[tokio::test]
+    async fn health_checks_are_answered_under_any_name_and_who_asks_for_methods_learns_them_under_the_sites_own() {
+        for (settings, own) in [(&[][..], "localhost:8000"), (&PRODUCTION[..], "example.com")] {
+            let routes = routes().get("/alive", Access::Public, act).get("/ready", Access::Public, act);
+            let any_host = &["/alive", "/ready"];
+            let feature = Feature { routes, any_host, ..Feature::named("test") };
+            let app = TestApp::with_feature(settings, feature).await;
+            for host in ["10.0.0.7:8000", "evil.example", "", "a b", "[::1", "example.com:x", "10.0.0.7, example.com"] {
+                let host = [("host", host)];
+                for path in ["/alive", "/ready", "http://10.0.0.7/alive"] {
+                    app.visitor().get_with(path, &host).await.assert_status(200);
+                }
+                app.visitor().get_with("/act", &host).await.assert_status(421);
+                for path in ["/", "*", "/act", "/alive", "/nowhere"] {
+                    let answer = app.visitor().send(Method::OPTIONS, path, &host, "").await;
+                    answer.assert_status(204).assert_body("").assert_no_header("allow").assert_no_header("set-cookie");
+                }
+            }
+            let own = [("host", own)];
+            let methods = app.visitor().send(Method::OPTIONS, "/act", &own, "").await;
+            methods.assert_status(204).assert_body("").assert_header("allow", "GET,HEAD,POST");
+            methods.assert_no_header("access-control-allow-origin").assert_no_header("content-length");
+            app.visitor().send(Method::OPTIONS, "*", &own, "").await.assert_status(204);
+            app.visitor().send(Method::OPTIONS, "/nowhere", &own, "").await.assert_status(404);
         }
     }
 

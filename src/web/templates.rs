@@ -3,7 +3,7 @@
 //! A page is a struct that implements [`Template`] by naming a constant that build.rs made from the file, so renaming a
 //! file breaks the build. Its fields are the variables of the template; a test compares the two.
 
-use super::{assets, format::url_encode};
+use super::{assets, format};
 use crate::accounts::User;
 use crate::accounts::address::readable;
 use crate::base::{Config, MailDelivery};
@@ -24,9 +24,11 @@ pub mod files {
 }
 
 /// The data of a page.
-pub trait Template: Serialize {
+pub trait Template: Serialize + Sized {
     /// The template's name, a constant of [`files`].
     const FILE: &'static str;
+    /// Whether all visitors who are not logged in get the same, as long as the process runs.
+    const STATIC: bool = size_of::<Self>() == 0;
 }
 
 /// The data of a mail: two templates. The first line of the text is the subject.
@@ -49,6 +51,27 @@ impl Theme {
 
     pub fn name(self) -> &'static str {
         self.0
+    }
+}
+
+/// What a page can read besides its own data.
+#[derive(Clone, Copy)]
+pub struct PageContext<'a> {
+    /// Who is logged in.
+    pub user: Option<&'a User>,
+    pub theme: Theme,
+    pub flash: Option<&'a str>,
+    /// The path of the page, which the header marks.
+    pub path: &'a str,
+    /// Whether the page shows a form again because of mistakes in it.
+    pub has_mistakes: bool,
+    /// Where the user confirms first, if the page has forms that need a recent log-in and theirs is older.
+    pub confirm_link: Option<&'a str>,
+}
+
+impl PageContext<'_> {
+    pub fn for_visitors(theme: Theme) -> PageContext<'static> {
+        PageContext { user: None, theme, flash: None, path: "", has_mistakes: false, confirm_link: None }
     }
 }
 
@@ -75,32 +98,28 @@ impl Templates {
         Ok(Templates { tera: load(&site)?, site, on_disk: Mutex::default(), rendered: Mutex::default() })
     }
 
-    /// A page without data, for visitors who are not logged in: the same for all of them, so it is rendered once for each
-    /// theme.
+    /// A page for visitors who are not logged in that is the same for all of them: it is rendered once for each theme. It may
+    /// have any path, so the header marks none.
     pub fn render_static<T: Template>(&self, template: &T, theme: Theme) -> Result<Bytes> {
         let key = (T::FILE, theme);
         let rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(html) = rendered {
             return Ok(html);
         }
-        let html = Bytes::from(self.render(template, None, theme, None)?);
+        let html = Bytes::from(self.render(template, PageContext::for_visitors(theme))?);
         self.rendered.lock().unwrap_or_else(PoisonError::into_inner).insert(key, html.clone());
         Ok(html)
     }
 
-    /// A page for this user, or for a visitor.
-    pub fn render<T: Template>(
-        &self,
-        template: &T,
-        user: Option<&User>,
-        theme: Theme,
-        flash: Option<&str>,
-    ) -> Result<String> {
+    pub fn render<T: Template>(&self, template: &T, page: PageContext<'_>) -> Result<String> {
         let mut context = Context::from_serialize(template)?;
-        context.insert("user", &user.map(|user| &user.username));
-        context.insert("user_id", &user.map(|user| &user.id));
-        context.insert("theme", theme.name());
-        context.insert("flash", &flash);
+        context.insert("user", &page.user.map(|user| &user.username));
+        context.insert("user_id", &page.user.map(|user| &user.id));
+        context.insert("theme", page.theme.name());
+        context.insert("flash", &page.flash);
+        context.insert("path", page.path);
+        context.insert("has_mistakes", &page.has_mistakes);
+        context.insert("confirm_link", &page.confirm_link);
         self.fill(T::FILE, &context)
     }
 
@@ -156,12 +175,20 @@ struct SiteContext {
 fn load(site: &SiteContext) -> Result<Tera> {
     let mut tera = Tera::new();
     tera.register_filter("readable", |email: &str, _: Kwargs, _: &State| readable(email));
-    tera.register_filter("urlencode", |text: &str, _: Kwargs, _: &State| url_encode(text));
+    tera.register_filter("urlencode", |text: &str, _: Kwargs, _: &State| format::url_encode(text));
+    tera.register_filter("rfc3339", |seconds: i64, _: Kwargs, _: &State| format::rfc3339(seconds));
+    tera.register_filter("date_time", |seconds: i64, _: Kwargs, _: &State| format::date_time(seconds));
+    tera.register_filter("time_ago", |seconds: i64, _: Kwargs, _: &State| format::time_ago(seconds));
     tera.add_raw_templates(files::ALL.iter().map(|&(name, text)| (name, source(name, text))))?;
     let assets: BTreeMap<_, _> = assets::ALL.iter().map(|asset| (variable(asset.path), asset.url)).collect();
     tera.global_context().insert("asset", &assets);
     tera.global_context().extend(Context::from_serialize(site)?);
     Ok(tera)
+}
+
+/// The text of one of [`files`]. In debug builds it is read from the disk.
+pub fn text(file: &str) -> Cow<'static, str> {
+    files::ALL.iter().find(|(name, _)| *name == file).map_or(Cow::Borrowed(""), |(name, text)| source(name, text))
 }
 
 fn source(name: &str, compiled_in: &'static str) -> Cow<'static, str> {
@@ -204,7 +231,7 @@ mod tests {
     }
 
     fn assert_static<T: Template>(templates: &Templates, page: &T, theme: Theme) {
-        let html = templates.render(page, None, theme, None).unwrap();
+        let html = templates.render(page, PageContext::for_visitors(theme)).unwrap();
         let first = templates.render_static(page, theme).unwrap();
         let again = templates.render_static(page, theme).unwrap();
         assert_eq!((&*first, &*again), (html.as_bytes(), html.as_bytes()), "{} {}", T::FILE, theme.name());

@@ -166,6 +166,17 @@ impl Browser {
         self.cookies.clone_from(&other.cookies);
     }
 
+    /// Keeps the cookies of an answer that it did not ask for itself.
+    pub fn take_cookies_of(&mut self, answer: &Answer) {
+        for (name, value) in answer.set_cookies() {
+            if value.is_empty() {
+                self.cookies.remove(name);
+            } else {
+                self.cookies.insert(name.into(), value.into());
+            }
+        }
+    }
+
     pub fn cookies(&self) -> &BTreeMap<String, String> {
         &self.cookies
     }
@@ -207,6 +218,13 @@ impl Browser {
         self.try_post("/signup", &fields)
     }
 
+    /// New recovery codes for the person who is logged in.
+    #[track_caller]
+    pub fn make_recovery_codes(&mut self) -> Vec<String> {
+        self.post("/account/recovery-codes", &[]).assert_redirect("/account/recovery-codes");
+        self.get("/account/recovery-codes").recovery_codes()
+    }
+
     #[track_caller]
     pub fn log_in(&mut self, name: &str) -> Answer {
         self.log_in_with(name, super::PASSWORD)
@@ -242,13 +260,7 @@ impl Browser {
         };
         connection.send(request)?;
         let answer = connection.answer()?;
-        for (name, value) in answer.set_cookies() {
-            if value.is_empty() {
-                self.cookies.remove(name);
-            } else {
-                self.cookies.insert(name.into(), value.into());
-            }
-        }
+        self.take_cookies_of(&answer);
         if answer.header("connection") != Some("close") {
             self.connection = Some(connection);
         }

@@ -19,10 +19,13 @@ pub use http::{
     Answer, Browser, Connection, HOME, form, password_fields, retry_while_busy, send_at_once, sign_up_fields,
 };
 pub use mail::{Mail, assert_one_mail_each, message_ids};
-pub use process::{Process, Route, STOPPING, Signal, command_error, command_output, latchkey, routes};
+pub use process::{
+    Process, Route, STOPPING, Signal, command_error, command_output, latchkey, refusal, refusal_with, routes,
+    with_file_limit,
+};
 pub use proxy::Proxy;
 pub use signup_race::{assert_one_account, race_to_sign_up};
-pub use smtp::{Behaviour, Smtp, assert_all_mails_sent, site_with_mail, unsent_mails};
+pub use smtp::{Behaviour, Fault, Smtp, Stage, assert_all_mails_sent, site_with_mail, unsent_mails};
 pub use stolen::{cookie_header, encodings_of, tokens_in};
 
 use sqlx::{AssertSqlSafe, Connection as _};
@@ -131,6 +134,15 @@ impl Server {
     pub fn on_with_files(files: usize, database: &Database, settings: &[(&str, &str)]) -> Server {
         let settings = [&TEST_SETTINGS[..], &[("DATABASE_URL", &*database.url)], settings].concat();
         Starting::by(&settings, |command| process::with_file_limit(files, &command)).ready()
+    }
+
+    /// As by `nohup`.
+    #[track_caller]
+    pub fn with_hang_up_ignored(settings: &[(&str, &str)]) -> Server {
+        let database = Database::new();
+        let settings = [&TEST_SETTINGS[..], &[("DATABASE_URL", &*database.url)], settings].concat();
+        let server = Starting::by(&settings, |command| process::under_shell("trap '' HUP", &command)).ready();
+        Server { _database: Some(database), ..server }
     }
 
     /// With no settings but these.
@@ -253,7 +265,7 @@ pub fn allow_many_sockets() {
 /// A database for one test, deleted when dropped. Declare it before the servers that use it.
 pub struct Database {
     pub url: String,
-    _folder: Option<TempDir>,
+    folder: Option<TempDir>,
     server: Option<String>,
 }
 
@@ -262,18 +274,52 @@ impl Database {
         Database::postgres().unwrap_or_else(|| {
             let folder = tempfile::tempdir().unwrap();
             let url = format!("sqlite:{}/test.db", folder.path().display());
-            Database { url, _folder: Some(folder), server: None }
+            Database { url, folder: Some(folder), server: None }
         })
+    }
+
+    /// One that a site has been started with.
+    #[track_caller]
+    pub fn of_a_site() -> Database {
+        let database = Database::new();
+        let mut server = Server::on(&database, &[]);
+        server.signal(Signal::TERM);
+        server.wait_for_exit(20);
+        database
     }
 
     /// One on the Postgres server that `TEST_DATABASE_URL` names, if it does.
     pub fn postgres() -> Option<Database> {
+        Database::on_postgres("")
+    }
+
+    /// The same, with this encoding.
+    pub fn with_encoding(encoding: &str) -> Option<Database> {
+        Database::on_postgres(&format!("template template0 encoding '{encoding}' locale 'C'"))
+    }
+
+    fn on_postgres(options: &str) -> Option<Database> {
         let server = std::env::var("TEST_DATABASE_URL").ok()?;
         let name = format!("latchkey_{}", uuid::Uuid::now_v7().simple());
-        execute(&server, format!("create database {name}"));
+        execute(&server, format!("create database {name} {options}"));
         let mut url = url::Url::parse(&server).unwrap();
         url.set_path(&name);
-        Some(Database { url: url.to_string(), _folder: None, server: Some(server) })
+        Some(Database { url: url.to_string(), folder: None, server: Some(server) })
+    }
+
+    /// The names of the files of SQLite.
+    pub fn files(&self) -> Vec<String> {
+        self.contents().into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// The files of SQLite, without the one that holds nothing but who reads and writes at the moment.
+    pub fn contents(&self) -> Vec<(String, Vec<u8>)> {
+        let Some(folder) = &self.folder else { return Vec::new() };
+        let files = folder.path().read_dir().unwrap().map(|file| file.unwrap());
+        let files = files.map(|file| (file.file_name().into_string().unwrap(), std::fs::read(file.path()).unwrap()));
+        let mut files: Vec<_> = files.filter(|(name, _)| !name.ends_with("-shm")).collect();
+        files.sort();
+        files
     }
 
     /// The number that a `select count(*) …` finds.

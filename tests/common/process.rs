@@ -46,15 +46,24 @@ pub enum Signal {
 }
 
 /// The signals that ask a process to stop.
-pub const STOPPING: &[Signal] = if cfg!(unix) { &[Signal::TERM, Signal::INT] } else { &[Signal::TERM] };
+#[cfg(unix)]
+pub const STOPPING: &[Signal] = &[Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
+#[cfg(windows)]
+pub const STOPPING: &[Signal] = &[Signal::TERM];
 
 /// As [`latchkey`], and it may have only so many files and sockets open.
 pub fn with_file_limit(files: usize, command: &Command) -> Command {
-    let mut limited = Command::new("sh");
-    limited.args(["-c", &format!("ulimit -n {files} && exec \"$0\"")]).arg(command.get_program());
-    limited.current_dir(command.get_current_dir().unwrap()).env_clear();
-    limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    limited
+    under_shell(&format!("ulimit -n {files}"), command)
+}
+
+/// As [`latchkey`], started by a shell that runs this first.
+pub fn under_shell(preparation: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{preparation} && exec \"$0\" \"$@\"")]).arg(command.get_program());
+    shell.args(command.get_args());
+    shell.current_dir(command.get_current_dir().unwrap()).env_clear();
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell
 }
 
 /// Runs a command to its end, with this on its standard input.
@@ -82,6 +91,27 @@ pub fn command_error(arguments: &[&str], settings: &[(&str, &str)], input: &str)
     let one_line = error.lines().count() == 1 && error.starts_with("latchkey: ");
     assert!(code == Some(1) && one_line, "{arguments:?} ended with {code:?}:\n{process}");
     error
+}
+
+/// Starts it with settings that it must refuse, and returns the one line that it prints.
+#[track_caller]
+pub fn refusal(settings: &[(&str, &str)]) -> String {
+    refusal_with("", settings)
+}
+
+/// The same with this `.env` file.
+#[track_caller]
+pub fn refusal_with(file: &str, settings: &[(&str, &str)]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(".env"), file).unwrap();
+    let mut process = Process::start(&mut latchkey(folder.path(), &[], settings));
+    let status = process.wait_for_exit(10);
+    assert!(!status.success() && status.code().is_some(), "it ended with {status}:\n{process}");
+    let (said, complaint) = (process.stdout(), process.stderr());
+    assert!(said.is_empty() && complaint.lines().count() == 1, "not exactly one line:\n{process}");
+    let left: Vec<_> = folder.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, [".env"], "what it left behind");
+    complaint
 }
 
 /// A line of `latchkey routes`: a route of this copy of the app, from which features may have been removed.
@@ -174,11 +204,25 @@ impl Process {
         assert_ne!(sent, 0, "{}", std::io::Error::last_os_error());
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The most memory that it has had so far, in KiB. Linux says so.
     pub fn peak_memory(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         peak.trim_end_matches("kB").trim().parse().unwrap()
+    }
+
+    /// Sends a signal to the process that this one has started.
+    #[cfg(target_os = "linux")]
+    pub fn signal_child(&self, signal: Signal) {
+        use rustix::process::{Pid, kill_process};
+        let id = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        let child = children.split_whitespace().next().unwrap().parse().unwrap();
+        kill_process(Pid::from_raw(child).unwrap(), signal).unwrap();
     }
 
     pub fn has_ended(&mut self) -> bool {

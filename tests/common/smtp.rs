@@ -1,4 +1,4 @@
-//! A mail server for tests. It accepts mail, rejects it, stays silent or is down, as a test says.
+//! A mail server for tests. It accepts mail, refuses it, is slow or silent, hangs up or is down, as a test says.
 
 use super::mail::Mail;
 use super::{Browser, Database, Server, address_of, wait_until};
@@ -15,14 +15,41 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Behaviour {
     Accepts,
-    /// Answers every `MAIL FROM` with this, such as `451 4.3.0 Later`.
-    Rejects(&'static str),
+    /// Does this instead of what is usual at this stage.
+    Fails(Stage, Fault),
+    /// Takes so long for every recipient of this domain.
+    IsSlowTo(&'static str, Duration),
     /// Sends nothing, not even its greeting.
     Silent,
     /// Reads the whole mail and never confirms it.
     SilentAfterData,
     /// Refuses connections.
     Down,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Stage {
+    Greeting,
+    Hello,
+    LogIn,
+    Sender,
+    Recipient,
+    Data,
+    /// The answer to the dot after a mail.
+    Content,
+    Quit,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Fault {
+    /// Answers this, such as `451 4.3.0 Later`.
+    Refuses(&'static str),
+    /// Answers after so long.
+    IsLate(Duration),
+    /// Hangs up.
+    Drops,
+    /// Sends its answer byte by byte.
+    Trickles,
 }
 
 pub struct Smtp {
@@ -45,6 +72,9 @@ struct State {
     clients: Vec<TcpStream>,
     /// All lines but those of mails.
     commands: Vec<String>,
+    /// How many connections were opened, and how many faults a client has met.
+    connections: usize,
+    faults: usize,
     mails: Vec<Mail>,
     /// The indices of those that [`Smtp::take_mail`] has returned.
     taken: Vec<usize>,
@@ -66,6 +96,8 @@ impl Smtp {
             over: false,
             clients: Vec::new(),
             commands: Vec::new(),
+            connections: 0,
+            faults: 0,
             mails: Vec::new(),
             taken: Vec::new(),
             waiting: 0,
@@ -85,6 +117,15 @@ impl Smtp {
         self.shared.changed.notify_all();
         let opens = behaviour != Behaviour::Down;
         drop(self.shared.changed.wait_while(state, |state| state.listening != opens).unwrap());
+    }
+
+    pub fn connections(&self) -> usize {
+        self.shared.lock().connections
+    }
+
+    /// How often a client has met what [`Behaviour::Fails`] does.
+    pub fn faults(&self) -> usize {
+        self.shared.lock().faults
     }
 
     /// All mails that have come, in their order, the unconfirmed ones included.
@@ -224,46 +265,97 @@ impl Shared {
 
     fn receive(self: &Arc<Shared>, client: TcpStream) {
         client.set_nonblocking(false).unwrap();
-        self.lock().clients.push(client.try_clone().unwrap());
+        let mut state = self.lock();
+        state.connections += 1;
+        state.clients.push(client.try_clone().unwrap());
+        drop(state);
         let shared = Arc::clone(self);
-        // An error is the end of the connection.
-        thread::spawn(move || drop(shared.talk(client)));
+        // An error is the end of the connection, which has a copy among the clients.
+        thread::spawn(move || {
+            let copy = client.try_clone();
+            drop(shared.talk(client));
+            drop(copy.map(|copy| copy.shutdown(Shutdown::Both)));
+        });
     }
 
     fn talk(&self, client: TcpStream) -> io::Result<()> {
         let mut lines = BufReader::new(client.try_clone()?);
-        let say = |words: &str| (&client).write_all(format!("{words}\r\n").as_bytes());
         self.wait_while(Behaviour::Silent);
-        say("220 localhost")?;
+        self.answer(&client, Stage::Greeting, "220 localhost")?;
         let mut mail = Mail::default();
         loop {
             let line = read_line(&mut lines)?;
             let behaviour = self.wait_while(Behaviour::Silent);
             self.lock().commands.push(line.clone());
             match &*line.get(..4).unwrap_or_default().to_ascii_uppercase() {
-                "EHLO" => say("250-localhost\r\n250 8BITMIME")?,
+                "EHLO" => {
+                    self.answer(&client, Stage::Hello, "250-localhost\r\n250-AUTH PLAIN\r\n250 8BITMIME")?;
+                }
+                "AUTH" => {
+                    self.answer(&client, Stage::LogIn, "235 OK")?;
+                }
                 "MAIL" => {
                     mail = Mail { sender: address(&line), ..Mail::default() };
-                    match behaviour {
-                        Behaviour::Rejects(words) => say(words)?,
-                        _ => say("250 OK")?,
-                    }
+                    self.answer(&client, Stage::Sender, "250 OK")?;
                 }
                 "RCPT" => {
-                    mail.recipients.push(address(&line));
-                    say("250 OK")?;
+                    let recipient = address(&line);
+                    if let Behaviour::IsSlowTo(domain, time) = behaviour
+                        && recipient.ends_with(domain)
+                    {
+                        thread::sleep(time);
+                    }
+                    mail.recipients.push(recipient);
+                    self.answer(&client, Stage::Recipient, "250 OK")?;
                 }
                 "DATA" => {
-                    say("354 Go on")?;
-                    mail.data = read_data(&mut lines)?;
-                    self.lock().mails.push(std::mem::take(&mut mail));
-                    self.wait_while(Behaviour::SilentAfterData);
-                    say("250 OK")?;
+                    if self.answer(&client, Stage::Data, "354 Go on")? {
+                        mail.data = read_data(&mut lines)?;
+                        let mail = std::mem::take(&mut mail);
+                        if !matches!(behaviour, Behaviour::Fails(Stage::Content, Fault::Refuses(_))) {
+                            self.lock().mails.push(mail);
+                        }
+                        self.wait_while(Behaviour::SilentAfterData);
+                        self.answer(&client, Stage::Content, "250 OK")?;
+                    }
                 }
-                "QUIT" => return say("221 Bye"),
-                _ => say("250 OK")?,
+                "QUIT" => return self.answer(&client, Stage::Quit, "221 Bye").map(drop),
+                _ => (&client).write_all(b"250 OK\r\n")?,
             }
         }
+    }
+
+    /// Answers as usual at this stage, unless it is to do something else. Returns whether it did not refuse.
+    fn answer(&self, mut client: &TcpStream, stage: Stage, usual: &str) -> io::Result<bool> {
+        let fault = {
+            let mut state = self.lock();
+            match state.behaviour {
+                Behaviour::Fails(at, fault) if at == stage => {
+                    state.faults += 1;
+                    Some(fault)
+                }
+                _ => None,
+            }
+        };
+        match fault {
+            Some(Fault::Refuses(words)) => {
+                client.write_all(format!("{words}\r\n").as_bytes())?;
+                return Ok(false);
+            }
+            Some(Fault::Drops) => return Err(ErrorKind::ConnectionAborted.into()),
+            Some(Fault::IsLate(time)) => thread::sleep(time),
+            Some(Fault::Trickles) => {
+                for byte in usual.bytes() {
+                    client.write_all(&[byte])?;
+                    thread::sleep(Duration::from_millis(300));
+                }
+                client.write_all(b"\r\n")?;
+                return Ok(true);
+            }
+            None => {}
+        }
+        client.write_all(format!("{usual}\r\n").as_bytes())?;
+        Ok(true)
     }
 
     /// Makes a client wait while this is its behaviour, and returns the one that comes after.
@@ -287,7 +379,9 @@ fn reserve_port(port: u16) -> OwnedFd {
         rustix::io::fcntl_setfd(&held, rustix::io::FdFlags::CLOEXEC).unwrap();
         rustix::net::sockopt::set_socket_reuseaddr(&held, true).unwrap();
     }
-    bind(&held, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).unwrap();
+    // A process that is just being started has the old listener until it is replaced by its program.
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    assert!(super::wait_until(10, || bind(&held, &address).is_ok()), "{address} is taken");
     held
 }
 

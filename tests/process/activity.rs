@@ -14,7 +14,7 @@ fn the_use_of_a_session_by_another_browser_is_recorded() {
     let mut newer = server.browser().with_header("User-Agent", &firefox.replace("145", "146"));
     newer.share_cookies_of(&ada);
     newer.assert_logged_in("ada");
-    let told = "A session was used by another browser";
+    let told = "Session used by another browser";
     sleep(Duration::from_millis(500));
     assert!(!ada.get("/account/activity").body.contains(told), "an update is taken for another browser");
 

@@ -2,7 +2,7 @@
 //! colour schemes, and keep their own security policy. A feature's own module inspects its pages in all their states.
 //! needs: home, login, signup
 
-use crate::common::{PASSWORD, routes};
+use crate::common::{PASSWORD, free_port, routes};
 use crate::webdriver::site::Site;
 use crate::webdriver::{Browser, ENTER, TAB};
 
@@ -13,6 +13,7 @@ fn each_page(browser: &Browser, site: &Site, mut check: impl FnMut(&str)) {
         .filter(|route| route.method == "GET" && !route.path.contains(['{', '.']))
         .map(|route| route.path)
         .filter(|path| !["/healthz", "/readyz"].contains(&&**path))
+        .chain(["tutorial", "security", "operations", "deploy", "choices"].map(|name| format!("/dev/docs/{name}")))
         .collect();
     for path in pages.iter().map(|path| &**path).chain(["/nowhere"]) {
         browser.visit(&site.page(path));
@@ -25,7 +26,7 @@ fn each_page(browser: &Browser, site: &Site, mut check: impl FnMut(&str)) {
         site.post("", "/login", &[]);
     }
     browser.press_unchecked("Log in");
-    browser.sees("Slow down a little");
+    browser.sees("Too many attempts");
     check("/login with too many mistakes");
     browser.visit(&site.page("/signup"));
     browser.press_unchecked("Create account");
@@ -39,11 +40,23 @@ fn each_page(browser: &Browser, site: &Site, mut check: impl FnMut(&str)) {
 
 #[test]
 #[ignore = "needs chromium and chromedriver; .ci/run runs them"]
+fn the_home_page_of_a_live_site_is_fit_for_everyone() {
+    let port = free_port().to_string();
+    let base = format!("http://app.example.test:{port}");
+    let _site = Site::in_production(&[("PORT", &port), ("BASE_URL", &base), ("SMTP_URL", "none")]);
+    let browser = Browser::open_with(&["--host-resolver-rules=MAP *.example.test 127.0.0.1"]);
+    browser.visit(&base);
+    browser.does_not_see("src/");
+    browser.inspect("home-production");
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver; .ci/run runs them"]
 fn mistakes_are_read_out_beside_their_fields() {
     let (site, browser) = (Site::open(), Browser::open());
     browser.visit(&site.page("/signup"));
     browser.fill("Username", "ada lovelace");
-    browser.fill("E-mail (if you like)", "ada@");
+    browser.fill("E-mail (optional)", "ada@");
     browser.fill("Password", "short");
     browser.press_unchecked("Create account");
     assert_eq!(browser.status(), 422, "{browser}");
@@ -59,9 +72,9 @@ fn mistakes_are_read_out_beside_their_fields() {
 
     // Only wrong fields are marked, and the first of them has the focus.
     browser.fill("Username", "ada");
-    browser.fill("E-mail (if you like)", "ada@example.com");
+    browser.fill("E-mail (optional)", "ada@example.com");
     browser.fill("Password", PASSWORD);
-    browser.fill("Password, once more", "correct horse");
+    browser.fill("Repeat password", "correct horse");
     browser.press_unchecked("Create account");
     browser.sees("The two passwords differ.");
     assert_eq!(browser.run("return document.querySelectorAll('[aria-invalid]').length"), 1, "{browser}");
@@ -97,15 +110,22 @@ fn the_keyboard_is_enough() {
     let (site, browser) = (Site::open(), Browser::open());
     site.sign_up(&browser, "ada");
     browser.press("Log out");
-    browser.visit(&site.page("/login"));
+    browser.visit(&site.url());
     browser.keys(TAB);
     let focus = browser.run("return document.activeElement.textContent");
     assert_eq!(focus, "Skip to content", "{browser}");
-    let place = browser.run("return document.activeElement.getBoundingClientRect().left");
-    assert!(place.as_f64().unwrap() >= 0.0, "the link comes into view\n{browser}");
+    let on_top = "const link = document.activeElement, { x, y } = link.getBoundingClientRect();
+                  return document.elementFromPoint(x + 9, y + 9) === link";
+    assert_eq!(browser.run(on_top), true, "the link comes into view, above the header\n{browser}");
     browser.keys(ENTER);
+    // The page begins in its first field. The button comes before the password, so that the key after this leads on.
+    browser.visit(&site.page("/login"));
     for (field, text) in [("username", "ada"), ("password", PASSWORD)] {
-        browser.keys(TAB);
+        if field == "password" {
+            browser.keys(TAB);
+            assert_eq!(browser.accessible_names(":focus"), ["Show: Password"], "{browser}");
+            browser.keys(TAB);
+        }
         assert_eq!(browser.run("return document.activeElement.name"), field, "{browser}");
         assert_eq!(browser.run("return getComputedStyle(document.activeElement).outlineWidth"), "2px");
         browser.keys(text);

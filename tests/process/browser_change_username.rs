@@ -27,10 +27,10 @@ fn a_new_name_for_one_person_is_not_given_to_another_who_has_logged_in_in_a_seco
     browser.fill("New username", "lovelace");
     site.sign_up_in_another_tab(&browser, "bob");
     browser.press("Change username");
-    browser.sees("ada opened this form, and since then bob has logged in");
-    browser.press("Load the page for bob");
+    browser.sees("ada opened this form, and bob has logged in");
+    browser.press("Open the page as bob");
     browser.is_at("/account/username");
-    browser.sees("You are bob now");
+    browser.sees("Your username is bob.");
     assert_eq!(site.count("select count(*) from users where username in ('ada', 'bob')"), 2);
 
     // Without an account, there is no name to tell.
@@ -38,7 +38,7 @@ fn a_new_name_for_one_person_is_not_given_to_another_who_has_logged_in_in_a_seco
     browser.run("document.querySelector('main [name=for]').value = '01a219d1-1546-75f7-a021-c4714480413a'");
     browser.fill("New username", "lovelace");
     browser.press("Change username");
-    browser.sees("Somebody else opened this form, and since then bob has logged in");
+    browser.sees("Someone else opened this form, and bob has logged in");
     browser.inspect("form-owner-unknown");
 }
 
@@ -54,6 +54,6 @@ fn the_pages_of_changing_a_username_are_fit_for_everyone() {
     browser.inspect("username-empty");
     browser.fill("New username", "admin");
     browser.press("Change username");
-    browser.sees("kept for the people");
+    browser.sees("reserved for the people");
     browser.inspect("username-mistake");
 }

@@ -14,11 +14,15 @@ fn people_who_export_their_data_get_the_file_and_not_the_page_that_asks_for_the_
     browser.set_download_folder(folder.path());
     site.sign_up(&browser, "ada");
     site.age_log_ins();
-    browser.press("Account");
-    browser.press("Export your data");
+    browser.press("ada");
+    browser.press("Export");
+    browser.inspect("export");
+    browser.press("Download my data");
     browser.is_at("/confirm?next=%2Faccount%2Fexport");
     browser.fill("Your password", PASSWORD);
-    browser.click("main form > button");
+    browser.press_at("main form > button");
+    browser.is_at("/account/export");
+    browser.click("//button[.='Download my data']");
     let text = browser.wait_for(|| read_whole(&folder.path().join("ada.json")));
     let text = text.unwrap_or_else(|| panic!("no file came\n{browser}"));
     assert!(text.contains("\"username\": \"ada\""), "{text}");

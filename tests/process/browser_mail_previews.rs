@@ -19,15 +19,15 @@ fn mails_are_photographed() {
     }
     site.post(PHONE, "/password-reset", &[("email", "ada@example.com")]);
     browser.visit(&site.page("/account/email"));
-    browser.fill("Another address", "lovelace.the.countess@analytical-engines.example");
+    browser.fill("New e-mail address", "lovelace.the.countess@analytical-engines.example");
     browser.press("Send the link");
 
     let mailbox = site.page("/dev/mailbox");
     let mails = [
-        ("Somebody logged in with a new browser", "mail-new-browser"),
+        ("Someone logged in with a new browser", "mail-new-browser"),
         ("Too many wrong passwords", "mail-too-many"),
         ("Choose a new password for Latchkey", "mail-reset"),
-        ("Please confirm your address", "mail-confirm"),
+        ("Confirm your e-mail address", "mail-confirm"),
     ];
     for (subject, name) in mails {
         // A notice of wrong passwords waits until none of them can turn out to be right.
@@ -36,7 +36,7 @@ fn mails_are_photographed() {
             browser.text("main").contains(subject)
         };
         assert!(wait_until(20, is_there), "there is no mail {subject:?}");
-        let frame = format!("//article[h2 = '{subject}']//iframe");
+        let frame = format!("//details[summary/h2 = '{subject}']//iframe");
         let mail = browser.attribute(&frame, "srcdoc").expect("it has an HTML part");
         let mail = utf8_percent_encode(&mail, NON_ALPHANUMERIC);
         browser.visit(&format!("data:text/html;charset=utf-8,{mail}"));
@@ -47,12 +47,12 @@ fn mails_are_photographed() {
     browser.run("document.querySelectorAll('details').forEach(mail => mail.open = true)");
     browser.screenshots("mailbox-open");
     browser.press_at("//a[contains(., '/undo/')]");
-    browser.sees("Was it not you?");
+    browser.sees("If this wasn't you, take your account back");
     browser.screenshots("undo");
     site.execute("delete from events");
     browser.reload();
     browser.screenshots("undo-forgotten");
-    browser.press("Take the account back");
-    browser.sees("It is undone");
+    browser.press("Take your account back");
+    browser.sees("Your account is yours again");
     browser.screenshots("undo-flash");
 }

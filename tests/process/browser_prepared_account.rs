@@ -13,12 +13,12 @@ fn prepare(site: &Site) -> Browser {
     let browser = Browser::open();
     browser.add_authenticator();
     browser.visit(&site.page("/signup"));
-    browser.fill("E-mail (if you like)", ADDRESS);
+    browser.fill("E-mail (optional)", ADDRESS);
     sign_up_with(&browser, "ada", PASSWORD);
     browser.sees("Logged in: ada");
     browser.visit(&site.page("/account/passkeys"));
     browser.press("Add a passkey");
-    browser.sees("The passkey is ready.");
+    browser.sees("Passkey added.");
     browser.visit(&site.page("/account/recovery-codes"));
     browser.press("Make recovery codes");
     browser
@@ -29,8 +29,8 @@ fn prepare(site: &Site) -> Browser {
 fn open_link(site: &Site) -> Browser {
     let browser = Browser::open();
     browser.visit(&site.page("/dev/mailbox"));
-    browser.press_at("//article[contains(., 'To ada@example.com,')]//a[contains(@href, '/email/')]");
-    browser.sees("Did you make this account?");
+    browser.press_at("//details[contains(., 'To ada@example.com,')]//a[contains(@href, '/email/')]");
+    browser.sees("Did you create this account?");
     browser.sees("The passkey “Chrome on Linux”, added on");
     browser.sees("10 recovery codes");
     browser
@@ -44,11 +44,11 @@ fn whoever_has_the_address_removes_what_was_prepared_and_the_passkey_does_not_lo
     let ada = open_link(&site);
     ada.inspect("email-added");
     ada.press("Remove it");
-    ada.sees("All that had been added is gone, and the old password does not work any more");
+    ada.sees("Everything that had been added is gone, and the old password no longer works");
     ada.inspect("email-cleared");
     ada.fill("New password", NEW_PASSWORD);
-    ada.fill("New password, once more", NEW_PASSWORD);
-    ada.press("Set the new password");
+    ada.fill("Repeat new password", NEW_PASSWORD);
+    ada.press("Set new password");
     ada.sees("Your new password is set.");
     log_in(&ada, "ada", NEW_PASSWORD);
     ada.sees("Logged in: ada");
@@ -72,7 +72,7 @@ fn whoever_can_log_in_to_the_account_keeps_what_was_added() {
     log_in(&ada, "ada", PASSWORD);
     ada.sees("Is this your address?");
     ada.press("Yes, confirm it");
-    ada.sees("Your address is confirmed.");
+    ada.sees("Your e-mail address is confirmed.");
     assert_eq!(site.count("select count(*) from addresses where confirmed_at is not null"), 1);
     assert_eq!(site.count("select (select count(*) from passkeys) + (select count(*) from recovery_codes)"), 11);
 }

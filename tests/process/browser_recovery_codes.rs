@@ -15,8 +15,8 @@ fn the_pages_of_recovery_are_fit_for_everyone() {
     browser.inspect("password-reset-mistake");
     browser.fill("Your e-mail address", "ada@example.com");
     browser.press("Send the link");
-    browser.sees("a mail with a link is on its way");
-    browser.inspect("password-reset-flash");
+    browser.sees("is on its way");
+    browser.inspect("password-reset-sent");
     browser.visit(&site.page("/recovery"));
     browser.inspect("recovery");
     browser.press_unchecked("Use this code");
@@ -27,13 +27,13 @@ fn the_pages_of_recovery_are_fit_for_everyone() {
     browser.inspect("recovery-mistake");
 
     site.sign_up(&browser, "ada");
-    browser.press("Account");
+    browser.press("ada");
     browser.press("Make recovery codes");
     browser.inspect("recovery-codes-none");
     browser.press("Make recovery codes");
-    browser.sees("Recovery codes of ada");
+    browser.sees("Your recovery codes");
     browser.inspect("recovery-codes-new");
-    browser.press("I have kept them");
+    browser.press("I have saved them");
     browser.inspect("account-with-recovery-codes");
     browser.press("Recovery codes");
     browser.inspect("recovery-codes");
@@ -46,11 +46,11 @@ fn the_pages_of_recovery_are_fit_for_everyone() {
     browser.inspect("mailbox-reset");
     browser.press_at(".mail .text a");
     browser.inspect("password-choose");
-    browser.press_unchecked("Set the new password");
+    browser.press_unchecked("Set new password");
     browser.inspect("password-choose-empty");
     browser.fill("New password", "password1");
-    browser.fill("New password, once more", "password1");
-    browser.press("Set the new password");
+    browser.fill("Repeat new password", "password1");
+    browser.press("Set new password");
     browser.sees("most common passwords");
     browser.inspect("password-choose-mistake");
     browser.visit(&site.page("/password-reset/spent"));

@@ -12,13 +12,13 @@ fn a_session_ended_from_the_list_logs_out_its_browser_and_no_other() {
     site.sign_up(&browser, "ada");
     let [phone, windows] =
         [PHONE, WINDOWS].map(|agent| log_in_elsewhere(&site, "ada", &[&format!("--user-agent={agent}")]));
-    browser.press("Account");
-    browser.press("Where you are logged in");
-    assert!(browser.text(".entries li:first-child").contains("This browser"), "{browser}");
-    let ends = ["End: Firefox on Windows", "End: Safari on iPhone"];
+    browser.press("ada");
+    browser.press("Logged-in devices");
+    assert!(browser.text(".entries li:first-child").contains("This device"), "{browser}");
+    let ends = ["Log out: Firefox on Windows", "Log out: Safari on iPhone"];
     assert_eq!(browser.accessible_names(".entries button"), ends, "{browser}");
     browser.press_at("//li[contains(., 'Safari on iPhone')]//button");
-    browser.sees("That session was ended.");
+    browser.sees("That device is logged out.");
     browser.does_not_see("Safari on iPhone");
     assert_logged_out(&phone, &site);
     for still_in in [&windows, &browser] {
@@ -43,9 +43,9 @@ fn the_pages_of_sessions_are_fit_for_everyone() {
     browser.visit(&site.page("/account/sessions"));
     browser.inspect("sessions");
     browser.press_at("//li[contains(., 'Safari on iPhone')]//button");
-    browser.sees("That session was ended.");
+    browser.sees("That device is logged out.");
     browser.inspect("sessions-flash");
     browser.press("Log out everywhere else");
-    browser.sees("You are logged out everywhere else.");
+    browser.sees("You are logged out on all other devices.");
     browser.inspect("sessions-alone");
 }

@@ -45,22 +45,22 @@ fn a_new_password_is_advised_on_while_it_is_typed_and_never_held_back() {
         browser.run("return document.querySelector('.advice').textContent").as_str().unwrap().to_string()
     };
     for (typed, said) in [
-        ("hello", "3 more characters are needed."),
-        ("harbour", "One more character is needed."),
-        ("cafe\u{301} au", "One more character is needed."),
-        ("aaaaaaaaaaaa", "Repeating a few characters is easy to guess."),
+        ("hello", "3 more characters needed."),
+        ("harbour", "1 more character needed."),
+        ("cafe\u{301} au", "1 more character needed."),
+        ("aaaaaaaaaaaa", "Repeated characters are easy to guess."),
         ("violet lan", "Long enough"),
-        ("violet lantern", "That is a good length."),
+        ("violet lantern", "Good length."),
     ] {
         assert!(advice(typed).starts_with(said), "{typed}: {}\n{browser}", advice(typed));
         browser.sees(said);
     }
     browser.keys(&BACKSPACE.repeat("violet lantern".len()));
-    browser.does_not_see("That is a good length.");
+    browser.does_not_see("Good length.");
 
     // The server decides.
     sign_up_with(&browser, "ada", "aaaaaaaaaaaa");
-    browser.sees("Repeating something makes it hardly harder to guess.");
+    browser.sees("Repetition hardly makes a password harder to guess.");
     assert_eq!(browser.status(), 422, "{browser}");
 }
 
@@ -71,9 +71,9 @@ fn an_address_with_an_umlaut_is_the_one_that_was_typed_at_sign_up_and_at_log_in(
     {
         let (site, browser) = (Site::open(), Browser::open());
         browser.visit(&site.page("/signup"));
-        browser.fill("E-mail (if you like)", address);
+        browser.fill("E-mail (optional)", address);
         sign_up_with(&browser, "ada", "aaaaaaaaaaaa");
-        browser.sees("Repeating something makes it hardly harder to guess.");
+        browser.sees("Repetition hardly makes a password harder to guess.");
         assert_eq!(browser.run("return document.querySelector('#email').value"), address, "{browser}");
         sign_up_with(&browser, "ada", PASSWORD);
         browser.sees("Logged in: ada");
@@ -90,11 +90,11 @@ fn an_address_with_an_umlaut_is_the_one_that_was_typed_at_sign_up_and_at_log_in(
 #[ignore = "needs chromium and chromedriver; .ci/run runs them"]
 fn two_passwords_that_differ_are_pointed_out_before_the_form_is_sent_until_one_is_corrected() {
     let (site, browser) = (Site::open(), Browser::open());
-    for mended in ["Password", "Password, once more"] {
+    for mended in ["Password", "Repeat password"] {
         browser.visit(&site.page("/signup"));
         browser.fill("Username", "ada");
         browser.fill("Password", "violet lantern");
-        browser.fill("Password, once more", "violet lanterm");
+        browser.fill("Repeat password", "violet lanterm");
         browser.click("main form > button");
         let told = browser.run("return document.querySelector('#confirm_password').validationMessage");
         assert_eq!(told, "The two passwords differ.", "{browser}");
@@ -112,16 +112,16 @@ fn two_passwords_that_differ_are_pointed_out_before_the_form_is_sent_until_one_i
 fn a_refused_password_costs_nothing_else_that_was_typed() {
     let (site, browser) = (Site::open(), Browser::open());
     browser.visit(&site.page("/signup?next=%2F%3Ffrom%3Dhere"));
-    browser.fill("E-mail (if you like)", "ada@example.com");
+    browser.fill("E-mail (optional)", "ada@example.com");
     sign_up_with(&browser, "ada", "ada+latchkey");
-    browser.sees("This is made of your own name or of this site's");
+    browser.sees("This is based on your own name or this site's name");
     for (field, value) in [("username", "ada"), ("email", "ada@example.com"), ("password", "")] {
         let found = browser.run(&format!("return document.querySelector('#{field}').value"));
         assert_eq!(found, value, "{field}\n{browser}");
     }
     assert_eq!(browser.run("return document.activeElement.name"), "password", "{browser}");
     browser.fill("Password", NEW_PASSWORD);
-    browser.fill("Password, once more", NEW_PASSWORD);
+    browser.fill("Repeat password", NEW_PASSWORD);
     browser.press("Create account");
     browser.is_at("/?from=here");
 }
@@ -138,7 +138,7 @@ fn guesses_do_not_lock_out_a_browser_that_logged_in_before() {
     }
     assert_eq!(guess(PASSWORD), 429, "strangers have no attempts left");
     let visitor = Browser::open();
-    for (who, sees) in [(&visitor, "Slow down a little"), (&browser, "Logged in: ada")] {
+    for (who, sees) in [(&visitor, "Too many attempts"), (&browser, "Logged in: ada")] {
         who.visit(&site.page("/login"));
         log_in(who, "ada", PASSWORD);
         who.sees(sees);
@@ -152,13 +152,13 @@ fn a_name_that_is_too_long_is_not_cut_but_told_so_and_kept() {
     for name in ["christopherrobertson1985", "anastasiapapadopoulou", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"] {
         browser.visit(&site.page("/signup"));
         browser.fill("Password", PASSWORD);
-        browser.fill("Password, once more", PASSWORD);
+        browser.fill("Repeat password", PASSWORD);
         browser.paste("Username", name, 1);
         let more = name.len() - 20;
         browser.sees(&format!("{more} character{} too many.", if more == 1 { "" } else { "s" }));
         browser.inspect("signup-long");
         browser.press("Create account");
-        browser.sees("A username has at most 20 characters.");
+        browser.sees("A username can have at most 20 characters.");
         browser.sees("too many.");
         assert_eq!(browser.run("return document.querySelector('#username').value"), name, "{browser}");
     }
@@ -167,7 +167,7 @@ fn a_name_that_is_too_long_is_not_cut_but_told_so_and_kept() {
     browser.sees("2 characters left.");
     browser.paste("Username", "ada", 1);
     browser.fill("Password", PASSWORD);
-    browser.fill("Password, once more", PASSWORD);
+    browser.fill("Repeat password", PASSWORD);
     browser.press("Create account");
     browser.sees("Logged in: ada");
 }
@@ -178,15 +178,15 @@ fn a_browser_that_keeps_no_cookies_is_told_so_where_people_log_in_and_sign_up() 
     let (site, without, with) = (Site::open(), Browser::open_without_cookies(), Browser::open());
     for path in ["/login", "/signup"] {
         without.visit(&site.page(path));
-        without.sees("Your browser keeps no cookies for this site");
+        without.sees("Your browser does not accept cookies");
         without.inspect(&format!("{}-without-cookies", &path[1..]));
         with.visit(&site.page(path));
-        with.does_not_see("keeps no cookies");
+        with.does_not_see("does not accept cookies");
         assert!(!with.cookies().contains(&"try".to_string()), "{:?}", with.cookies());
     }
     without.visit(&site.page("/login"));
     log_in(&without, "ada", "not the password");
-    without.sees("Your browser keeps no cookies for this site");
+    without.sees("Your browser does not accept cookies");
 }
 
 #[test]
@@ -218,6 +218,10 @@ fn the_pages_of_signing_up_and_logging_in_are_fit_for_everyone() {
         browser.visit(&site.page(path));
         browser.inspect(name);
     }
+    browser.visit(&site.page("/login?next=%2Faccount"));
+    browser.inspect("login-next");
+    browser.visit(&site.page("/login?username=byron"));
+    browser.inspect("login-username");
     browser.visit(&site.page("/login"));
     log_in(&browser, "byron", "not the password");
     browser.inspect("login-mistake");
@@ -226,17 +230,18 @@ fn the_pages_of_signing_up_and_logging_in_are_fit_for_everyone() {
     }
     browser.fill("Password", "not the password");
     browser.press("Log in");
-    browser.sees("Slow down a little");
+    browser.sees("Too many attempts");
     browser.inspect("too-many");
 
     browser.visit(&site.page("/signup"));
     browser.fill("Username", "ada lovelace");
-    browser.fill("E-mail (if you like)", "ada@");
+    browser.fill("E-mail (optional)", "ada@");
     browser.fill("Password", "short");
     browser.press_unchecked("Create account");
     browser.inspect("signup-mistakes");
     browser.visit(&site.page("/signup"));
     browser.fill("Username", "ada");
+    browser.clear("[name=email]");
     for (password, name) in [("violet", "signup-advice"), ("violet lan", "signup-advice-long")] {
         browser.fill("Password", password);
         browser.inspect(name);
@@ -244,7 +249,7 @@ fn the_pages_of_signing_up_and_logging_in_are_fit_for_everyone() {
     browser.click(".reveal");
     browser.inspect("signup-visible");
     browser.fill("Password", "password1");
-    browser.fill("Password, once more", "password1");
+    browser.fill("Repeat password", "password1");
     browser.press("Create account");
     browser.sees("most common passwords");
     browser.inspect("signup-policy");

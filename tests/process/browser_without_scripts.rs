@@ -16,9 +16,12 @@ fn a_person_without_scripts_has_an_account_and_deletes_it() {
     browser.visit(&site.url());
     browser.press("Sign up");
     browser.is_at("/signup");
+    // Only a script can tell.
+    browser.does_not_see("Your browser keeps no cookies");
+    browser.does_not_see("Show");
     browser.fill("Username", "Ada");
     browser.fill("Password", PASSWORD);
-    browser.fill("Password, once more", PASSWORD);
+    browser.fill("Repeat password", PASSWORD);
     browser.press("Create account");
     browser.is_at("/");
     browser.sees("Logged in: ada");
@@ -30,7 +33,7 @@ fn a_person_without_scripts_has_an_account_and_deletes_it() {
     browser.is_at("/login?next=%2Faccount");
     log_in(&browser, "ada", "correct horse");
     browser.is_at("/login");
-    browser.sees("This username and password do not belong together.");
+    browser.sees("Wrong username or password.");
     log_in(&browser, "ada", PASSWORD);
     browser.is_at("/account");
 
@@ -47,6 +50,6 @@ fn a_person_without_scripts_has_an_account_and_deletes_it() {
     browser.is_at("/");
     browser.press("Log in");
     log_in(&browser, "ada", PASSWORD);
-    browser.sees("This username and password do not belong together.");
+    browser.sees("Wrong username or password.");
     assert_eq!(site.count("select count(*) from users"), 0);
 }

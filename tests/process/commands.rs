@@ -1,7 +1,7 @@
 //! The commands besides `serve`.
 //! needs: home, login, signup
 
-use crate::common::{Database, PASSWORD, Server, command_error, command_output};
+use crate::common::{Database, KEY, PASSWORD, Server, command_error, command_output};
 
 #[test]
 fn help_names_every_command() {
@@ -46,37 +46,20 @@ fn the_list_of_routes_says_who_may_enter_and_is_right_about_visitors() {
         let links: Vec<&str> = links.map(|pair| pair[1]).filter(|link| link.starts_with('/')).collect();
         assert!(!links.is_empty(), "{path} links to nothing: {page}");
         for link in links {
-            assert!(routes.iter().any(|route| route[2] == link), "{link} is not on the map:\n{map}");
+            assert!(routes.iter().any(|route| matches(route[2], link)), "{link} is not on the map:\n{map}");
         }
     }
 }
 
-#[test]
-fn the_doctor_finds_nothing_wrong_or_says_what_to_set() {
-    let database = Database::new();
-    let place = [("DATABASE_URL", &*database.url)];
-    let said = command_output(&["doctor"], &place, "");
-    assert!(said.contains("database") && said.contains("0 users"), "{said}");
-    assert!(said.lines().all(|line| line.contains("ok")), "{said}");
-
-    for (name, value) in [("SESSION_IDLE", "soon"), ("PORT", "many"), ("DATABASE_URL", "mysql://localhost/app")] {
-        let said = command_error(&["doctor"], &[(name, value)], "");
-        assert!(said.contains(name), "{said}");
-    }
-    assert!(said.contains("mails stay in this process; 0 waiting, 0 given up"), "{said}");
-    let none = [place[0], ("SMTP_URL", "none")];
-    assert!(command_output(&["doctor"], &none, "").contains("what needs it is hidden"));
-    // Nobody listens at port 1.
-    let nowhere = [place[0], ("SMTP_URL", "smtp://ada:tiger-lily@127.0.0.1:1")];
-    let said = command_error(&["doctor"], &nowhere, "");
-    assert!(said.contains("SMTP_URL") && !said.contains("tiger-lily"), "{said}");
-    let said = command_error(&["doctor"], &[("DATABASE_URL", "postgres://ada:tiger-lily@127.0.0.1:1/app")], "");
-    assert!(said.contains("DATABASE_URL") && !said.contains("tiger-lily"), "{said}");
+/// Whether a path is one of those that a pattern such as `/notes/{id}` stands for.
+fn matches(pattern: &str, path: &str) -> bool {
+    let (pattern, path): (Vec<&str>, Vec<&str>) = (pattern.split('/').collect(), path.split('/').collect());
+    pattern.len() == path.len() && pattern.iter().zip(path).all(|(part, name)| part.starts_with('{') || *part == name)
 }
 
 #[test]
 fn a_user_added_here_can_log_in_there() {
-    let database = Database::new();
+    let database = Database::of_a_site();
     let settings = [("DATABASE_URL", &*database.url), ("PASSWORD_ITERATIONS", "1")];
     for name in ["ada", "bob"] {
         let said = command_output(&["user", "add", name], &settings, &format!("{PASSWORD}\n"));
@@ -108,7 +91,7 @@ fn a_user_added_here_can_log_in_there() {
 
 #[test]
 fn users_are_listed_newest_first() {
-    let database = Database::new();
+    let database = Database::of_a_site();
     let settings = [("DATABASE_URL", &*database.url)];
     assert_eq!(command_output(&["user", "list"], &settings, ""), "");
     let server = Server::on(&database, &[]);
@@ -119,4 +102,60 @@ fn users_are_listed_newest_first() {
     let list = command_output(&["user", "list"], &settings, "");
     let found: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     assert!(found.iter().rev().eq(&names), "{list}");
+}
+
+#[test]
+fn a_command_makes_no_database_and_says_that_there_is_none() {
+    for command in
+        [&["purge"][..], &["reseal"], &["user", "list"], &["user", "add", "ada"], &["user", "reset-link", "ada"]]
+    {
+        let database = Database::new();
+        let password = format!("{PASSWORD}\n");
+        let settings = [("DATABASE_URL", &*database.url), ("PASSWORD_ITERATIONS", "1")];
+        let said = command_error(command, &settings, &password);
+        assert!(said.contains("start the site once"), "{command:?}: {said}");
+        assert_eq!(database.files(), [""; 0], "{command:?}");
+        // A database that something else has made.
+        if let Some(file) = database.url.strip_prefix("sqlite:") {
+            std::fs::write(file, "").unwrap();
+        }
+        database.execute("create table leftovers (id text)");
+        let files = database.files();
+        let said = command_error(command, &settings, &password);
+        assert!(said.contains("start the site once"), "{command:?}: {said}");
+        assert_eq!(database.files(), files, "{command:?}");
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn a_command_in_an_empty_folder_leaves_it_empty() {
+    use crate::common::{Process, latchkey};
+    for command in [&["purge"][..], &["reseal"], &["user", "list"], &["user", "add", "ada"]] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = Process::start_with(&mut latchkey(folder.path(), command, &[]), &format!("{PASSWORD}\n"));
+        let status = process.wait_for_exit(20);
+        assert!(status.code() == Some(1) && process.stderr().contains("data/latchkey.db"), "{command:?}\n{process}");
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0, "{command:?} left something");
+    }
+}
+
+/// Of a site that has stopped, one that runs, and one that was killed.
+#[test]
+fn what_only_reads_changes_no_file_and_works_beside_the_site() {
+    let database = Database::of_a_site();
+    let settings = [("DATABASE_URL", &*database.url), KEY];
+    let password = format!("{PASSWORD}\n");
+    command_output(&["user", "add", "ada"], &[&settings[..], &[("PASSWORD_ITERATIONS", "1")]].concat(), &password);
+    let read = |when: &str| {
+        let before = database.contents();
+        assert!(command_output(&["user", "list"], &settings, "").contains("ada"), "{when}");
+        command_output(&["doctor"], &settings, "");
+        assert_eq!(database.contents(), before, "{when}");
+    };
+    read("stopped");
+    let server = Server::on(&database, &[KEY]);
+    read("running");
+    drop(server);
+    read("killed");
 }

@@ -15,6 +15,7 @@ fn owner(server: &Server, name: &str) -> Browser {
     let mut browser = server.browser();
     browser.sign_up(name).assert_redirect("/");
     browser.post("/logout", &[]).assert_redirect("/");
+    browser.get("/login").assert_contains("You are logged out.");
     assert!(browser.cookies().contains_key("device") && !browser.cookies().contains_key("session_token"));
     browser
 }
@@ -235,7 +236,7 @@ fn after_too_many_failures_the_password_works_only_where_it_did_before() {
         answer.assert_status(422);
     }
     let right = server.browser().log_in("ada");
-    right.assert_status(422).assert_contains("do not belong together");
+    right.assert_status(422).assert_contains("Wrong username or");
     assert_eq!(right.comparable(), wrong[0].comparable());
 
     ada.log_in("ada").assert_redirect("/");

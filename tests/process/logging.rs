@@ -152,7 +152,7 @@ fn a_log_that_is_read_late_says_how_much_was_lost() {
     let mut site = Unread::start(&database, "debug");
     site.answers(4500);
     site.process.read(site.output);
-    let lost = "lines were lost because nobody read the log fast enough";
+    let lost = "lines were lost because the log was not read fast enough";
     assert!(wait_until(10, || site.process.stdout().contains(lost)), "{}", site.process);
 }
 

@@ -2,8 +2,8 @@
 //! needs: email, home, login, password_reset, signup
 
 use crate::common::{
-    Behaviour, Database, PASSWORD, QUIET, Server, Smtp, address_of, assert_all_mails_sent, assert_one_mail_each,
-    message_ids, numbered, sign_up_all, sign_up_fields, site_with_mail, wait_until,
+    Behaviour, Database, Fault, PASSWORD, QUIET, Server, Smtp, Stage, address_of, assert_all_mails_sent,
+    assert_one_mail_each, message_ids, numbered, sign_up_all, sign_up_fields, site_with_mail, wait_until,
 };
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,12 +55,14 @@ fn a_silent_mail_server_changes_nothing_but_when_mails_come() {
 
 #[test]
 fn a_mail_server_that_asks_for_patience_changes_nothing_but_when_mails_come() {
-    assert_nothing_changes_but_delivery(Behaviour::Rejects("451 4.3.0 Later"));
+    assert_nothing_changes_but_delivery(Behaviour::Fails(Stage::Sender, Fault::Refuses("451 4.3.0 Later")));
 }
 
 #[test]
 fn a_mail_that_nobody_will_ever_take_is_given_up_and_can_be_seen() {
-    let (database, smtp) = (Database::new(), Smtp::behaving(Behaviour::Rejects("550 5.1.1 There is nobody here")));
+    let nobody =
+        Behaviour::Fails(Stage::Recipient, Fault::Refuses("550 5.1.1 <ada@example.com>: There is nobody here"));
+    let (database, smtp) = (Database::new(), Smtp::behaving(nobody));
     let server = Server::on(&database, &[("SMTP_URL", &smtp.url)]);
     let mut ada = server.browser();
     ada.sign_up_with_address("ada").assert_redirect("/");
@@ -95,7 +97,8 @@ fn mail_reaches_addresses_with_umlauts_and_with_odd_dots_at_servers_that_know_ne
     }
     assert!(smtp.commands().iter().all(|line| line.is_ascii() && !line.contains("SMTPUTF8")), "{smtp}");
     assert_all_mails_sent(&database, &smtp);
-    smtp.set_behaviour(Behaviour::Rejects("451 4.3.0 \"a..b\"@docomo.ne.jp: later"));
+    let later = Fault::Refuses("451 4.3.0 \"a..b\"@docomo.ne.jp: later");
+    smtp.set_behaviour(Behaviour::Fails(Stage::Recipient, later));
     server.browser().post("/password-reset", &[("email", "a..b@docomo.ne.jp")]).assert_redirect("/password-reset");
     assert!(wait_until(10, || !server.lines_with("will be retried").is_empty()), "{}", *server);
     assert!(!server.stdout().contains("a..b"), "the log tells an address:\n{}", *server);

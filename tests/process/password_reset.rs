@@ -14,7 +14,7 @@ fn a_user_who_cannot_recover_gets_a_link_from_the_operator() {
     let link = command_output(&["user", "reset-link", "ada"], &settings, "");
     let path = link.trim().strip_prefix(&site).unwrap();
     server.browser().get(path).assert_status(200).assert_contains("ada");
-    server.browser().post(path, &password_fields(NEW_PASSWORD)).assert_redirect("/login");
+    server.browser().post(path, &password_fields(NEW_PASSWORD)).assert_redirect("/login?username=ada");
     ada.assert_logged_out();
     server.browser().log_in_with("ada", NEW_PASSWORD).assert_redirect("/");
     server.browser().get(path).assert_status(404);

@@ -8,7 +8,7 @@ fn nothing_that_was_prepared_opens_the_account_once_the_owner_of_the_address_has
     let (database, smtp, server) = site_with_mail(&[]);
     let mut mallory = server.browser();
     mallory.sign_up_with_address("ada").assert_redirect("/");
-    let codes = mallory.post("/account/recovery-codes", &[]).assert_status(200).recovery_codes();
+    let codes = mallory.make_recovery_codes();
     let mut pending = server.browser();
     let answer = pending.post("/recovery", &[("username", "ada"), ("code", &codes[0])]);
     let opened = answer.assert_status(303).header("location").unwrap().to_string();
@@ -35,7 +35,7 @@ fn nothing_that_was_prepared_opens_the_account_once_the_owner_of_the_address_has
         server.browser().post("/recovery", &[("username", "ada"), ("code", code)]).assert_status(422);
     }
     mallory.log_in_with("ada", PASSWORD).assert_status(422);
-    ada.post(&choose, &password_fields(NEW_PASSWORD)).assert_redirect("/login");
+    ada.post(&choose, &password_fields(NEW_PASSWORD)).assert_redirect("/login?username=ada");
     mallory.log_in_with("ada", PASSWORD).assert_status(422);
     ada.log_in_with("ada@example.com", NEW_PASSWORD).assert_redirect("/");
     ada.assert_logged_in("ada");
@@ -45,10 +45,10 @@ fn nothing_that_was_prepared_opens_the_account_once_the_owner_of_the_address_has
 fn a_reset_takes_nothing_from_an_account_whose_address_was_proven_before() {
     let (database, smtp, server) = site_with_mail(&[]);
     let mut ada = smtp.person(&server, "ada");
-    ada.post("/account/recovery-codes", &[]).assert_status(200);
+    ada.make_recovery_codes();
     server.browser().post("/password-reset", &[("email", "ada@example.com")]).assert_redirect("/password-reset");
     let link = smtp.take_mail("ada@example.com", "/password-reset/").link("/password-reset/");
-    server.browser().post(&link, &password_fields(NEW_PASSWORD)).assert_redirect("/login");
+    server.browser().post(&link, &password_fields(NEW_PASSWORD)).assert_redirect("/login?username=ada");
     ada.assert_logged_out();
     assert_eq!(database.count("select count(*) from recovery_codes"), 10);
 }

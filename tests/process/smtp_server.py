@@ -1,6 +1,7 @@
 """A mail server for smtp_server.rs: aiosmtpd with TLS and a log-in.
 
-server.py MODE CERTIFICATE KEY PASSWORD, where MODE is starttls or tls. It prints its port, and each mail that it
+server.py MODE CERTIFICATE KEY PASSWORD, where MODE is starttls, tls, or optional for STARTTLS and a log-in
+that need not be used. It prints its port, and each mail that it
 takes as a line of JSON. The name to log in with is latchkey.
 """
 
@@ -34,6 +35,8 @@ def conversation():
     settings = {"authenticator": authenticate, "auth_required": True}
     if mode == "starttls":
         return SMTP(Printer(), tls_context=context, require_starttls=True, **settings)
+    if mode == "optional":
+        return SMTP(Printer(), tls_context=context)
     return SMTP(Printer(), auth_require_tls=False, **settings)
 
 

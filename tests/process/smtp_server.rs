@@ -134,7 +134,7 @@ fn confirm_and_reset(mode: &str, scheme: &str) {
     forgetful.post("/password-reset", &[("email", "Ada@Example.com")]).assert_redirect("/password-reset");
     let reset = mail_server.link("ada@example.com", "/password-reset/");
     forgetful.get(&reset).assert_status(200);
-    forgetful.post(&reset, &password_fields(NEW_PASSWORD)).assert_redirect("/login");
+    forgetful.post(&reset, &password_fields(NEW_PASSWORD)).assert_redirect("/login?username=ada");
     forgetful.log_in_with("ada@example.com", NEW_PASSWORD).assert_redirect("/");
     forgetful.assert_logged_in("ada");
     ada.assert_logged_out();
@@ -204,4 +204,79 @@ fn a_wrong_password_for_the_mail_server_keeps_the_mail_until_it_is_mended() {
     let server = site(&database, &mail_server.url("smtp", SMTP_PASSWORD), &ca);
     let confirm = mail_server.link("ada@example.com", "/email/");
     server.browser().post(&confirm, &[]).assert_status(303);
+}
+
+/// A certificate that nobody else has signed, as distributions and people make them, with its key.
+fn self_signed(folder: &Path, extensions: &str) -> [PathBuf; 2] {
+    let files = ["own.pem", "own.key"].map(|file| folder.join(file));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-noenc", "-days", "2", "-subj", "/CN=mail.example.com"]);
+    openssl.args(extensions.split_whitespace()).arg("-out").arg(&files[0]).arg("-keyout").arg(&files[1]);
+    let output = openssl.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    files
+}
+
+/// What `openssl req -x509` makes is an authority and names no host; what Debian makes for a new machine is neither.
+const MADE_BY: [&str; 2] =
+    ["", "-addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:mail.example.com"];
+
+#[test]
+#[ignore = "needs aiosmtpd and openssl; .ci/run runs them"]
+fn a_server_with_a_certificate_of_its_own_is_trusted_where_the_site_is_given_it() {
+    for extensions in MADE_BY {
+        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let [certificate, key] = self_signed(folder.path(), extensions);
+        let [of_another, _] = self_signed(other.path(), extensions);
+        for (mode, scheme) in [("starttls", "smtp"), ("tls", "smtps")] {
+            let mail_server = MailServer::start(mode, [certificate.clone(), key.clone()]);
+            let url = mail_server.url(scheme, SMTP_PASSWORD);
+            let site = |database: &Database, ca: &Path| {
+                Server::on(database, &[("SMTP_URL", &*url), ("SMTP_CA", ca.to_str().unwrap())])
+            };
+            let database = Database::new();
+            let server = site(&database, &of_another);
+            let log = assert_nothing_is_sent(&database, &mail_server, &server);
+            assert!(log.contains("certificate"), "the log does not say why:\n{log}");
+            let database = Database::new();
+            let server = site(&database, &certificate);
+            sign_up_and_give_address(&server, "ada");
+            mail_server.link("ada@example.com", "/email/");
+            assert!(server.lines_with("WARN").is_empty(), "{}", *server);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs aiosmtpd and openssl; .ci/run runs them"]
+fn a_server_on_this_machine_takes_mails_without_tls_where_the_site_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let mail_server = MailServer::start("optional", self_signed(folder.path(), MADE_BY[1]));
+    for (host, query, is_sent) in
+        [("localhost", "?tls=none", true), ("127.0.0.1", "?tls=none", true), ("localhost", "", false)]
+    {
+        let database = Database::new();
+        let url = format!("smtp://{host}:{}{query}", mail_server.port);
+        let server = Server::on(&database, &[("SMTP_URL", &*url)]);
+        let name = format!("p{}{}", host.len(), query.len());
+        sign_up_and_give_address(&server, &name);
+        if is_sent {
+            mail_server.link(&address_of(&name), "/email/");
+        } else {
+            assert!(wait_until(10, || !server.lines_with("certificate").is_empty()), "{}", *server);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs aiosmtpd and openssl; .ci/run runs them"]
+fn who_gives_the_wrong_scheme_is_told_within_seconds() {
+    let ca = Authority::new();
+    for (mode, scheme, right) in [("tls", "smtp", "smtps://"), ("starttls", "smtps", "smtp://")] {
+        let mail_server = MailServer::start(mode, ca.certify("localhost"));
+        let database = Database::new();
+        let server = site(&database, &mail_server.url(scheme, SMTP_PASSWORD), &ca);
+        sign_up_and_give_address(&server, "ada");
+        assert!(wait_until(6, || !server.lines_with(right).is_empty()), "{}", *server);
+    }
 }

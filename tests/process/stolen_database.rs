@@ -13,6 +13,7 @@ fn people(server: &Server) -> Vec<Browser> {
     phone.post("/login", &[("username", "ada"), ("password", PASSWORD), ("stay", "on")]).assert_redirect("/");
     logged_out.log_in("ada").assert_redirect("/");
     logged_out.post("/logout", &[]).assert_redirect("/");
+    logged_out.get("/login").assert_contains("You are logged out.");
     for name in ["ada", "bob", "nobody", "nobody@example.com"] {
         server.browser().log_in_with(name, "not the password").assert_status(422);
     }

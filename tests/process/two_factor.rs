@@ -3,7 +3,7 @@
 
 use crate::common::{
     Answer, Browser, Database, KEY, NEW_PASSWORD, PASSWORD, Process, Server, Signal, form, latchkey, password_fields,
-    run_alone, send_at_once,
+    run_alone, send_at_once, wait_until,
 };
 use std::process::Command;
 use std::thread::sleep;
@@ -37,11 +37,11 @@ impl Phone {
     #[track_caller]
     fn set_up(browser: &mut Browser) -> Phone {
         wait_for_step();
-        let key = key_of(browser.post("/account/two-factor/start", &[]).assert_status(200));
+        let key = begin_set_up(browser);
         let totp = Builder::new().with_secret(Secret::try_from_base32(&key).unwrap()).build().unwrap();
         let code = totp.generate(now() - 30).to_string();
-        let page = browser.post("/account/two-factor/confirm", &[("code", &code)]);
-        Phone { key, totp, recovery_codes: page.assert_status(200).recovery_codes() }
+        send(browser, CONFIRM, &code).assert_redirect("/account/recovery-codes");
+        Phone { key, totp, recovery_codes: browser.get("/account/recovery-codes").recovery_codes() }
     }
 
     fn code(&self) -> String {
@@ -55,9 +55,13 @@ impl Phone {
     }
 }
 
-/// The key that a page shows for typing.
+const CONFIRM: &str = "/account/two-factor/confirm";
+
+/// Returns the key that the page shows for typing.
 #[track_caller]
-fn key_of(page: &Answer) -> String {
+fn begin_set_up(browser: &mut Browser) -> String {
+    browser.post("/account/two-factor/start", &[]).assert_redirect(CONFIRM);
+    let page = browser.get(CONFIRM);
     let (_, rest) = page.body.split_once("<code id=\"totp-key\">").unwrap_or_else(|| panic!("no key: {page}"));
     rest.split('<').next().unwrap().replace(' ', "")
 }
@@ -231,6 +235,142 @@ fn a_new_key_seals_what_an_old_one_has_and_the_app_goes_on_with_it() {
     send(&mut enter_password(&server), LOG_IN, &phone.code()).assert_redirect("/");
 }
 
+/// The lines of its log about values that do not open, once the start has looked for them.
+fn lines_about_keys(server: &Server) -> Vec<String> {
+    let lines = || server.lines_with("sealed with a key that the site does not have");
+    wait_until(10, || !lines().is_empty());
+    lines()
+}
+
+#[test]
+fn when_the_key_is_lost_the_log_says_so_and_people_are_told_what_helps_and_are_not_locked_out() {
+    const COUNTED: &str = "select count(*) from limits where count > 0";
+    let database = Database::new();
+    let server = Server::on(&database, &[KEY]);
+    let (mut ada, mut bob, mut eve) = (server.browser(), server.browser(), server.browser());
+    ada.sign_up("ada").assert_redirect("/");
+    bob.sign_up("bob").assert_redirect("/");
+    eve.sign_up("eve").assert_redirect("/");
+    let phone = Phone::set_up(&mut ada);
+    let (bobs, unfinished) = (Phone::set_up(&mut bob), begin_set_up(&mut eve));
+    let limits = database.count(COUNTED);
+    drop(server);
+
+    let new = ("SECRET_KEY", "another key for tests alone with 32 bytes or more");
+    let server = Server::on(&database, &[new]);
+    let lines = lines_about_keys(&server);
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    for words in ["WARN", "2 of totp", "only by a recovery code", "add that key at the end of SECRET_KEY"] {
+        assert!(line.contains(words), "{words:?} is missing: {line}");
+    }
+    let (mut browser, mut ada) = (enter_password(&server), ada.also_at(server.port));
+    for path in [LOG_IN, "/account/two-factor/off", "/confirm"].repeat(7) {
+        let browser = if path == LOG_IN { &mut browser } else { &mut ada };
+        let answer = send(browser, path, &phone.code());
+        answer.assert_status(422).assert_contains("cannot check codes from your app").assert_contains("recovery code");
+    }
+    assert_eq!(database.count("select count(*) from events where kind in ('wrong_code', 'codes_locked')"), 0);
+    assert_eq!(database.count(COUNTED), limits);
+    assert_eq!(server.lines_with("sealed with a key that the site does not have").len(), 2, "{}", *server);
+
+    // Recovery codes work at once, also to turn it off; then an app can be set up again.
+    send(&mut browser, LOG_IN, &phone.recovery_codes[0]).assert_redirect("/");
+    send(&mut browser, "/account/two-factor/off", &phone.recovery_codes[1]).assert_redirect("/account/two-factor");
+    let phone = Phone::set_up(&mut browser);
+    send(&mut enter_password(&server), LOG_IN, &phone.code()).assert_redirect("/");
+    // What was begun before is begun again.
+    let mut eve = eve.also_at(server.port);
+    eve.get(CONFIRM).assert_redirect("/account/two-factor");
+    send(&mut eve, CONFIRM, "123456").assert_redirect("/account/two-factor");
+    assert_ne!(begin_set_up(&mut eve), unfinished);
+    Phone::set_up(&mut eve);
+    drop(server);
+
+    // With both keys everybody's app works.
+    let both = format!("{},{}", new.1, KEY.1);
+    let server = Server::on(&database, &[("SECRET_KEY", &both)]);
+    let mut browser = server.browser();
+    browser.log_in("bob").assert_redirect(LOG_IN);
+    send(&mut browser, LOG_IN, &bobs.code()).assert_redirect("/");
+    assert!(server.lines_with("a key that the site does not have").is_empty(), "{}", *server);
+}
+
+#[test]
+fn sealing_again_leaves_what_no_key_opens_as_it_is_and_fails() {
+    let database = Database::new();
+    let [lost, old, new] =
+        [KEY.1, "the second key for tests alone of 32 bytes", "the third key for tests alone of 32 bytes"];
+    let mut phones = Vec::new();
+    for (name, key) in [("ada", lost), ("bob", old), ("eve", new)] {
+        let server = Server::on(&database, &[("SECRET_KEY", key)]);
+        let mut browser = server.browser();
+        browser.sign_up(name).assert_redirect("/");
+        phones.push(Phone::set_up(&mut browser));
+    }
+    let reseal = |keys: &str| {
+        let (settings, folder) =
+            ([("DATABASE_URL", &*database.url), ("SECRET_KEY", keys)], tempfile::tempdir().unwrap());
+        let mut reseal = Process::start(&mut latchkey(folder.path(), &["reseal"], &settings));
+        (reseal.wait_for_exit(20).code(), reseal.stdout(), reseal.stderr())
+    };
+    let doctor = |keys: &str| {
+        let (settings, folder) =
+            ([("DATABASE_URL", &*database.url), ("SECRET_KEY", keys), ("PORT", "0")], tempfile::tempdir().unwrap());
+        let mut doctor = Process::start(&mut latchkey(folder.path(), &["doctor"], &settings));
+        (doctor.wait_for_exit(20).code(), doctor.lines_with("secrets ").join("\n"))
+    };
+    let (code, said) = doctor(&format!("{new},{old}"));
+    assert!(
+        code == Some(1) && said.contains("wrong: 1 of totp are sealed with a key that the site does not have"),
+        "{said}"
+    );
+    assert!(said.contains("warning: 1 of totp are sealed with an older key: run latchkey reseal"), "{said}");
+    for sealed_again in [1, 0] {
+        let (code, said, complaint) = reseal(&format!("{new},{old}"));
+        assert_eq!((code, said.trim()), (Some(1), &*format!("totp: {sealed_again} sealed again")), "{complaint}");
+        let words = "1 of totp are sealed with a key that the site does not have";
+        assert!(complaint.contains(words) && complaint.lines().count() == 1, "{complaint}");
+    }
+    let (code, said) = doctor(&format!("{new},{old}"));
+    assert!(code == Some(1) && said.contains("1 of totp") && !said.contains("reseal"), "{said}");
+    // It says what to do, and that works.
+    assert!(said.contains(": add that key at the end of SECRET_KEY, after a comma"), "{said}");
+    let (code, said) = doctor(&format!("{new},{lost}"));
+    assert!(code == Some(0) && said.ends_with("run latchkey reseal"), "{said}");
+    let (code, said, complaint) = reseal(&format!("{new},{lost}"));
+    assert_eq!((code, &*complaint), (Some(0), ""), "{said}");
+    let name = |name: &str| format!("(select id from users where username = '{name}')");
+    database.execute(&format!("create table kept as select secret from totp where user_id = {}", name("ada")));
+    database.execute(&format!(
+        "update totp set secret = (select secret from totp where user_id = {}) where user_id = {}",
+        name("bob"),
+        name("ada")
+    ));
+    let (code, said) = doctor(new);
+    let words = "1 of totp were changed or moved after they were sealed";
+    assert!(code == Some(1) && said.contains(words) && !said.contains("SECRET_KEY"), "{said}");
+    let (code, _, complaint) = reseal(new);
+    assert!(code == Some(1) && complaint.contains(words) && !complaint.contains("SECRET_KEY"), "{complaint}");
+    database.execute(&format!(
+        "update totp set secret = (select secret from kept) where user_id = {}; drop table kept",
+        name("ada")
+    ));
+    // Whoever has not finished a set-up is not locked out.
+    database
+        .execute("update totp set confirmed_at = null where user_id in (select id from users where username = 'eve')");
+    let (code, said) = doctor("a fourth key for tests alone of 32 bytes");
+    assert!(code == Some(1) && said.contains("2 of totp are sealed with a key"), "{said}");
+    database.execute("update totp set confirmed_at = created_at where confirmed_at is null");
+    let (code, said) = doctor(new);
+    assert!(code == Some(0) && said.ends_with("ok: all 3 of totp are sealed with the newest key"), "{said}");
+    let server = Server::on(&database, &[("SECRET_KEY", new)]);
+    for (name, phone) in ["ada", "bob", "eve"].into_iter().zip(&phones) {
+        let mut browser = server.browser();
+        browser.log_in(name).assert_redirect(LOG_IN);
+        send(&mut browser, LOG_IN, &phone.code()).assert_redirect("/");
+    }
+}
+
 #[test]
 fn a_new_password_is_no_way_around_the_second_factor() {
     let server = Server::start(&[KEY]);
@@ -240,7 +380,7 @@ fn a_new_password_is_no_way_around_the_second_factor() {
     let mut browser = server.browser();
     let answer = browser.post("/recovery", &[("username", "ada"), ("code", &phone.recovery_codes[0])]);
     let link = answer.assert_status(303).header("location").unwrap().to_string();
-    browser.post(&link, &password_fields(NEW_PASSWORD)).assert_redirect("/login");
+    browser.post(&link, &password_fields(NEW_PASSWORD)).assert_redirect("/login?username=ada");
     browser.log_in_with("ada", NEW_PASSWORD).assert_redirect(LOG_IN);
     browser.assert_logged_out();
     // The recovery code that led to the new password is spent.
@@ -260,9 +400,9 @@ fn a_thief_of_a_session_and_the_password_gets_no_codes_to_turn_it_off_with() {
     ada.post("/confirm", &[("password", PASSWORD)]).assert_redirect("/");
     let to_confirm = "/confirm?second=yes&next=%2Faccount";
     ada.post("/account/recovery-codes", &[]).assert_redirect(to_confirm);
-    ada.get(to_confirm).assert_contains("the password is not enough");
+    ada.get(to_confirm).assert_contains("A password is not enough");
     send(&mut ada, "/confirm", &phone.code()).assert_redirect("/");
-    ada.post("/account/recovery-codes", &[]).assert_status(200).assert_contains("recovery-code");
+    assert_eq!(ada.make_recovery_codes().len(), 10);
 }
 
 /// The code that Debian's oathtool shows at this time.
@@ -282,11 +422,11 @@ fn another_authenticator_shows_the_codes_that_are_asked_for() {
     let mut ada = first.browser();
     ada.sign_up("ada").assert_redirect("/");
     wait_for_step();
-    let key = key_of(ada.post("/account/two-factor/start", &[]).assert_status(200));
+    let key = begin_set_up(&mut ada);
     for time in ["60 seconds ago", "30 seconds"] {
-        send(&mut ada, "/account/two-factor/confirm", &oathtool(&key, time)).assert_status(422);
+        send(&mut ada, CONFIRM, &oathtool(&key, time)).assert_status(422);
     }
-    send(&mut ada, "/account/two-factor/confirm", &oathtool(&key, "30 seconds ago")).assert_status(200);
+    send(&mut ada, CONFIRM, &oathtool(&key, "30 seconds ago")).assert_redirect("/account/recovery-codes");
     let (mut browser, code) = (enter_password(&first), oathtool(&key, "now"));
     send(&mut browser, LOG_IN, &oathtool(&key, "30 seconds ago")).assert_status(422);
     send(&mut browser.also_at(second.port), LOG_IN, &code).assert_redirect("/");

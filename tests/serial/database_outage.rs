@@ -2,7 +2,9 @@
 //! logged out but who wants to be.
 //! needs: health, home, login, signup
 
-use crate::common::{Answer, Browser, Connection, Database, Proxy, Route, Server, routes, run_with_others, wait_until};
+use crate::common::{
+    Answer, Browser, Connection, Database, Proxy, Route, Server, Signal, routes, run_with_others, wait_until,
+};
 use std::fs::{File, remove_file};
 use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
@@ -132,6 +134,46 @@ fn without_its_database_it_asks_for_patience_and_logs_nobody_out() {
     server.browser().log_in("ada").assert_redirect("/");
 }
 
+#[test]
+fn it_stops_soon_also_without_its_database() {
+    let _shared = run_with_others();
+    let Some(database) = postgres() else { return };
+    let proxy = Proxy::to(&database.url);
+    let mut server = Server::on(&database, &[("DATABASE_URL", &proxy.url)]);
+    proxy.cut();
+    thread::sleep(Duration::from_secs(1));
+    server.signal(Signal::TERM);
+    let status = server.wait_for_exit(5);
+    assert!(status.success(), "{status}:\n{}", *server);
+}
+
+/// Sessions can be read and not be written, because somebody holds a lock, as the making of an index does.
+#[test]
+fn a_right_password_that_met_an_outage_does_not_count_as_wrong() {
+    let _shared = run_with_others();
+    let Some(database) = postgres() else { return };
+    let name = database.url.rsplit_once('/').unwrap().1.to_string();
+    database.execute(&format!("alter database {name} set lock_timeout = '50ms'"));
+    let server = Server::on(&database, &[]);
+    server.browser().sign_up("ada").assert_redirect("/");
+    let lock = "begin; lock table sessions in share mode; select pg_sleep(4); commit";
+    thread::scope(|scope| {
+        let locked = scope.spawn(|| database.execute(lock));
+        assert!(wait_until(2, || log_in(&server).status == 503), "{}", *server);
+        for _ in 0..12 {
+            assert_patience(&log_in(&server));
+        }
+        assert!(!locked.is_finished(), "it took too long");
+    });
+    log_in(&server).assert_redirect("/");
+    let kept = "select count(*) from events where kind in ('log_in_failed', 'throttled')";
+    assert_eq!(database.count(kept), 0, "{}", *server);
+    for _ in 0..5 {
+        server.browser().post("/login", &[("username", "ada"), ("password", "a guess")]).assert_status(422);
+    }
+    log_in(&server).assert_status(429);
+}
+
 const READY: &str = "ready\n";
 const DEGRADED: &str = "degraded: cannot write\n";
 
@@ -210,7 +252,7 @@ fn write_again_within_a_second(server: &Server, refuse: impl FnOnce(), accept: i
     readers.into_iter().for_each(|reader| reader.join().unwrap());
     assert!(read.load(SeqCst) > 20, "only {} pages were read", read.load(SeqCst));
     server.browser().sign_up("bob").assert_redirect("/");
-    assert!(wait_until(2, || server.lines_with("can be written again").len() == 1), "{}", **server);
+    assert!(wait_until(2, || server.lines_with("accepts writes again").len() == 1), "{}", **server);
 }
 
 #[test]

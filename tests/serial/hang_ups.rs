@@ -11,27 +11,33 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// With these a password takes long enough to hang up in the middle.
-const SLOW_HASHING: (&str, &str) = ("PASSWORD_ITERATIONS", "4000000");
+/// With these a password takes long enough to hang up in the middle, and sign-ups wait for each other as long as it takes.
+const SLOW_HASHING: &[(&str, &str)] =
+    &[("PASSWORD_ITERATIONS", "10000000"), ("HASH_WAIT", "60s"), ("HANDLER_TIMEOUT", "60s"), ("DRAIN_TIMEOUT", "60s")];
 
-/// Sends a sign-up and hangs up while the password is hashed.
-fn sign_up_and_hang_up(server: &Server, name: &str) {
-    let mut visitor = Connection::open(server.port).unwrap();
-    visitor.send(form("/signup", "", &sign_up_fields(name))).unwrap();
-    thread::sleep(Duration::from_millis(40));
-    assert!(visitor.is_quiet(), "it was answered before the client could hang up");
+/// Sends a sign-up for each name and disconnects while the first passwords are hashed.
+fn sign_up_and_hang_up(server: &Server, names: &[String]) {
+    let send = |name: &String| {
+        let mut visitor = Connection::open(server.port).unwrap();
+        visitor.send(form("/signup", "", &sign_up_fields(name))).unwrap();
+        visitor
+    };
+    let visitors: Vec<Connection> = names.iter().map(send).collect();
+    thread::sleep(Duration::from_millis(500));
+    for visitor in visitors {
+        assert!(visitor.is_quiet(), "it was answered before the client could hang up");
+    }
 }
 
 #[test]
 fn a_sign_up_is_done_whole_although_its_client_hangs_up() {
     let _shared = run_with_others();
     let database = Database::new();
-    let server = Server::on(&database, &[SLOW_HASHING]);
-    let names = numbered("ada", 5);
-    names.iter().for_each(|name| sign_up_and_hang_up(&server, name));
+    let server = Server::on(&database, SLOW_HASHING);
+    sign_up_and_hang_up(&server, &numbered("ada", 5));
     for rows in ["users", "passwords", "sessions", "events where kind = 'signed_up'"] {
         let all = || database.count(&format!("select count(*) from {rows}")) == 5;
-        assert!(wait_until(10, all), "not all {rows} are there:\n{}", *server);
+        assert!(wait_until(60, all), "not all {rows} are there:\n{}", *server);
     }
 }
 
@@ -39,10 +45,10 @@ fn a_sign_up_is_done_whole_although_its_client_hangs_up() {
 fn a_stop_waits_for_what_clients_have_begun_that_hung_up() {
     let _shared = run_with_others();
     let database = Database::new();
-    let mut server = Server::on(&database, &[SLOW_HASHING]);
-    sign_up_and_hang_up(&server, "ada");
+    let mut server = Server::on(&database, SLOW_HASHING);
+    sign_up_and_hang_up(&server, &numbered("ada", 1));
     server.signal(Signal::TERM);
-    let status = server.wait_for_exit(10);
+    let status = server.wait_for_exit(60);
     assert!(status.success(), "it ended with {status}:\n{}", *server);
     assert_eq!(database.count("select count(*) from users"), 1, "{}", *server);
 }

@@ -18,3 +18,4 @@ mod memory;
 mod serve_shutdown;
 mod serve_timeouts;
 mod signup_load;
+mod slow_database;

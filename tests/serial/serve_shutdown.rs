@@ -89,7 +89,7 @@ fn a_stop_under_load_loses_no_answer() {
         assert!(slow.is_quiet(), "the slow request was answered before the stop");
         stopping.store(true, SeqCst);
         server.signal(Signal::TERM);
-        slow.answer().unwrap().assert_status(422).assert_contains("do not belong together");
+        slow.answer().unwrap().assert_status(422).assert_contains("Wrong username or");
     });
     let status = server.wait_for_exit(20);
     assert!(status.success(), "it ended with {status}:\n{}", *server);
@@ -117,4 +117,49 @@ fn requests_from_before_the_stop_are_answered() {
     let lost = answers.iter().filter(|answer| !answer.as_ref().is_ok_and(|answer| answer.status == 200)).count();
     let status = server.wait_for_exit(20);
     assert!(lost == 0 && status.success(), "{lost} of 50 were lost, and it ended with {status}:\n{}", *server);
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let _alone = run_alone();
+    for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM), (Signal::TERM, Signal::INT)] {
+        let (first, second) = if cfg!(unix) { (first, second) } else { (Signal::TERM, Signal::TERM) };
+        let mut server = Server::start(&[("PASSWORD_ITERATIONS", "400000000")]);
+        let mut slow = Connection::open(server.port).unwrap();
+        slow.send(slow_log_in()).unwrap();
+        assert!(slow.is_quiet(), "the slow request was answered before the stop");
+        server.signal(first);
+        let refuses = || Connection::open(server.port).is_err();
+        assert!(wait_until(5, refuses), "it does not stop:\n{}", *server);
+        assert!(!server.has_ended(), "it did not wait for the request:\n{}", *server);
+        server.signal(second);
+        let asked = Instant::now();
+        let status = server.wait_for_exit(5);
+        assert!(asked.elapsed() < Duration::from_secs(1), "it took {:?}", asked.elapsed());
+        assert_eq!(status.code(), Some(1), "{}", *server);
+        assert!(server.stderr().contains("asked twice to stop"), "{}", *server);
+    }
+}
+
+/// A closed terminal sends it, and so may its shell.
+#[cfg(unix)]
+#[test]
+fn a_second_hang_up_does_not_end_it_and_one_that_is_ignored_does_nothing() {
+    let _alone = run_alone();
+    let mut server = Server::start(&[("PASSWORD_ITERATIONS", "4000000")]);
+    let mut slow = Connection::open(server.port).unwrap();
+    slow.send(slow_log_in()).unwrap();
+    assert!(slow.is_quiet(), "the slow request was answered before the stop");
+    for _ in 0..3 {
+        server.signal(Signal::HUP);
+        thread::sleep(Duration::from_millis(50));
+    }
+    slow.answer().unwrap().assert_status(422);
+    assert!(server.wait_for_exit(20).success(), "{}", *server);
+    if cfg!(target_os = "linux") {
+        let server = Server::with_hang_up_ignored(&[]);
+        server.signal(Signal::HUP);
+        thread::sleep(Duration::from_millis(300));
+        server.browser().get("/").assert_status(200);
+    }
 }

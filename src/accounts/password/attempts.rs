@@ -1,55 +1,52 @@
-//! Counts attempts at passwords, before they are verified.
+//! Counts attempts at passwords before they are verified.
 //!
-//! An attempt counts and is recorded as failed in one transaction, so whoever disconnects in the middle, and whatever
-//! becomes of the process, what counts is there for its user to see. A right password takes both back.
+//! An attempt is counted and recorded as failed in one transaction, so it is visible to the user even if the client
+//! disconnects or the process ends. A right password takes both back, and so does an attempt that cannot be decided.
 
 use crate::accounts::event::{self, Cause, Event};
 use crate::accounts::{client::Client, user};
 use crate::base::{Backoff, Result};
 use crate::db::rate_limit::{self, AddressLimit, Key};
 use crate::db::{Connection, Database, now_in_milliseconds, refusals::Refusals};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-pub const LOG_IN_FAILED: Event = Event::named("log_in_failed", "A password was wrong").caused_by(Cause::Intruder);
-pub const THROTTLED: Event = Event::named("throttled", "Too many wrong passwords: the next attempts have to wait")
+pub const LOG_IN_FAILED: Event = Event::named("log_in_failed", "Wrong password").caused_by(Cause::Intruder);
+pub const THROTTLED: Event = Event::named("throttled", "Too many wrong passwords: further attempts have to wait")
     .caused_by(Cause::Intruder)
     .with_notice(
         "Too many wrong passwords",
-        "Somebody tried several passwords for your account, and none was right. The next attempts have to wait a while. \
-         If it was not you, you need not do anything: nobody has come in that way.",
+        "Someone entered several wrong passwords for your account. Further attempts have to wait a while. If it \
+         was not you, you do not need to do anything: nobody got into your account.",
     );
 
-/// What an attempt is counted under. A device that the user has logged in with before has a budget of its own, so that
-/// guessing cannot lock the owner out. Everybody else shares the account's, and that of their network address.
+/// The counters of an attempt. A device that the user has logged in with before has its own, so that guessing cannot
+/// lock the owner out. All others share those of the account and of their network address.
 pub struct AttemptBudget {
     backoff: Backoff,
-    /// Of unknown devices only.
+    /// Only for unknown devices.
     address: Option<AddressLimit>,
-    /// The name as it was typed on an unknown device. If there is one, only this counter
-    /// can refuse an attempt as too early. Refusing by the account's counter would reveal which username and which e-mail
-    /// address belong together.
-    typed: Option<Counter>,
-    /// The account's or the device's.
-    own: Counter,
-    /// When the attempt was counted, in milliseconds.
+    /// The name as typed on an unknown device. If there is one, only its counter can refuse an attempt as too early. A
+    /// refusal by the account's counter would reveal which username and e-mail address belong together.
+    typed: Option<Key>,
+    /// That of the account or the device.
+    own: Key,
+    spent: OnceLock<Spent>,
+}
+
+/// What an attempt was counted as.
+struct Spent {
+    user_id: String,
+    /// When, in milliseconds.
     at: i64,
-    /// The ids of the events that say that it failed.
+    /// The number of this attempt in a row, by the typed name and by the account or device, if it counts there.
+    typed: Option<i64>,
+    own: Option<i64>,
+    /// The ids of the events that record it as failed. It counts as long as they exist.
     events: Vec<String>,
 }
 
-struct Counter {
-    key: Key,
-    /// The number of this attempt in a row, if it has been counted.
-    count: Option<i64>,
-}
-
-impl Counter {
-    fn new(key: Key) -> Counter {
-        Counter { key, count: None }
-    }
-}
-
-/// Looks whether this process has refused such an attempt, and remembers it.
+/// Checks whether this process remembers that such an attempt has to be refused.
 ///
 /// # Errors
 /// [`crate::base::error::Error::TooMany`] when it does.
@@ -60,28 +57,20 @@ pub fn check_remembered(refusals: &Refusals, address: Option<&AddressLimit>, dec
 
 impl AttemptBudget {
     pub fn of_device(id: &str, backoff: Backoff) -> AttemptBudget {
-        let own = Counter::new(Key::new("device", id));
-        AttemptBudget { backoff, address: None, typed: None, own, at: 0, events: Vec::new() }
+        AttemptBudget { backoff, address: None, typed: None, own: Key::new("device", id), spent: OnceLock::new() }
     }
 
     pub fn of_account(account: Key, typed: Option<Key>, address: AddressLimit, backoff: Backoff) -> AttemptBudget {
-        AttemptBudget {
-            backoff,
-            address: Some(address),
-            typed: typed.map(Counter::new),
-            own: Counter::new(account),
-            at: 0,
-            events: Vec::new(),
-        }
+        AttemptBudget { backoff, address: Some(address), typed, own: account, spent: OnceLock::new() }
     }
 
-    /// Looks whether the attempt would come too early. This waits for nobody, so a crowd that is refused keeps nobody waiting,
-    /// least of all the user, whose row [`AttemptBudget::spend`] locks.
+    /// Checks whether the attempt comes too early. This takes no locks, so a flood of refused attempts does not delay
+    /// others, especially the user, whose row [`AttemptBudget::spend`] locks.
     ///
     /// # Errors
     /// [`crate::base::error::Error::TooMany`] when it would.
     pub async fn check(&self, db: &Database) -> Result<()> {
-        let decides = &self.typed.as_ref().unwrap_or(&self.own).key;
+        let decides = self.typed.as_ref().unwrap_or(&self.own);
         check_remembered(&db.refusals, self.address.as_ref(), decides)?;
         let check = async |db: &mut Connection| {
             if let Some(address) = &self.address {
@@ -92,78 +81,83 @@ impl AttemptBudget {
         db.read(check).await
     }
 
-    /// Counts the attempt, and records that it failed. Whether it did turns out `within` this time.
+    /// Counts the attempt, and records that it failed. It is decided `within` this time.
     ///
     /// # Errors
     /// [`crate::base::error::Error::TooMany`] when it comes too early.
-    // In all of these the user comes first, if any, then the address, and the account last, so that no two transactions
-    // deadlock.
+    // All of these lock the user first, if there is one, then the address, and the account last, so that transactions
+    // do not deadlock.
     pub async fn spend(
-        &mut self,
+        &self,
         db: &mut Connection,
         user_id: Option<&str>,
         client: &Client,
         within: Duration,
     ) -> Result<()> {
-        // A user who has just been deleted is not named in an event any more.
-        let exists = user::lock(db, user_id.unwrap_or_default()).await?.is_some();
+        // A user who has just been deleted must not be named in an event.
+        let locked = user_id.unwrap_or_default();
+        let exists = user::lock(db, locked).await?.is_some();
         if let Some(address) = &self.address {
             address.take(db).await?;
         }
-        // One time for both, so that the account has waited long enough as soon as its only name has.
-        self.at = now_in_milliseconds();
-        let (own, backoff, at) = (&mut self.own, self.backoff, self.at);
-        match &mut self.typed {
-            Some(typed) => {
-                typed.count = Some(rate_limit::attempt(db, &typed.key, user_id, backoff, at).await?);
-                own.count = rate_limit::count(db, &own.key, user_id, backoff, at).await?;
-            }
-            None => own.count = Some(rate_limit::attempt(db, &own.key, user_id, backoff, at).await?),
-        }
-        let throttles = own.count == Some(backoff.free);
+        // One time for both, so that the account's wait ends together with that of its name.
+        let (backoff, at) = (self.backoff, now_in_milliseconds());
+        let (typed, own) = match &self.typed {
+            Some(typed) => (
+                Some(rate_limit::attempt(db, typed, user_id, backoff, at).await?),
+                rate_limit::count(db, &self.own, user_id, backoff, at).await?,
+            ),
+            None => (None, Some(rate_limit::attempt(db, &self.own, user_id, backoff, at).await?)),
+        };
+        let (throttles, mut events) = (own == Some(backoff.free), Vec::new());
         for event in [Some(LOG_IN_FAILED), throttles.then_some(THROTTLED)].into_iter().flatten() {
             let user_id = user_id.filter(|_| exists);
-            self.events.push(event::record_provisionally(db, user_id, event.by(client), within).await?);
+            events.push(event::record_provisionally(db, user_id, event.by(client), within).await?);
         }
+        self.spent.get_or_init(|| Spent { user_id: locked.into(), at, typed, own, events });
         Ok(())
     }
 
     /// Whether the right password is accepted: not while the account has to wait, nor on an unknown device after `most`
     /// failures (NIST SP 800-63B-4, 3.2.2).
     pub fn accepts(&self, most: i64) -> bool {
-        self.own.count.is_some_and(|count| self.address.is_none() || count <= most)
+        let own = self.spent.get().and_then(|spent| spent.own);
+        own.is_some_and(|count| self.address.is_none() || count <= most)
     }
 
-    /// After a right password: sets the counts to zero, and takes back that it failed.
+    /// After a right password: resets the counts, and takes back the event.
     pub async fn reset(&self, db: &mut Connection) -> Result<()> {
         self.give_back_address(db).await?;
-        for counter in self.counters() {
-            rate_limit::reset(db, &counter.key).await?;
+        for key in self.typed.iter().chain([&self.own]) {
+            rate_limit::reset(db, key).await?;
         }
-        self.take_events_back(db).await
+        self.take_events_back(db).await?;
+        Ok(())
     }
 
-    /// After an attempt that was not verified: takes it back. If others have followed it, it still counts, and is still
-    /// recorded.
+    /// After an attempt that was not decided: gives back its counts, once, and only if they were committed.
     pub async fn refund(&self, db: &mut Connection) -> Result<()> {
-        self.give_back_address(db).await?;
-        let mut still_counts = false;
-        for counter in self.counters() {
-            let is_undone = rate_limit::undo_attempt(db, &counter.key, counter.count, self.at).await?;
-            still_counts |= counter.count.is_some() && !is_undone;
+        let Some(spent) = self.spent.get() else { return Ok(()) };
+        user::lock(db, &spent.user_id).await?;
+        if !self.take_events_back(db).await? {
+            return Ok(());
         }
-        if still_counts { Ok(()) } else { self.take_events_back(db).await }
-    }
-
-    async fn take_events_back(&self, db: &mut Connection) -> Result<()> {
-        for id in &self.events {
-            event::take_back(db, id).await?;
+        self.give_back_address(db).await?;
+        for (key, count) in [(self.typed.as_ref(), spent.typed), (Some(&self.own), spent.own)] {
+            if let (Some(key), Some(count)) = (key, count) {
+                rate_limit::give_back_attempt(db, key, count, self.backoff, spent.at).await?;
+            }
         }
         Ok(())
     }
 
-    fn counters(&self) -> impl Iterator<Item = &Counter> {
-        self.typed.iter().chain([&self.own])
+    /// Returns whether they existed.
+    async fn take_events_back(&self, db: &mut Connection) -> Result<bool> {
+        let mut were_there = false;
+        for id in self.spent.get().iter().flat_map(|spent| &spent.events) {
+            were_there |= event::take_back(db, id).await?;
+        }
+        Ok(were_there)
     }
 
     async fn give_back_address(&self, db: &mut Connection) -> Result<()> {

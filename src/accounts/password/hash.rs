@@ -16,14 +16,15 @@ pub fn hash(password: &str, salt: &[u8; 16], iterations: u32) -> Result<String> 
     Ok(hash.map_err(|error| anyhow!("a password cannot be hashed: {error}"))?.to_string())
 }
 
-/// Whether [`verify`] can tell what this is a hash of. Argon2 and bcrypt are what the Cargo feature `imported_hashes` adds.
+/// Whether [`verify`] supports this kind of hash. Argon2 and bcrypt need the Cargo feature `imported_hashes`.
 pub fn is_known(hash: &str) -> bool {
     let begins = |with: &[&str]| with.iter().any(|beginning| hash.starts_with(beginning));
     begins(&["$pbkdf2-sha256$", DJANGO]) || cfg!(feature = "imported_hashes") && begins(&["$argon2", "$2"])
 }
 
-/// Whether the hash is of this password. Understands Argon2 as a PHC string, bcrypt, and Django's `pbkdf2_sha256$…` too;
-/// those are of the password as it was typed, ours of its Unicode form NFC. Outputs are compared in constant time.
+/// Whether the hash is that of this password. Also supports Argon2 as a PHC string, bcrypt, and Django's
+/// `pbkdf2_sha256$…`. Those are hashes of the password as typed, ours of its Unicode form NFC. Outputs are compared in
+/// constant time.
 pub fn verify(typed: &str, hash: &str) -> bool {
     #[cfg(feature = "imported_hashes")]
     if hash.starts_with("$2") {
@@ -57,7 +58,7 @@ fn from_django(hash: &str) -> Option<String> {
     Some(format!("$pbkdf2-sha256$i={rounds},l=32${salt}${output}"))
 }
 
-/// Whether a hash was not made by [`hash`], or with fewer rounds.
+/// Whether a hash was made by another system, or with fewer rounds.
 pub fn is_outdated(hash: &str, iterations: u32) -> bool {
     let rounds = hash.strip_prefix("$pbkdf2-sha256$i=").and_then(|rest| rest.split(',').next());
     rounds.and_then(|rounds| rounds.parse().ok()).is_none_or(|rounds: u32| rounds < iterations)

@@ -1,8 +1,7 @@
 //! Keeps password hashing from taking all cores.
 //!
-//! Hashing is slow on purpose. `HASH_JOBS` run at once, a limited number wait for a limited time, and
-//! the rest are refused. The permit belongs to the job, not to the request, so a client that disconnects makes no room for
-//! another.
+//! Hashing is slow on purpose. `HASH_JOBS` run at once, a limited number wait for a limited time, and the rest are
+//! refused. The permit belongs to the job, not to the request, so a client that disconnects does not free it early.
 
 use super::{hash, policy::NewPassword};
 use crate::base::{Config, Error, Result, random};
@@ -31,10 +30,10 @@ impl HashLimiter {
         }
     }
 
-    /// Hashes a new password; a PHC string. `personal` are [`super::policy::personal_words`].
+    /// Hashes a new password, and returns a PHC string. `personal` are [`super::policy::personal_words`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] with a sentence for the field `password` when it is easy to guess; [`Error::Unavailable`] when
+    /// [`Error::Invalid`] with a message for the field `password` when it is easy to guess; [`Error::Unavailable`] when
     /// too many are waiting or it took too long.
     pub async fn hash(&self, password: NewPassword, personal: Vec<String>) -> Result<String> {
         let (salt, iterations) = (random()?, self.iterations);
@@ -45,18 +44,28 @@ impl HashLimiter {
         self.run(check_and_hash).await?
     }
 
-    /// Returns the hash to store if `hash` is of this password: a new one if it is outdated, else the same.
-    /// With `upgrade: false` it stays the same.
+    /// Returns the hash to store if `hash` is that of this password: a new one if it is outdated and `upgrade` is set,
+    /// otherwise the same. `compared` is called with the result, even if the request is gone.
     ///
     /// # Errors
     /// [`Error::Unavailable`] as for [`HashLimiter::hash`].
-    pub async fn verify(&self, password: &str, hash: &str, upgrade: bool) -> Result<Option<String>> {
+    pub async fn verify(
+        &self,
+        password: &str,
+        hash: &str,
+        upgrade: bool,
+        compared: impl FnOnce(bool) + Send + 'static,
+    ) -> Result<Option<String>> {
         let (password, hash) = (password.to_string(), hash.to_string());
         let (salt, iterations) = (random()?, self.iterations);
-        let verify = move || match verify_or_log(&password, &hash, iterations) {
-            false => Ok(None),
-            true if !upgrade || !hash::is_outdated(&hash, iterations) => Ok(Some(hash)),
-            true => hash::hash(&password.nfc().collect::<String>(), &salt, iterations).map(Some),
+        let verify = move || {
+            let is_right = verify_or_log(&password, &hash, iterations);
+            compared(is_right);
+            match is_right {
+                false => Ok(None),
+                true if !upgrade || !hash::is_outdated(&hash, iterations) => Ok(Some(hash)),
+                true => hash::hash(&password.nfc().collect::<String>(), &salt, iterations).map(Some),
+            }
         };
         self.run(verify).await?
     }
@@ -78,7 +87,7 @@ impl HashLimiter {
     }
 }
 
-/// A hash that this build cannot verify takes as long as any wrong password, and the log says why nobody gets in by it.
+/// A hash that this build cannot verify takes as long as a wrong password, and is logged.
 fn verify_or_log(password: &str, hash: &str, iterations: u32) -> bool {
     if hash::is_known(hash) {
         return hash::verify(password, hash);
@@ -150,7 +159,7 @@ mod tests {
         let limiter = limiter(&[("PASSWORD_ITERATIONS", "2000000")]);
         for hash in ["", "!", "$6$salt$hash", "{SSHA}c2FsdA==", "$scrypt$ln=16,r=8,p=1$salt$hash"] {
             let started = Instant::now();
-            assert_eq!(limiter.verify("violet lantern", hash, true).await.unwrap(), None);
+            assert_eq!(limiter.verify("violet lantern", hash, true, |_| {}).await.unwrap(), None);
             assert!(started.elapsed() > Duration::from_millis(20), "{hash:?} took {:?}", started.elapsed());
         }
     }

@@ -1,4 +1,4 @@
-//! Passwords: what a new one must be, how it is hashed, and how one is verified while others are guessing.
+//! Passwords: requirements for new ones, hashing, and verification under attack.
 
 pub mod attempts;
 pub mod hash;

@@ -1,4 +1,4 @@
-//! What a new password must be: long enough, and hard to guess.
+//! Requirements for new passwords: long enough, and hard to guess.
 
 use crate::accounts::address::readable;
 use crate::base::{Config, FieldErrors};
@@ -6,7 +6,7 @@ use unicode_normalization::UnicodeNormalization;
 use zxcvbn::feedback::Warning;
 use zxcvbn::{Score, zxcvbn};
 
-/// The most bytes a password may have. A longer one is refused before anything is computed.
+/// Maximum bytes of a password. A longer one is rejected before anything is computed.
 pub const MAX_BYTES: usize = 1024;
 
 /// A new password of acceptable length, in Unicode form NFC, so that it is the same from every keyboard
@@ -14,8 +14,8 @@ pub const MAX_BYTES: usize = 1024;
 pub struct NewPassword(String);
 
 impl NewPassword {
-    /// Checks the length. Rules about digits and capitals make passwords worse (NIST SP 800-63B-4, 3.1.1.2), and whether
-    /// it is easy to guess is checked where it is hashed.
+    /// Checks the length. There are no rules about digits and capitals (NIST SP 800-63B-4, 3.1.1.2), and whether it is
+    /// easy to guess is checked when it is hashed.
     ///
     /// # Errors
     /// The sentence to show beside the field.
@@ -24,7 +24,7 @@ impl NewPassword {
             return Err("Please choose a password.".into());
         }
         if text.len() > MAX_BYTES {
-            return Err(format!("A password has at most {MAX_BYTES} bytes."));
+            return Err(format!("A password can have at most {MAX_BYTES} bytes."));
         }
         let text: String = text.nfc().collect();
         if text.chars().count() < config.password_min_length {
@@ -33,10 +33,10 @@ impl NewPassword {
         Ok(NewPassword(text))
     }
 
-    /// As [`NewPassword::parse`], and checks that the password was repeated without a typo.
+    /// Like [`NewPassword::parse`], and checks that the password was repeated without a typo.
     ///
     /// # Errors
-    /// The mistake in `password` or `confirm_password`.
+    /// The message for `password` or `confirm_password`.
     pub fn parse_twice(text: &str, again: &str, config: &Config) -> Result<NewPassword, FieldErrors> {
         let password = NewPassword::parse(text, config).map_err(|sentence| FieldErrors::of("password", sentence))?;
         if text != again {
@@ -50,13 +50,13 @@ impl NewPassword {
         &self.0
     }
 
-    /// Why it is easy to guess, if it is. Slow, so it runs inside [`super::limiter::HashLimiter`]. `personal` are the
-    /// [`personal_words`].
+    /// Why it is easy to guess, if it is. This is slow, so it runs inside [`super::limiter::HashLimiter`]. `personal`
+    /// are the [`personal_words`].
     pub fn weakness(&self, personal: &[String]) -> Option<&'static str> {
         if is_made_of(&self.0, personal) {
-            return Some("This is made of your own name or of this site's, which is what others try first.");
+            return Some("This is based on your own name or this site's name, which attackers try first.");
         }
-        // The cost grows much faster than the length, and nothing weak begins with 32 strong characters.
+        // The cost grows much faster than the length, and a password that begins with 32 strong characters is not weak.
         let beginning: String = self.0.chars().take(32).collect();
         let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
         let estimate = zxcvbn(&beginning, &personal);
@@ -69,13 +69,14 @@ impl NewPassword {
                 "This is one of the most common passwords. Please choose one that only you would think of."
             }
             Some(ThisIsSimilarToACommonlyUsedPassword) => {
-                "This is much like one of the most common passwords. Please choose one that only you would think of."
+                "This is very similar to one of the most common passwords. Please choose one that only you would \
+                 think of."
             }
             Some(StraightRowsOfKeysAreEasyToGuess | ShortKeyboardPatternsAreEasyToGuess) => {
-                "Keys that lie side by side are easy to guess. A few unusual words are better."
+                "Keys next to each other are easy to guess. A few unusual words are better."
             }
             Some(RepeatsLikeAaaAreEasyToGuess | RepeatsLikeAbcAbcAreOnlySlightlyHarderToGuess) => {
-                "Repeating something makes it hardly harder to guess. A few unusual words are better."
+                "Repetition hardly makes a password harder to guess. A few unusual words are better."
             }
             Some(SequencesLikeAbcAreEasyToGuess) => {
                 "Sequences like abc or 6543 are easy to guess. A few unusual words are better."
@@ -88,12 +89,12 @@ impl NewPassword {
                 | NamesAndSurnamesByThemselvesAreEasyToGuess
                 | CommonNamesAndSurnamesAreEasyToGuess,
             ) => "A word or name by itself is easy to guess. Please add a few unusual words.",
-            _ => "This can be guessed too soon. Please make it longer: a few unusual words are best.",
+            _ => "This is too easy to guess. Please make it longer: a few unusual words are best.",
         })
     }
 }
 
-/// Whether a password is nothing but these words, signs and digits.
+/// Whether a password consists only of these words, punctuation and digits.
 fn is_made_of(password: &str, personal: &[String]) -> bool {
     let mut rest = password.to_lowercase();
     if personal.contains(&rest) {
@@ -115,6 +116,6 @@ pub fn personal_words<'a>(config: &Config, username: &str, emails: impl IntoIter
     let parts = emails.iter().flat_map(|email| email.split(['@', '.']).chain([&**email]));
     let site = config.site_name.split_whitespace().chain([&*config.site_name, host]);
     let words = parts.chain(site).chain([username]).map(str::to_lowercase);
-    // Two letters occur in most passwords by chance.
+    // Most passwords contain some two letters by chance.
     words.filter(|word| word.chars().count() > 2).collect()
 }

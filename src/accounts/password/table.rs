@@ -1,10 +1,16 @@
 //! The table of password hashes. A user without a row has no password.
 
 use crate::accounts::address::Email;
+use crate::accounts::event::Event;
 use crate::accounts::user::{User, Username};
 use crate::base::Result;
 use crate::db::{Connection, DbRow};
 use sqlx::{FromRow, Row};
+
+pub const CHANGED: Event = Event::named("password_changed", "Password changed")
+    .with_notice("Your password was changed", "Your old password no longer works.");
+pub const RESET: Event = Event::named("password_reset", "New password chosen with a link")
+    .with_notice("A new password was chosen", "It was set without the old one, which no longer works.");
 
 /// A query for the number of passwords, one or none, of the user with the id `$1`.
 pub const COUNT: &str = "select count(*) from passwords where user_id = $1";
@@ -21,7 +27,7 @@ impl FromRow<'_, DbRow> for Account {
     }
 }
 
-/// What somebody has typed as a username or an e-mail address, as it is known here, whoever has it.
+/// The normal form of what was typed as a username or e-mail address, whether or not it exists.
 pub fn normalize(name: &str) -> String {
     Email::parse(name).map_or_else(|_| name.to_ascii_lowercase(), |email| email.as_str().to_string())
 }
@@ -42,6 +48,13 @@ const BY_USERNAME: &str = "select u.id as user_id, u.username, p.hash from users
 const BY_EMAIL: &str = "select u.id as user_id, u.username, p.hash from addresses a join users u on u.id = a.user_id \
      join passwords p on p.user_id = u.id \
      where a.email = $1 and a.confirmed_at is not null and u.disabled_at is null";
+
+/// When the user last chose a password after signing up, as far as events are kept.
+pub async fn changed_at(db: &mut Connection, user_id: &str) -> Result<Option<i64>> {
+    let sql = "select max(created_at) from events where user_id = $1 and kind in ($2, $3)";
+    let query = sqlx::query_scalar(sql).bind(user_id).bind(CHANGED.kind).bind(RESET.kind);
+    Ok(query.fetch_one(db).await?)
+}
 
 pub async fn hash_of(db: &mut Connection, user_id: &str) -> Result<Option<String>> {
     let sql = "select hash from passwords where user_id = $1";

@@ -1,8 +1,8 @@
 //! Verifies passwords.
 //!
-//! An attempt is counted, and recorded as failed, before its hash is verified, for an unknown name as for any other, and an
-//! unknown name costs the same statements and the same work, so that neither time nor limits tell who has an account. A
-//! right password takes back what was counted and recorded.
+//! An attempt is counted and recorded as failed before its hash is verified. An unknown name takes the same statements
+//! and the same work, so that neither time nor limits reveal who has an account. A right password takes the count and
+//! the event back. An attempt that cannot be decided, or that is right but cannot be acted on, is given back.
 
 use super::attempts::{self, AttemptBudget};
 use super::policy::{MAX_BYTES, NewPassword};
@@ -12,26 +12,30 @@ use crate::accounts::user::{self, User};
 use crate::accounts::{client::Client, device};
 use crate::base::{Backoff, Config, Rate, Result, Tokens};
 use crate::db::rate_limit::{AddressLimit, Key};
+use crate::db::refunds::{Counted, Refunds};
 use crate::db::{Connection, DEADLINE, Database};
+use futures_util::FutureExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub struct Passwords {
     db: Database,
+    refunds: Refunds,
     limiter: HashLimiter,
     backoff: Backoff,
     disable_after: i64,
     per_address: Rate,
-    /// Hides typed names, which can be anything, in the table of limits.
+    /// Hides typed names, which can be anything, in the table `limits`.
     names_key: Vec<u8>,
-    /// How long it can take until a password was verified and acted on.
+    /// How long it can take until a password is verified and acted on.
     verified_within: Duration,
 }
 
-/// Who tries a password.
+/// Where an attempt comes from.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
     pub client: &'a Client,
-    /// The device tokens that came with the request.
+    /// The device tokens of the request.
     pub devices: &'a Tokens,
 }
 
@@ -39,33 +43,54 @@ pub struct Source<'a> {
 pub struct VerifiedPassword {
     pub user: User,
     hash: String,
-    budget: AttemptBudget,
+    attempt: Attempt,
+}
+
+/// An attempt that is given back unless it is kept.
+#[derive(Clone)]
+struct Attempt {
+    budget: Arc<AttemptBudget>,
+    counted: Arc<Counted>,
+}
+
+impl Attempt {
+    fn new(budget: AttemptBudget, refunds: &Refunds) -> Attempt {
+        let budget = Arc::new(budget);
+        let spent = budget.clone();
+        let counted = refunds.counted(move |db| {
+            let spent = spent.clone();
+            async move { spent.refund(db).await }.boxed()
+        });
+        Attempt { budget, counted: Arc::new(counted) }
+    }
 }
 
 impl VerifiedPassword {
-    /// Locks the user's row, sets the counts of attempts to zero and takes back that this one failed. Returns whether the
-    /// password is still the same: the user may have changed it in the meantime, in order to end what this is about to
-    /// start.
+    /// Locks the user's row, resets the counts of attempts, and takes back that this one failed. Returns whether the
+    /// password is still the same: the user may have changed it in the meantime, to end what this is about to start.
     pub async fn recheck(&self, db: &mut Connection) -> Result<bool> {
         let unchanged = user::lock(db, &self.user.id).await?.is_some()
             && table::replace(db, &self.user.id, &self.hash, &self.hash).await?;
         if unchanged {
-            self.budget.reset(db).await?;
+            self.attempt.budget.reset(db).await?;
         }
+        let counted = self.attempt.counted.clone();
+        db.on_commit(move || counted.keep());
         Ok(unchanged)
     }
 }
 
 impl Passwords {
-    pub fn new(config: &Config, db: &Database, names_key: Vec<u8>) -> Passwords {
+    pub fn new(config: &Config, db: &Database, refunds: &Refunds, names_key: Vec<u8>) -> Passwords {
         Passwords {
             db: db.clone(),
+            refunds: refunds.clone(),
             limiter: HashLimiter::new(config),
             backoff: config.password_backoff,
             disable_after: config.password_disable_after,
             per_address: config.password_attempts_per_address,
             names_key,
-            // A transaction may begin in the last moment.
+            // A transaction may start at the last moment.
             verified_within: config.handler_timeout + DEADLINE,
         }
     }
@@ -78,8 +103,8 @@ impl Passwords {
         self.limiter.hash(password, personal).await
     }
 
-    /// The user with this username or confirmed e-mail address, if this is the password. While the account has
-    /// to wait because of guesses at its other name, even the right password counts as wrong.
+    /// The user with this username or confirmed e-mail address, if this is the password. While the account has to wait
+    /// because of guesses at its other name, even the right password counts as wrong.
     ///
     /// # Errors
     /// [`crate::base::error::Error::TooMany`] after too many attempts.
@@ -87,6 +112,7 @@ impl Passwords {
         if is_too_long(password) {
             return Ok(None);
         }
+        self.refunds.settle().await;
         let name = &*table::normalize(name);
         let keyed = |kind| Key::keyed(&self.names_key, kind, name);
         let typed = keyed("typed");
@@ -109,6 +135,7 @@ impl Passwords {
         if is_too_long(password) {
             return Ok(None);
         }
+        self.refunds.settle().await;
         let key = Key::account(&user.id);
         self.check_remembered(source, &key)?;
         let hash = self.db.read(async |db| table::hash_of(db, &user.id).await).await?;
@@ -116,8 +143,8 @@ impl Passwords {
         self.attempt(source, account, (key, None), password).await
     }
 
-    /// Looks, before anything is read, whether such an attempt is refused whoever it is for. A device that the user has
-    /// logged in with may have a budget of its own.
+    /// Checks, before anything is read, whether such an attempt is refused for any account. A device that the user has
+    /// logged in with may have its own budget.
     fn check_remembered(&self, source: Source<'_>, decides: &Key) -> Result<()> {
         if !source.devices.is_empty() {
             return Ok(());
@@ -137,21 +164,15 @@ impl Passwords {
         password: &str,
     ) -> Result<Option<VerifiedPassword>> {
         let user_id = account.as_ref().map(|account| &*account.user.id);
-        let mut budget = self.budget(source, user_id, keys).await?;
+        let budget = self.budget(source, user_id, keys).await?;
         budget.check(&self.db).await?;
-        let spend = async |db: &mut Connection| budget.spend(db, user_id, source.client, self.verified_within).await;
+        let attempt = Attempt::new(budget, &self.refunds);
+        let spend =
+            async |db: &mut Connection| attempt.budget.spend(db, user_id, source.client, self.verified_within).await;
         self.db.write_relaxed(spend).await?;
-
-        let accepts = budget.accepts(self.disable_after);
-        let hash = match self.match_or_upgrade(account.as_ref(), accepts, password).await {
-            Ok(hash) => hash,
-            Err(error) => {
-                self.db.write_relaxed(async |db| budget.refund(db).await).await?;
-                return Err(error);
-            }
-        };
+        let hash = self.match_or_upgrade(account.as_ref(), &attempt, password).await?;
         let verified = account.zip(hash);
-        Ok(verified.map(|(Account { user, .. }, hash)| VerifiedPassword { user, hash, budget }))
+        Ok(verified.map(|(Account { user, .. }, hash)| VerifiedPassword { user, hash, attempt }))
     }
 
     async fn budget(
@@ -172,17 +193,24 @@ impl Passwords {
         })
     }
 
-    /// The hash that the account has now, if it is of this password. An outdated one is replaced. If the password is not
-    /// accepted (`accepts: false`), the work is the same and the answer `None`.
+    /// The account's current hash, if it is that of this password. An outdated one is replaced. If the password is not
+    /// accepted, the work is the same and the result `None`.
     async fn match_or_upgrade(
         &self,
         account: Option<&Account>,
-        accepts: bool,
+        attempt: &Attempt,
         password: &str,
     ) -> Result<Option<String>> {
+        let accepts = attempt.budget.accepts(self.disable_after);
         let mut hash = account.map_or_else(|| unmatchable(self.limiter.iterations), |account| account.hash.clone());
         loop {
-            let new = self.limiter.verify(password, &hash, accepts).await?;
+            let counted = attempt.counted.clone();
+            let keep_wrong = move |is_right: bool| {
+                if !(is_right && accepts) {
+                    counted.keep();
+                }
+            };
+            let new = self.limiter.verify(password, &hash, accepts, keep_wrong).await?;
             let (Some(new), Some(Account { user, .. }), true) = (new, account, accepts) else { return Ok(None) };
             if new == hash || self.db.write(async |db| table::replace(db, &user.id, &hash, &new).await).await? {
                 return Ok(Some(new));
@@ -196,8 +224,8 @@ impl Passwords {
     }
 }
 
-/// Nobody can have such a password. It is refused before anybody is looked up, so it is no guess to be counted, and the
-/// answer is the same for every name.
+/// No user can have such a password. It is rejected before any account is looked up, so it is not counted as a guess,
+/// and the response is the same for every name.
 fn is_too_long(password: &str) -> bool {
     password.len() > MAX_BYTES
 }
@@ -236,6 +264,7 @@ mod tests {
             for _ in 0..9 {
                 assert!(unavailable(&verify(&app, &login, "ada", "not the password").await));
             }
+            app.app.refunds.settle().await;
             assert_eq!(app.count("select count(*) from limits where count > 0").await, 0);
             assert_eq!(app.count(FAILURES).await, 0);
         };
@@ -290,15 +319,107 @@ mod tests {
         (app, busy)
     }
 
+    /// An app where verifying a password takes at least 200 ms, and Ada has an address.
+    async fn slow_app() -> TestApp {
+        let settings = [("PASSWORD_ITERATIONS", "1000000"), ("HASH_WAIT", "10s"), ("HASH_JOBS", "1")];
+        let app = TestApp::with_env(&settings, Routes::new()).await;
+        app.person("ada").await;
+        app.confirm_address("ada", "ada@example.com").await;
+        app
+    }
+
+    /// Verifies a password until it is being compared, and hears no more.
+    async fn cut_off(app: &TestApp, login: &Login, password: &str) -> bool {
+        let cut = tokio::time::timeout(Duration::from_millis(100), verify(app, login, "ada", password)).await;
+        // Until it has been compared.
+        app.app.passwords.limiter.run(|| ()).await.unwrap();
+        cut.is_err()
+    }
+
     #[tokio::test]
     async fn guesses_that_are_cut_off_are_recorded_and_the_owner_is_notified() {
-        let (app, _busy) = busy_app("10s").await;
+        let app = slow_app().await;
         let login = app.login().await;
         for number in 1..=7 {
-            let cut = tokio::time::timeout(Duration::from_millis(250), verify(&app, &login, "ada", "guess")).await;
-            assert_eq!(cut.is_err(), number <= 5, "guess {number}");
+            assert_eq!(cut_off(&app, &login, "guess").await, number <= 5, "guess {number}");
         }
         assert_eq!((app.count(FAILURES).await, app.count(THROTTLED).await, app.count(NOTICES).await), (5, 1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_right_password_that_is_cut_off_counts_nothing() {
+        let app = slow_app().await;
+        let login = app.login().await;
+        for number in 1..=7 {
+            assert!(cut_off(&app, &login, PASSWORD).await, "attempt {number}");
+        }
+        let verified = verify(&app, &login, "ada", PASSWORD).await.unwrap().expect("the password is right");
+        assert!(app.app.db.write(async |db| verified.recheck(db).await).await.unwrap());
+        drop(verified);
+        assert_nothing_counts(&app).await;
+    }
+
+    async fn assert_nothing_counts(app: &TestApp) {
+        app.app.refunds.settle().await;
+        let counts = (app.count("select count(*) from limits where count > 0").await, app.count(FAILURES).await);
+        assert_eq!((counts, app.count(THROTTLED).await), ((0, 0), 0));
+        app.execute("update mails set due_at = 0").await;
+        assert_eq!(app.mails().await.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_right_password_that_met_an_outage_counts_nothing_and_a_wrong_one_still_does() {
+        let app = TestApp::with_env(&[("PASSWORD_ATTEMPTS_PER_ADDRESS", "6/1h")], Routes::new()).await;
+        app.person("ada").await;
+        app.confirm_address("ada", "ada@example.com").await;
+        let login = app.login().await;
+        let outage = async |name: &str| {
+            let verified = verify(&app, &login, name, PASSWORD).await.unwrap().expect("the password is right");
+            let acted = app.app.db.write(async |db| {
+                assert!(verified.recheck(db).await?);
+                Err::<(), _>(Error::Unavailable(anyhow::anyhow!("the database is gone")))
+            });
+            assert!(unavailable(&acted.await));
+        };
+        for _ in 0..9 {
+            outage("ada").await;
+            outage("ada@example.com").await;
+        }
+        assert_nothing_counts(&app).await;
+        for number in 1..=5 {
+            outage("ada").await;
+            assert!(verify(&app, &login, "ada", "guess").await.unwrap().is_none(), "guess {number}");
+        }
+        assert!(matches!(verify(&app, &login, "ada", "guess").await, Err(Error::TooMany(_))));
+        assert!(matches!(verify(&app, &login, "ada", PASSWORD).await, Err(Error::TooMany(_))));
+        assert_eq!((app.count(FAILURES).await, app.count(THROTTLED).await), (5, 1));
+        // A notice of an event that was taken back is not sent.
+        let notices = "select count(*) from mails m join events e on e.id = m.about where m.kind = 'notice'";
+        assert_eq!(app.count(notices).await, 1);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_whose_own_count_is_lost_or_that_is_given_back_twice_takes_nothing_of_others() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let (id, login) = (app.user("ada").await, app.login().await);
+        for _ in 0..3 {
+            assert!(verify(&app, &login, "ada", "guess").await.unwrap().is_none());
+        }
+        let account = || (Key::account(&id), None);
+        let budget = app.app.passwords.budget(login.source(), Some(&id), account()).await.unwrap();
+        let lost = app.app.db.write(async |db| {
+            budget.spend(db, Some(&id), &login.client, Duration::ZERO).await?;
+            Err::<(), _>(Error::Unavailable(anyhow::anyhow!("the commit has no answer")))
+        });
+        assert!(unavailable(&lost.await));
+        let twice = app.app.passwords.budget(login.source(), Some(&id), account()).await.unwrap();
+        let spend = async |db: &mut Connection| twice.spend(db, Some(&id), &login.client, Duration::ZERO).await;
+        app.app.db.write(spend).await.unwrap();
+        for budget in [&budget, &twice, &twice] {
+            app.app.db.write(async |db| budget.refund(db).await).await.unwrap();
+        }
+        assert_eq!((app.count("select max(count) from limits").await, app.count(FAILURES).await), (3, 3));
     }
 
     #[tokio::test]
@@ -327,7 +448,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_attempt_that_was_not_verified_but_still_counts_is_still_recorded() {
+    async fn attempts_that_were_not_verified_leave_nothing_behind_whoever_else_tried() {
         let (app, _busy) = busy_app("1s").await;
         let login = app.login().await;
         let second = async {
@@ -336,8 +457,7 @@ mod tests {
         };
         let answers = tokio::join!(verify(&app, &login, "ada", "not the password"), second);
         assert!(unavailable(&answers.0) && unavailable(&answers.1));
-        assert_eq!(app.count("select max(count) from limits").await, app.count(FAILURES).await);
-        assert_eq!(app.count(FAILURES).await, 1);
+        assert_nothing_counts(&app).await;
     }
 
     #[tokio::test]

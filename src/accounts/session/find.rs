@@ -17,7 +17,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Starts the workers that look sessions up.
+    /// Starts the workers that look up sessions.
     pub fn start(config: &Config, db: &Database) -> Sessions {
         Sessions {
             lookup: Lookup::start(db),
@@ -49,7 +49,7 @@ impl Sessions {
         Ok(Some(row.session))
     }
 
-    /// Ends sessions as soon as the database lets itself be written.
+    /// Ends sessions as soon as the database accepts writes.
     pub fn end_later(&self, tokens: &Tokens, client: &Client) {
         if !tokens.is_empty() {
             self.late_log_outs.add(tokens.hashes(), client);

@@ -3,7 +3,7 @@
 use super::row::SessionRow;
 use crate::accounts::client::Client;
 use crate::accounts::event::{self, Event};
-use crate::base::{Rate, Result};
+use crate::base::{Rate, Result, explain};
 use crate::db::Database;
 use crate::db::clock::SKEW;
 use crate::db::rate_limit::{self, Key};
@@ -11,17 +11,17 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub const OTHER_BROWSER: Event = Event::named("other_browser", "A session was used by another browser");
+pub const OTHER_BROWSER: Event = Event::named("other_browser", "Session used by another browser");
 
-/// How often the event is recorded for one session, so that two browsers that take turns do not fill the list.
+/// How often the event is recorded for one session, so that two browsers that alternate do not fill the list.
 const OTHER_BROWSER_RATE: Rate = Rate { times: 5, per: Duration::from_secs(60 * 60) };
 
-/// How old `seen_at` may get before it is written again: far less than the idle time, but not every page is a write.
+/// How old `seen_at` may get before it is written again: far less than the idle time, but not a write for every page.
 pub fn interval(idle: Duration) -> Duration {
     (idle / 4).clamp(Duration::from_secs(1), Duration::from_secs(60))
 }
 
-/// Writes `seen_at`, once for all requests that find the row outdated at the same time.
+/// Writes `seen_at`, once for all requests that find it outdated at the same time.
 #[derive(Clone)]
 pub struct LastSeen {
     db: Database,
@@ -43,7 +43,7 @@ impl LastSeen {
         let (last_seen, row, client) = (self.clone(), row.clone(), client.clone());
         tokio::spawn(async move {
             if let Err(error) = last_seen.write(&row, &client, other_browser, now).await {
-                tracing::warn!("last use of a session could not be saved: {:#}", anyhow::Error::from(error));
+                tracing::warn!("last use of a session could not be saved: {}", explain(&anyhow::Error::from(error)));
             }
             last_seen.writing.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         });

@@ -1,5 +1,5 @@
-//! Log-outs that the database could not record: this process ends these sessions as soon as it can, and until then nobody
-//! is logged in by them here. A restart forgets them.
+//! Log-outs that the database could not record: this process ends these sessions as soon as it can, and rejects them
+//! until then. A restart forgets them.
 
 use super::lifecycle;
 use crate::accounts::client::Client;
@@ -15,7 +15,7 @@ const MOST: usize = 1_000;
 /// How many are ended in one transaction.
 const AT_ONCE: usize = 100;
 
-/// Between one try and the next.
+/// The time between two attempts.
 const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Clone)]
@@ -33,7 +33,7 @@ impl LateLogOuts {
         self.waiting().iter().any(|(hashes, _)| hashes.iter().any(|hash| hash == token_hash))
     }
 
-    /// Remembers one, unless there are too many.
+    /// Remembers a log-out, unless there are too many.
     pub fn add(&self, hashes: TokenHashes, client: &Client) {
         let mut waiting = self.waiting();
         if waiting.len() >= MOST || waiting.iter().any(|(other, _)| *other == hashes) {
@@ -46,7 +46,7 @@ impl LateLogOuts {
         }
     }
 
-    /// Tries until none is left.
+    /// Retries until none is left.
     async fn run(&self) {
         loop {
             let some: Vec<_> = self.waiting().iter().take(AT_ONCE).cloned().collect();
@@ -61,7 +61,7 @@ impl LateLogOuts {
             });
             match ended.await {
                 Ok(()) => self.waiting().retain(|(waiting, _)| some.iter().all(|(ended, _)| ended != waiting)),
-                // What is wrong is in the log already, with the request.
+                // The error is in the log already, with the request.
                 Err(_) => sleep(PAUSE).await,
             }
         }

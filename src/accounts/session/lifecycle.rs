@@ -8,12 +8,10 @@ use crate::base::{Error, Result, Token, TokenHashes, Tokens};
 use crate::db::{Connection, new_id, now};
 
 pub const LOGGED_IN: Event = Event::named("logged_in", "Logged in");
-pub const NEW_BROWSER: Event = Event::named("new_browser", "Logged in with a new browser").with_notice(
-    "Somebody logged in with a new browser",
-    "It is a browser that had not been used for your account before.",
-);
+pub const NEW_BROWSER: Event = Event::named("new_browser", "Logged in with a new browser")
+    .with_notice("Someone logged in with a new browser", "This browser had not been used for your account before.");
 pub const LOGGED_OUT: Event = Event::named("logged_out", "Logged out");
-pub const CONFIRMED: Event = Event::named("confirmed", "Confirmed who you are");
+pub const CONFIRMED: Event = Event::named("confirmed", "Confirmed it was you");
 
 /// A session that is about to start.
 pub struct NewSession<'a> {
@@ -22,7 +20,7 @@ pub struct NewSession<'a> {
     /// Whether the cookie outlives the browser.
     pub stay: bool,
     pub client: &'a Client,
-    /// The device tokens that came with the request.
+    /// The device tokens of the request.
     pub devices: &'a Tokens,
     /// How many sessions and devices a user may have.
     pub kept: i64,
@@ -34,7 +32,7 @@ pub struct StartedSession {
     pub device: RememberedDevice,
 }
 
-/// Starts a session. The user's row is locked by [`user::lock`]. [`finish_login`] follows.
+/// Starts a session. The user's row is locked by [`user::lock`]. To be followed by [`finish_login`].
 pub async fn start(db: &mut Connection, new: &NewSession<'_>) -> Result<StartedSession> {
     let device = device::remember(db, new.devices, new.user_id, new.kept).await?;
     let (id, token) = (new_id(), Token::random()?);
@@ -57,9 +55,7 @@ pub async fn finish_login(
     if !replaced.is_empty() {
         delete(db, &replaced.hashes()).await?;
     }
-    let sql = "delete from sessions where user_id = $1 and id not in \
-               (select id from sessions where user_id = $1 order by id desc limit $2)";
-    sqlx::query(sql).bind(new.user_id).bind(new.kept).execute(&mut *db).await?;
+    delete_oldest(db, new.user_id, new.kept).await?;
     event::record(db, new.user_id, LOGGED_IN.by(new.client)).await?;
     if started.device.is_new {
         event::record(db, new.user_id, NEW_BROWSER.by(new.client)).await?;
@@ -82,6 +78,46 @@ pub async fn renew(db: &mut Connection, old: &Session, level: AuthLevel) -> Resu
     Ok((token, stay != 0))
 }
 
+async fn delete_oldest(db: &mut Connection, user_id: &str, kept: i64) -> Result<()> {
+    let sql = "delete from sessions where user_id = $1 and id not in \
+               (select id from sessions where user_id = $1 order by id desc limit $2)";
+    sqlx::query(sql).bind(user_id).bind(kept).execute(db).await?;
+    Ok(())
+}
+
+/// Starts another session like the one with this token, for a request that was sent twice. Returns the tokens of the
+/// session and of its device, and whether the cookie outlives the browser; `None` when the first has ended or was renewed.
+pub async fn start_another(
+    db: &mut Connection,
+    first: &Token,
+    devices: &Tokens,
+    kept: i64,
+) -> Result<Option<(Token, Token, bool)>> {
+    let first = first.hash().to_vec();
+    let sql = "select user_id from sessions where token_hash = $1";
+    let user_id: Option<String> = sqlx::query_scalar(sql).bind(&*first).fetch_optional(&mut *db).await?;
+    let Some(user_id) = user_id else { return Ok(None) };
+    if user::lock(db, &user_id).await?.is_none() {
+        return Ok(None);
+    }
+    let token = Token::random()?;
+    let device = device::remember(db, devices, &user_id, kept).await?;
+    let sql = "insert into sessions (id, token_hash, user_id, created_at, seen_at, confirmed_at, stay, address, device, \
+               device_id, factors, confirmed_factors) select $2, $3, user_id, created_at, seen_at, confirmed_at, stay, \
+               address, device, $4, factors, confirmed_factors from sessions where token_hash = $1 returning stay";
+    let query = sqlx::query_scalar(sql).bind(&*first).bind(new_id()).bind(token.hash().to_vec()).bind(&*device.id);
+    let stay: Option<i64> = query.fetch_optional(&mut *db).await?;
+    delete_oldest(db, &user_id, kept).await?;
+    Ok(stay.map(|stay| (token, device.token, stay != 0)))
+}
+
+/// Whether the cookie of the session with this token outlives the browser. `None` when there is no such session.
+pub async fn find_stay(db: &mut Connection, token: &Token) -> Result<Option<bool>> {
+    let sql = "select stay from sessions where token_hash = $1";
+    let stay: Option<i64> = sqlx::query_scalar(sql).bind(token.hash().to_vec()).fetch_optional(db).await?;
+    Ok(stay.map(|stay| stay != 0))
+}
+
 /// Whether there is a session with one of these tokens, even an expired one.
 pub async fn exists(db: &mut Connection, tokens: &Tokens) -> Result<bool> {
     let sql = "select 1 from sessions where token_hash in ($1, $2, $3, $4)";
@@ -98,17 +134,17 @@ pub async fn log_out(db: &mut Connection, hashes: &TokenHashes, client: &Client)
     Ok(())
 }
 
-/// Returns whose sessions they were.
+/// Returns the users of these sessions.
 async fn delete(db: &mut Connection, [a, b, c, d]: &TokenHashes) -> Result<Vec<String>> {
     let sql = "delete from sessions where token_hash in ($1, $2, $3, $4) returning user_id";
     let query = sqlx::query_scalar(sql).bind(&**a).bind(&**b).bind(&**c).bind(&**d);
     Ok(query.fetch_all(db).await?)
 }
 
-/// Locks the user's row, and with it prevents the session from ending before the transaction does.
+/// Locks the user's row, which prevents the session from ending before the transaction does.
 ///
 /// # Errors
-/// [`Error::NOT_FOUND`] when it has ended since the request was authorized: its user may have ended it because somebody
+/// [`Error::NOT_FOUND`] when it has ended since the request was authorized: the user may have ended it because someone
 /// else was using it.
 pub async fn lock(db: &mut Connection, session: &Session) -> Result<()> {
     let sql = "select 1 from sessions where id = $1";
@@ -129,8 +165,8 @@ pub async fn revoke(db: &mut Connection, user_id: &str, id: &str) -> Result<()> 
     device::delete(db, &device_id).await
 }
 
-/// Ends all of the user's sessions but this one, and pending log-ins, and forgets the other devices. Returns whether there
-/// was any of these.
+/// Ends all of the user's sessions except this one, and pending log-ins, and forgets the other devices. Returns whether
+/// there were any.
 ///
 /// # Errors
 /// As [`lock`].
@@ -153,7 +189,7 @@ pub async fn revoke_all(db: &mut Connection, user_id: &str) -> Result<()> {
     link::revoke_pending(db, user_id).await
 }
 
-/// Corrects sessions that were used while a clock was ahead; `$1` is the latest time that is possible.
+/// Corrects sessions that were used while a clock was ahead; `$1` is the latest possible time.
 pub const CORRECT: &str = "update sessions set seen_at = $1, \
      created_at = case when created_at > $1 then $1 else created_at end \
      where seen_at > $1 and id in (select id from sessions where seen_at > $1 limit 1000)";

@@ -1,9 +1,9 @@
-//! Batched session look-ups. While one query for sessions is running, requests that arrive wait for the next one, which
-//! asks for all of them at once. Nothing is cached: every answer comes from a query that began after its request did, so
-//! a session that has ended is invalid at once, on every replica.
+//! Batched session look-ups. While a query for sessions is running, new requests wait for the next one, which asks for
+//! all of them at once. Nothing is cached: every answer comes from a query that started after its request, so a session
+//! that has ended is invalid at once, on every replica.
 
 use super::row::{self, SessionRow};
-use crate::base::{Error, Result, Token, TokenHash, Tokens};
+use crate::base::{Error, Result, Token, TokenHash, Tokens, explain};
 use crate::db::database::{RESERVED, within_deadline};
 use crate::db::request::add_statements;
 use crate::db::{DEADLINE, Database};
@@ -14,10 +14,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-/// How long a worker without work keeps its connection.
+/// How long an idle worker keeps its connection.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How many may wait. Others are told at once that the site is busy.
+/// How many may wait. Others get an error at once.
 const MOST_WAITING: usize = 10_000;
 
 struct Waiter {
@@ -38,7 +38,7 @@ impl Lookup {
     /// Starts the workers, which run as long as the runtime.
     pub fn start(database: &Database) -> Lookup {
         let queue = Arc::new(Queue::default());
-        // More than one, so that one connection that stalls does not stop everybody.
+        // More than one, so that a stalled connection does not stop everything.
         for _ in 0..RESERVED {
             tokio::spawn(supervise(queue.clone(), database.clone()));
         }
@@ -55,7 +55,7 @@ impl Lookup {
         {
             let mut waiters = self.0.waiters.lock().unwrap_or_else(PoisonError::into_inner);
             if waiters.len() >= MOST_WAITING {
-                return Err(Error::Unavailable(anyhow!("too many wait for their sessions")));
+                return Err(Error::Unavailable(anyhow!("too many requests are waiting for their sessions")));
             }
             waiters.push(Waiter { hashes, answer });
         }
@@ -68,26 +68,26 @@ impl Lookup {
     }
 }
 
-/// Runs a worker whenever there is something to look up, and survives its failures.
+/// Runs a worker whenever there is something to look up, and restarts it after a failure.
 async fn supervise(queue: Arc<Queue>, database: Database) {
     loop {
         queue.added.notified().await;
         let (batches, database) = (queue.clone(), database.clone());
         let failure = match tokio::spawn(async move { work(&batches, &database).await }).await {
             Ok(Ok(())) => continue,
-            Ok(Err(error)) => format!("{:#}", anyhow::Error::from(error)),
+            Ok(Err(error)) => explain(&anyhow::Error::from(error)),
             Err(panic) => panic.to_string(),
         };
         tracing::warn!("a look-up of sessions failed: {failure}");
-        // The next batch starts fresh, and at once if somebody is waiting.
+        // The next batch starts afresh, at once if a request is waiting.
         if queue.has_waiters() {
             queue.added.notify_one();
         }
     }
 }
 
-/// Looks up batch after batch on one connection, until none has come for [`IDLE`]. An error drops its batch, which tells
-/// the waiters.
+/// Looks up batches on one connection, until none has come for [`IDLE`]. An error drops its batch, which notifies the
+/// waiters.
 async fn work(queue: &Queue, database: &Database) -> Result<()> {
     let mut batch = queue.next_batch();
     let mut connection = within_deadline(database.reserved_connection()).await?;
@@ -102,14 +102,14 @@ async fn work(queue: &Queue, database: &Database) -> Result<()> {
             let rows = found.inspect_err(|error| database.observe(error))?;
             for Waiter { hashes, answer } in batch {
                 let row = |hash: &TokenHash| rows.iter().find(|row| row.session.token_hash == *hash).cloned();
-                // A client that has disconnected does not wait any more.
+                // A client that has disconnected is no longer waiting.
                 let _ = answer.send(hashes.iter().filter_map(row).collect());
             }
         } else if timeout(IDLE, queue.added.notified()).await.is_err() {
             connection.release();
             return Ok(());
         }
-        // Lets requests that are ready to ask join the next batch.
+        // Lets requests that are ready join the next batch.
         yield_now().await;
         batch = queue.next_batch();
     }
@@ -122,7 +122,7 @@ impl Queue {
 
     fn next_batch(&self) -> Vec<Waiter> {
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody waits for these any more, most likely because the database was away.
+        // These have given up, most likely because the database was unavailable.
         waiters.retain(|waiter| !waiter.answer.is_closed());
         let mut room = row::MOST_AT_ONCE;
         let fits = |waiter: &&Waiter| match room.checked_sub(waiter.hashes.len()) {

@@ -1,5 +1,5 @@
-//! Sessions. A browser holds a random token and the table its SHA-256, so a stolen copy of the database grants no access
-//! and there is no key to keep. A session ends by age, by inactivity, by log-out, by a changed credential, or with its
+//! Sessions. The browser has a random token and the table its SHA-256, so a stolen copy of the database grants no
+//! access, and there is no key to keep. A session ends by age, inactivity, log-out, a changed credential, or with its
 //! user. Only this folder writes the table.
 
 pub mod find;

@@ -1,4 +1,4 @@
-//! A session as the table has it, and the query that finds it.
+//! A session as stored in the table, and the query that finds it.
 
 use crate::accounts::{auth_level::AuthLevel, user::User};
 use crate::base::{Config, Result, TokenHash};

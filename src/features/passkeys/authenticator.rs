@@ -21,6 +21,8 @@ pub struct Authenticator {
     pub verifies: bool,
     /// What it counts with each signature; 0 for one that does not count.
     pub counter: u32,
+    /// Its make.
+    pub aaguid: [u8; 16],
 }
 
 impl Authenticator {
@@ -37,6 +39,7 @@ impl Authenticator {
             embedded: false,
             verifies: true,
             counter: 0,
+            aaguid: [0; 16],
         }
     }
 
@@ -72,7 +75,7 @@ impl Authenticator {
     fn made(&self) -> Vec<u8> {
         let (x, y) = self.key.public_key().as_ref()[1..].split_at(32);
         let key = [b"\xa5\x01\x02\x03\x26\x20\x01\x21\x58\x20", x, b"\x22\x58\x20", y].concat();
-        [&self.data(0x40), &[0; 16][..], &(self.id.len() as u16).to_be_bytes(), &self.id, &key].concat()
+        [&self.data(0x40), &self.aaguid[..], &(self.id.len() as u16).to_be_bytes(), &self.id, &key].concat()
     }
 
     /// What `navigator.credentials.get` answers, as JSON.

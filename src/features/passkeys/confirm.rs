@@ -5,7 +5,7 @@ use super::credential::{self, VerifiedPasskey};
 use super::{log_in::Answer, relying_party::not_good};
 use crate::accounts::{AuthLevel, Session};
 use crate::base::Result;
-use crate::web::{App, Empty, Json, Login, redirect};
+use crate::web::{App, Empty, Json, Login};
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -24,9 +24,9 @@ pub async fn finish(
     let verified = verify(&app, &login.headers, &session, &answer.credential).await?;
     let confirmed = app.db.write(async |db| {
         verified.recheck(db).await?;
-        login.confirm(db, &session, AuthLevel::TwoFactors).await
+        login.confirm(db, &session, AuthLevel::TwoFactors, &answer.detour).await
     });
-    Ok(redirect(&answer.next).cookie(confirmed.await?).into_json())
+    Ok(confirmed.await?.into_json())
 }
 
 /// Verifies a passkey of the session's own user.

@@ -1,5 +1,6 @@
 //! The passkeys of users: the table, and the verification.
 
+use super::aaguid::authenticator_name;
 use super::ceremony::{self, Purpose};
 use super::relying_party::{not_good, relying_party};
 use crate::accounts::client::device_name;
@@ -21,6 +22,8 @@ use webauthn_rs::prelude::{
 /// How many a user may have.
 const MOST: usize = 20;
 
+const TOO_MANY: &str = "You have 20 passkeys, which is the most you can have. Please remove one first.";
+
 pub const EXPORT: (&str, &str) = (
     "passkeys",
     "select id, name, created_at, used_at from passkeys where user_id = $1 and id > $2 order by id limit $3",
@@ -34,7 +37,7 @@ pub const ADDED: AddedCredentials = AddedCredentials { list, remove: "delete fro
 
 fn list<'a>(db: &'a mut Connection, user_id: &'a str) -> BoxFuture<'a, Result<Vec<String>>> {
     async move {
-        let words = |ListedPasskey { name, added, .. }| format!("The passkey “{name}”, added on {added}");
+        let words = |ListedPasskey { name, added, .. }| format!("The passkey “{name}”, added on {}", date(added));
         Ok(of_user(db, user_id).await?.into_iter().map(words).collect())
     }
     .boxed()
@@ -45,24 +48,14 @@ fn list<'a>(db: &'a mut Connection, user_id: &'a str) -> BoxFuture<'a, Result<Ve
 pub struct ListedPasskey {
     pub id: String,
     pub name: String,
-    pub added: String,
-    pub used: Option<String>,
-    /// What stands in the field for a new name, and what is wrong with it.
-    pub typed: String,
-    pub mistake: Option<&'static str>,
+    pub added: i64,
+    pub used: Option<i64>,
 }
 
 impl FromRow<'_, DbRow> for ListedPasskey {
     fn from_row(row: &DbRow) -> sqlx::Result<ListedPasskey> {
-        let (name, used_at): (String, Option<i64>) = (row.try_get("name")?, row.try_get("used_at")?);
-        Ok(ListedPasskey {
-            id: row.try_get("id")?,
-            typed: name.clone(),
-            name,
-            added: date(row.try_get("created_at")?),
-            used: used_at.map(date),
-            mistake: None,
-        })
+        let (id, name) = (row.try_get("id")?, row.try_get("name")?);
+        Ok(ListedPasskey { id, name, added: row.try_get("created_at")?, used: row.try_get("used_at")? })
     }
 }
 
@@ -79,31 +72,43 @@ pub async fn known_ids(db: &mut Connection, user_id: &str) -> Result<Vec<Credent
     let sql = "select credential_id from passkeys where user_id = $1";
     let ids: Vec<CredentialID> = sqlx::query_scalar(sql).bind(user_id).fetch_all(db).await?;
     if ids.len() >= MOST {
-        let sentence = "You have as many passkeys as anybody can have here. Please remove one first.";
-        return Err(Error::invalid(FieldErrors::FORM, sentence));
+        return Err(Error::invalid(FieldErrors::FORM, TOO_MANY));
     }
     Ok(ids)
 }
 
-/// The passkey that an authenticator has created for this site.
-///
-/// # Errors
-/// [`not_good`] for whatever may be wrong with it.
-pub fn created(config: &Config, answer: &RegisterPublicKeyCredential, state: &PasskeyRegistration) -> Result<Passkey> {
-    let passkey = relying_party(config)?.finish_passkey_registration(answer, state).map_err(|_| not_good())?;
-    // WebAuthn Level 3, 7.1, step 25.
-    if (1..=1023).contains(&passkey.cred_id().len()) { Ok(passkey) } else { Err(not_good()) }
+/// A passkey that an authenticator has created for this site.
+pub struct NewPasskey {
+    passkey: Passkey,
+    /// The authenticator's name, if it is known.
+    name: Option<&'static str>,
 }
 
-/// Adds a passkey to a user whose row is locked by [`user::lock`]. Returns its name, which is that of the device.
+/// # Errors
+/// [`not_good`] for whatever may be wrong with it.
+pub fn created(
+    config: &Config,
+    answer: &RegisterPublicKeyCredential,
+    state: &PasskeyRegistration,
+) -> Result<NewPasskey> {
+    let passkey = relying_party(config)?.finish_passkey_registration(answer, state).map_err(|_| not_good())?;
+    let name = authenticator_name(&answer.response.attestation_object);
+    // WebAuthn Level 3, 7.1, step 25.
+    if (1..=1023).contains(&passkey.cred_id().len()) { Ok(NewPasskey { passkey, name }) } else { Err(not_good()) }
+}
+
+/// Adds a passkey to a user whose row is locked by [`user::lock`]. Returns its name, which is that of the authenticator or,
+/// if that is not known, of the device.
 ///
 /// # Errors
 /// As [`known_ids`]; [`not_good`] when it is in use already.
-pub async fn add(db: &mut Connection, user_id: &str, passkey: &Passkey, client: &Client) -> Result<String> {
+pub async fn add(db: &mut Connection, user_id: &str, new: &NewPasskey, client: &Client) -> Result<String> {
     known_ids(db, user_id).await?;
+    let NewPasskey { passkey, name } = new;
     let sql = "select name from passkeys where user_id = $1";
     let names: Vec<String> = sqlx::query_scalar(sql).bind(user_id).fetch_all(&mut *db).await?;
-    let name = free_name(&device_name(&client.user_agent), &names);
+    let name = name.map_or_else(|| device_name(&client.user_agent), String::from);
+    let name = free_name(&name, &names);
     let sql = "insert into passkeys (id, user_id, credential_id, name, credential, created_at) \
                values ($1, $2, $3, $4, $5, $6) on conflict (credential_id) do nothing";
     let query = sqlx::query(sql).bind(new_id()).bind(user_id).bind(passkey.cred_id().to_vec());
@@ -132,13 +137,31 @@ pub async fn rename(db: &mut Connection, user_id: &str, id: &str, name: &str) ->
     if renamed.rows_affected() == 0 { Err(Error::NOT_FOUND) } else { Ok(()) }
 }
 
-/// Returns the name of the removed passkey.
+/// The user's passkey with this id.
 ///
 /// # Errors
 /// As [`rename`].
-pub async fn remove(db: &mut Connection, user_id: &str, id: &str) -> Result<String> {
-    let sql = "delete from passkeys where id = $1 and user_id = $2 returning name";
-    let removed = sqlx::query_scalar(sql).bind(id).bind(user_id).fetch_optional(db).await?;
+pub async fn find(db: &mut Connection, user_id: &str, id: &str) -> Result<ListedPasskey> {
+    of_user(db, user_id).await?.into_iter().find(|passkey| passkey.id == id).ok_or(Error::NOT_FOUND)
+}
+
+/// What is left to say about a passkey that was removed.
+pub struct RemovedPasskey {
+    pub name: String,
+    pub credential_id: Vec<u8>,
+}
+
+impl FromRow<'_, DbRow> for RemovedPasskey {
+    fn from_row(row: &DbRow) -> sqlx::Result<RemovedPasskey> {
+        Ok(RemovedPasskey { name: row.try_get("name")?, credential_id: row.try_get("credential_id")? })
+    }
+}
+
+/// # Errors
+/// As [`rename`].
+pub async fn remove(db: &mut Connection, user_id: &str, id: &str) -> Result<RemovedPasskey> {
+    let sql = "delete from passkeys where id = $1 and user_id = $2 returning name, credential_id";
+    let removed = sqlx::query_as(sql).bind(id).bind(user_id).fetch_optional(db).await?;
     removed.ok_or(Error::NOT_FOUND)
 }
 

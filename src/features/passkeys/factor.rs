@@ -5,10 +5,19 @@ use super::{confirm, credential, log_in, manage};
 use crate::accounts::AuthLevel;
 use crate::base::Result;
 use crate::db::Connection;
-use crate::web::app::FactorAttempt;
-use crate::web::{App, Factor, FactorCounts};
+use crate::web::app::{FactorAttempt, Owned};
+use crate::web::{AccountGroup, AccountRow, App, Factor, FactorCounts, RowState};
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
+
+pub const ROW: AccountRow = AccountRow::new(AccountGroup::SigningIn, 2, "Passkeys", manage::PATH, |_, context| {
+    match context.count(FACTOR.name) {
+        0 => RowState::fixed("None", "Add"),
+        number => ready(Ok(RowState::new(number.to_string(), "Manage"))).boxed(),
+    }
+});
+
+pub const OWNED: Owned = Owned { one: "passkey", many: "passkeys", count: credential::COUNT };
 
 pub const FACTOR: Factor = Factor {
     name: NAME,
@@ -84,5 +93,19 @@ mod tests {
         Authenticator::new().registered(&app.person("ada").await).await;
         let fields = [("username", "ada"), ("password", PASSWORD)];
         app.visitor().post("/test/log-in", &fields).await.assert_redirect("/");
+    }
+
+    #[tokio::test]
+    async fn the_account_page_says_how_many_there_are() {
+        let app = TestApp::new().await;
+        let (ada, bob) = (app.person("ada").await, app.person("bob").await);
+        ada.get("/test/account").await.assert_contains("Passkeys · None · Add\n");
+        app.execute(
+            "insert into passkeys (id, user_id, credential_id, name, credential, created_at) \
+             select 'x', id, 'x', 'Phone', '', 1 from users where username = 'ada'",
+        )
+        .await;
+        ada.get("/test/account").await.assert_contains("Passkeys · 1 · Manage\n");
+        bob.get("/test/account").await.assert_contains("Passkeys · None · Add\n");
     }
 }

@@ -6,7 +6,7 @@ use super::ceremony::{self, Purpose};
 use super::{credential, relying_party::not_good};
 use crate::accounts::{AuthLevel, Choices, PendingLogin};
 use crate::base::Result;
-use crate::web::{App, Empty, Json, LocalPath, Login, Page, Template, files};
+use crate::web::{App, Detour, Empty, FactorCounts, Json, Login, Page, Template, files};
 use axum::extract::State;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,7 @@ struct AskPage {
     stay: bool,
     /// Where to go afterwards.
     next: String,
+    factors: FactorCounts,
 }
 
 impl Template for AskPage {
@@ -28,9 +29,10 @@ impl Template for AskPage {
 }
 
 /// Asks a user who has authenticated by one factor for a passkey.
-pub async fn show(pending: PendingLogin, page: Page) -> Result<Response> {
+pub async fn show(State(app): State<App>, pending: PendingLogin, page: Page) -> Result<Response> {
     let PendingLogin { user, choices: Choices { stay, next }, .. } = pending;
-    page.render(&AskPage { name: user.username, stay, next }).await
+    let factors = app.db.read(async |db| FactorCounts::of_user(&app, db, &user.id).await).await?;
+    page.render(&AskPage { name: user.username, stay, next, factors }).await
 }
 
 pub async fn start(State(app): State<App>, login: Login, _: Json<Empty>) -> Result<Response> {
@@ -42,9 +44,8 @@ pub async fn start(State(app): State<App>, login: Login, _: Json<Empty>) -> Resu
 pub struct Answer {
     #[serde(flatten)]
     pub credential: PublicKeyCredential,
-    /// Where to go afterwards.
-    #[serde(default)]
-    pub next: LocalPath,
+    #[serde(flatten)]
+    pub detour: Detour,
     /// Whether the session outlives the browser.
     #[serde(default)]
     stay: bool,
@@ -52,7 +53,7 @@ pub struct Answer {
 
 pub async fn finish(State(app): State<App>, login: Login, Json(answer): Json<Answer>) -> Result<Response> {
     let verified = credential::verify(&app, &login.headers, Purpose::LogIn, &answer.credential).await?;
-    let choices = Choices { stay: answer.stay, next: answer.next.to_string() };
+    let choices = Choices { stay: answer.stay, next: app.resolve(answer.detour.next.as_ref()).into() };
     let logged_in = app.db.write(async |db| {
         verified.recheck(db).await?;
         let redirect = login.log_in(db, verified.user_id(), AuthLevel::TwoFactors, &choices).await?;
@@ -72,6 +73,7 @@ mod tests {
     use data_encoding::BASE64URL_NOPAD;
     use futures_util::future::join_all;
     use serde_json::{Value, json};
+    use std::collections::BTreeMap;
 
     const START: &str = "/login/passkey/start";
     const FINISH: &str = "/login/passkey/finish";
@@ -91,7 +93,10 @@ mod tests {
 
     #[test]
     fn its_page_renders() {
-        let page = |stay| AskPage { name: "ada".into(), stay, next: "/a?b=\"c\"".into() };
+        let page = |stay| {
+            let factors = FactorCounts(BTreeMap::from([("code", i64::from(stay))]));
+            AskPage { name: "ada".into(), stay, next: "/a?b=\"c\"".into(), factors }
+        };
         check(&[page(false), page(true)]);
     }
 

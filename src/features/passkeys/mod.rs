@@ -4,6 +4,7 @@
 //! `…/finish` verifies what came of it. A passkey always verifies its user too, so it is two factors at once.
 //! `ceremony.rs` has the challenges, `credential.rs` the table and the verification; the pages are in the other files.
 
+mod aaguid;
 #[cfg(test)]
 mod authenticator;
 mod ceremony;
@@ -21,16 +22,20 @@ use crate::web::{Access, Routes};
 use url::Url;
 
 pub fn feature(env: &Env) -> anyhow::Result<Feature> {
-    // A passkey belongs to a domain name, and a site at an IP address has none.
-    let base_url = env.text("BASE_URL").and_then(|url| Url::parse(url).ok());
-    if base_url.is_some_and(|url| url.domain().is_none()) {
-        return Ok(Feature::default());
+    // A passkey belongs to a domain name, and a site at an IP address has none. In development the pages say so.
+    let base_url = env.text("BASE_URL")?.and_then(|url| Url::parse(url).ok());
+    if let Some(url) = base_url.filter(|url| url.domain().is_none()) {
+        let says_why = relying_party::is_loopback(&url);
+        return Ok(Feature::named(if says_why { "passkeys_need_a_host_name" } else { "" }));
     }
     let routes = Routes::new()
-        .get(manage::PATH, Access::Recent, manage::index)
+        .get(manage::PATH, Access::User, manage::index)
+        .get("/account/passkeys/add", Access::Recent, manage::prepare_to_add)
         .post("/account/passkeys/start", Access::Recent, manage::start)
         .post("/account/passkeys/finish", Access::Recent, manage::finish)
+        .get("/account/passkeys/{id}/rename", Access::User, manage::ask_for_name)
         .post("/account/passkeys/{id}/rename", Access::Recent, manage::rename)
+        .get("/account/passkeys/{id}/remove", Access::User, manage::ask_to_remove)
         .post("/account/passkeys/{id}/remove", Access::Recent, manage::remove)
         .get(log_in::PATH, Access::PendingLogin, log_in::show)
         .post("/login/passkey/start", Access::Guest, log_in::start)
@@ -46,6 +51,8 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
         flashes: &[manage::ADDED, manage::RENAMED, manage::REMOVED, sign_up::WELCOME],
         factor: Some(factor::FACTOR),
         credentials: Some(credential::ADDED),
+        account_row: Some(factor::ROW),
+        owned: &[factor::OWNED],
         export: &[credential::EXPORT],
         silenced: &["webauthn_rs", "webauthn_attestation_ca", "crypto_glue"],
         ..Feature::named("passkeys")
@@ -56,13 +63,23 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
 mod tests {
     use super::*;
     use crate::features;
-    use crate::test::TestApp;
+    use crate::test::{PRODUCTION, TestApp};
 
     #[tokio::test]
     async fn a_site_without_a_name_offers_no_passkeys() {
         let app = TestApp::with_env(&[("BASE_URL", "http://127.0.0.1:8000")], Routes::new()).await;
         app.visitor().get("/.well-known/passkey-endpoints").await.assert_status(404);
         app.person("ada").await.get(manage::PATH).await.assert_status(404);
+        for path in ["/login", "/signup"] {
+            let page = app.visitor().get(path).await;
+            if page.status == 404 {
+                continue; // The site has no such page.
+            }
+            page.assert_contains("Passkeys do not work at an IP address.").assert_lacks("data-passkey");
+        }
+        let production = PRODUCTION.into_iter().chain([("BASE_URL", "https://192.0.2.1")]).collect::<Vec<_>>();
+        let app = TestApp::with_env(&production, Routes::new()).await;
+        app.visitor().get("/login").await.assert_lacks("asskey");
     }
 
     #[test]

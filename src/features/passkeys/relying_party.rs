@@ -2,6 +2,7 @@
 
 use crate::base::{Config, Error, Result};
 use std::time::Duration;
+use url::{Host, Url};
 use webauthn_rs::prelude::{Webauthn, WebauthnBuilder};
 
 /// The field in which a passkey is sent, and its name among the factors.
@@ -17,9 +18,18 @@ pub fn relying_party(config: &Config) -> Result<Webauthn> {
     Ok(party.map_err(anyhow::Error::from)?)
 }
 
-/// The sentence for everything that can be wrong with a passkey, so that nobody learns what it was.
-pub const NOT_GOOD: &str = "This passkey could not be used. Please try once more, or choose another way.";
+/// The sentence for everything that can be wrong with a passkey, so that it gives nothing away.
+pub const NOT_GOOD: &str = "This passkey could not be used. Try again, or choose another way.";
 
 pub fn not_good() -> Error {
     Error::invalid(NAME, NOT_GOOD)
+}
+
+/// Whether the host is an address of this machine.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        _ => false,
+    }
 }

@@ -12,10 +12,8 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use webauthn_rs::prelude::{PasskeyRegistration, RegisterPublicKeyCredential};
 
-pub const WELCOME: Flash = Flash {
-    name: "passkey_signed_up",
-    words: "Welcome. Please confirm your address by the link that we have mailed to you.",
-};
+pub const WELCOME: Flash =
+    Flash { name: "passkey_signed_up", words: "Welcome. Open the link we mailed you to confirm your address." };
 
 /// What a visitor has typed. Stored until the passkey is created, and validated again then.
 #[derive(Deserialize, Serialize, Default)]
@@ -44,13 +42,17 @@ struct PendingSignUp {
 
 pub async fn start(State(app): State<App>, login: Login, Json(form): Json<SignUpForm>) -> Result<Response> {
     let (username, _) = form.validate(&app.config)?;
-    app.count_by_address(SIGN_UP, &login.client, app.config.signups_per_address).await?;
-    if app.db.read(async |db| user::find(db, &username).await).await?.is_some() {
+    let counted = app.count_by_address(SIGN_UP, &login.client, app.config.signups_per_address).await?;
+    counted.decide(ask(&app, &login, &username, form)).await
+}
+
+async fn ask(app: &App, login: &Login, username: &Username, form: SignUpForm) -> Result<Response> {
+    if app.db.read(async |db| user::find(db, username).await).await?.is_some() {
         return Err(Error::invalid("username", username.taken()));
     }
     let user = User { id: new_id(), username: username.to_string() };
     let state = |registration| PendingSignUp { user_id: user.id.clone(), form, registration };
-    ceremony::ask_to_create(&app, &login, Purpose::SignUp, &user, Vec::new(), state).await
+    ceremony::ask_to_create(app, login, Purpose::SignUp, &user, Vec::new(), state).await
 }
 
 #[derive(Deserialize)]
@@ -59,7 +61,7 @@ pub struct Answer {
     credential: RegisterPublicKeyCredential,
     /// Where to go afterwards.
     #[serde(default)]
-    next: LocalPath,
+    next: Option<LocalPath>,
 }
 
 pub async fn finish(State(app): State<App>, login: Login, Json(answer): Json<Answer>) -> Result<Response> {
@@ -67,7 +69,7 @@ pub async fn finish(State(app): State<App>, login: Login, Json(answer): Json<Ans
     let pending: PendingSignUp = ceremony::take(&app, &login.headers, Purpose::SignUp, client_data).await?;
     let passkey = credential::created(&app.config, &answer.credential, &pending.registration)?;
     let (username, email) = pending.form.validate(&app.config)?;
-    let choices = Choices { stay: false, next: answer.next.to_string() };
+    let choices = Choices { stay: false, next: app.resolve(answer.next.as_ref()).into() };
     let logged_in = app.db.write(async |db| {
         let id = &*pending.user_id;
         if !user::create_with_id(db, id, &username, &login.client).await? {
@@ -130,7 +132,7 @@ mod tests {
         for (username, email, words) in [
             ("", "", "Please choose a username."),
             ("a b", "", "without spaces"),
-            ("admin", "", "kept for the people who run this site"),
+            ("admin", "", "reserved for the people who run this site"),
             ("ada", "ada", "does not look like"),
             ("Grace", "", "The name grace is taken."),
         ] {

@@ -1,8 +1,10 @@
 //! Chooses a new password by a link. Opening the page changes nothing, because mail scanners open links before people do.
 
+use super::request;
 use crate::accounts::link::{self, Link, Purpose};
+use crate::accounts::password::table::RESET;
 use crate::accounts::session::lifecycle::LOGGED_IN;
-use crate::accounts::{Client, Event, NewPassword, address, event, password, personal_words, session};
+use crate::accounts::{Client, NewPassword, address, event, password, personal_words, session};
 use crate::base::{FieldErrors, Result};
 use crate::db::{Connection, rate_limit};
 use crate::web::app::SessionStart;
@@ -13,14 +15,11 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-pub const PASSWORD_RESET: Event = Event::named("password_reset", "A new password was chosen by a link")
-    .with_notice("A new password was chosen", "It was chosen without the one before, which does not work any more.");
-
 pub const CHOSEN: Flash = Flash { name: "password_reset", words: "Your new password is set. Log in with it." };
 
 pub const LOOK_THROUGH: Flash = Flash {
     name: "look_through",
-    words: "You have a new password. Your account page shows what else opens your account: please look it through.",
+    words: "You have a new password. Please check your account page for other ways to log in that you do not recognise.",
 };
 
 #[derive(Deserialize, Default)]
@@ -61,12 +60,20 @@ pub async fn create(
 ) -> Result<Response> {
     let link = app.db.read(async |db| link::find(db, Purpose::Reset, &token).await).await?;
     match choose(&app, &client, &token, &link, &form).await {
-        Ok(()) => Ok(redirect(app.login_path()).flash(CHOSEN).into_response()),
+        Ok(()) => {
+            let path = log_in_path(&app, &link.username);
+            Ok(redirect(&path).cookie(request::forget(&app.config)).flash(CHOSEN).into_response())
+        }
         Err(error) => {
             let errors = error.field_errors()?;
             page.render_errors(&ChoosePage::new(&app, link, errors)).await
         }
     }
+}
+
+/// The page to log in, with the username filled in.
+fn log_in_path(app: &App, username: &str) -> String {
+    app.features.login_path.map_or("/".into(), |path| format!("{path}?username={username}"))
 }
 
 /// After a mistake the link can be used again.
@@ -80,7 +87,7 @@ async fn choose(app: &App, client: &Client, token: &str, link: &Link, form: &Cho
         password::table::set(db, &user_id, &hash).await?;
         session::lifecycle::revoke_all(db, &user_id).await?;
         rate_limit::reset_user(db, &user_id).await?;
-        event::record(db, &*user_id, PASSWORD_RESET.by(client)).await
+        event::record(db, &*user_id, RESET.by(client)).await
     });
     chosen.await
 }
@@ -93,10 +100,13 @@ pub fn on_session_start<'a>(
 ) -> BoxFuture<'a, Result<Redirect>> {
     async move {
         let sql = "select kind from events where user_id = $1 and kind in ($2, $3) order by id desc limit 1";
-        let query = sqlx::query_scalar(sql).bind(start.user_id).bind(LOGGED_IN.kind).bind(PASSWORD_RESET.kind);
+        let query = sqlx::query_scalar(sql).bind(start.user_id).bind(LOGGED_IN.kind).bind(RESET.kind);
         let last: Option<String> = query.fetch_optional(db).await?;
-        let is_first = last.as_deref() == Some(PASSWORD_RESET.kind);
-        Ok(if is_first { redirect.flash(LOOK_THROUGH) } else { redirect })
+        let is_first = last.as_deref() == Some(RESET.kind);
+        let redirect = if is_first { redirect.flash(LOOK_THROUGH) } else { redirect };
+        // The next person at this browser is not to read it.
+        let asked = request::find_sent(start.config, start.headers).is_some();
+        Ok(if asked { redirect.cookie(request::forget(start.config)) } else { redirect })
     }
     .boxed()
 }
@@ -127,7 +137,7 @@ mod tests {
 
     async fn refuses(app: &TestApp, link: &str) {
         for answer in [app.visitor().get(link).await, submit(app, link, NEW).await, submit(app, link, "short").await] {
-            answer.assert_status(404).assert_contains("This link does not work any more");
+            answer.assert_status(404).assert_contains("This link no longer works");
         }
         assert!(!app.is_password_of("ada", NEW).await);
     }
@@ -156,7 +166,7 @@ mod tests {
         page.assert_contains("<input type=\"text\" value=\"ada\" autocomplete=\"username\" hidden>");
         let answer = browser.post(&link, &[("password", NEW), ("confirm_password", NEW)]).await;
         answer
-            .assert_redirect("/login")
+            .assert_redirect("/login?username=ada")
             .assert_cookie("flash=password_reset; HttpOnly; SameSite=Lax; Path=/; Max-Age=60");
         for gone in [&ada, &elsewhere, &browser] {
             gone.assert_is("nobody").await;
@@ -178,11 +188,11 @@ mod tests {
         for _ in 0..5 {
             app.visitor().get(&link).await.assert_status(200);
             app.visitor().send(Method::HEAD, &link, &[], "").await.assert_status(200);
-            app.visitor().send(Method::OPTIONS, &link, &[], "").await.assert_status(405);
+            app.visitor().send(Method::OPTIONS, &link, &[], "").await.assert_status(204);
         }
-        submit(&app, &link, NEW).await.assert_redirect("/login");
+        submit(&app, &link, NEW).await.assert_redirect("/login?username=ada");
         for answer in [app.visitor().get(&link).await, submit(&app, &link, PASSWORD).await] {
-            answer.assert_status(404).assert_contains("This link does not work any more");
+            answer.assert_status(404).assert_contains("This link no longer works");
         }
         assert!(app.is_password_of("ada", NEW).await);
     }
@@ -208,7 +218,7 @@ mod tests {
         }
         ada.assert_is("ada").await;
         assert!(app.is_password_of("ada", PASSWORD).await);
-        submit(&app, &link, NEW).await.assert_redirect("/login");
+        submit(&app, &link, NEW).await.assert_redirect("/login?username=ada");
     }
 
     #[tokio::test]
@@ -229,7 +239,7 @@ mod tests {
         app.execute("update users set disabled_at = 1").await;
         refuses(&app, &link).await;
         app.execute("update users set disabled_at = null").await;
-        submit(&app, &link, NEW).await.assert_redirect("/login");
+        submit(&app, &link, NEW).await.assert_redirect("/login?username=ada");
     }
 
     #[tokio::test]
@@ -239,7 +249,7 @@ mod tests {
         let link = link_of(&app, "eve").await;
         ada.get(&link).await.assert_contains("<strong>eve</strong>");
         let fields = [("password", NEW), ("confirm_password", NEW), ("username", "ada"), ("user_id", "ada")];
-        ada.post(&link, &fields).await.assert_redirect("/login");
+        ada.post(&link, &fields).await.assert_redirect("/login?username=eve");
         ada.assert_is("ada").await;
         eve.assert_is("nobody").await;
         assert!(app.is_password_of("eve", NEW).await && app.is_password_of("ada", PASSWORD).await);
@@ -271,7 +281,7 @@ mod tests {
         assert!(app.app.passwords.verify(login.source(), "ada", PASSWORD).await.is_err());
         app.execute("update limits set free_at = 0").await;
         assert!(!app.is_password_of("ada", PASSWORD).await);
-        submit(&app, &link_of(&app, "ada").await, NEW).await.assert_redirect("/login");
+        submit(&app, &link_of(&app, "ada").await, NEW).await.assert_redirect("/login?username=ada");
         assert!(app.is_password_of("ada", NEW).await);
         for _ in 0..3 {
             assert!(!app.is_password_of("ada", PASSWORD).await);
@@ -313,7 +323,7 @@ mod tests {
     async fn the_first_log_in_afterwards_asks_the_user_to_review_the_account() {
         let app = TestApp::new().await;
         app.person("ada").await;
-        submit(&app, &link_of(&app, "ada").await, NEW).await.assert_redirect("/login");
+        submit(&app, &link_of(&app, "ada").await, NEW).await.assert_redirect("/login?username=ada");
         for is_first in [true, false] {
             let browser = app.visitor();
             let fields = [("username", "ada"), ("password", NEW)];

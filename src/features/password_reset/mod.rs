@@ -17,15 +17,15 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
     let mut routes = Routes::new()
         .get(CHOOSE, Access::Public, choose::show)
         .post(CHOOSE, Access::Public, choose::create)
+        .once()
         .get(RECOVER, Access::Guest, recover::new)
         .post(RECOVER, Access::Guest, recover::create);
-    if env.sends_mail() {
+    if env.sends_mail()? {
         routes = routes.get(REQUEST, Access::Guest, request::new).post(REQUEST, Access::Guest, request::create);
     }
     Ok(Feature {
         routes,
-        events: &[choose::PASSWORD_RESET],
-        flashes: &[request::ASKED, choose::CHOSEN, choose::LOOK_THROUGH],
+        flashes: &[choose::CHOSEN, choose::LOOK_THROUGH],
         mails: &[(RESET_MAIL, request::write_mail as _)],
         on_session_start: Some(choose::on_session_start),
         reset_path: Some(CHOOSE),

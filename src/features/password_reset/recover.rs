@@ -42,11 +42,11 @@ pub async fn create(
         let errors = FieldErrors::of("code", "A recovery code has 26 letters and digits.");
         return page.render_errors(&RecoverPage { form, errors }).await;
     }
-    app.count_by_address("recovery", &client, app.config.password_attempts_per_address).await?;
-    match app.db.write(async |db| recover(&app, db, &client, &form).await).await? {
+    let counted = app.count_by_address("recovery", &client, app.config.password_attempts_per_address).await?;
+    match counted.decide(app.db.write(async |db| recover(&app, db, &client, &form).await)).await? {
         Some(token) => Ok(redirect(&choose_path(&token)).into_response()),
         None => {
-            let errors = FieldErrors::of("code", "This username and code do not belong together.");
+            let errors = FieldErrors::of("code", "Wrong username or recovery code.");
             page.render_errors(&RecoverPage { form, errors }).await
         }
     }
@@ -102,11 +102,26 @@ mod tests {
         submit(&app, "ada", &codes[0]).await.assert_status(422);
         app.visitor().get(&link).await.assert_status(200).assert_contains("<strong>ada</strong>");
         let answer = app.visitor().post(&link, &[("password", NEW), ("confirm_password", NEW)]).await;
-        answer.assert_redirect("/login");
+        answer.assert_redirect("/login?username=ada");
         ada.assert_is("nobody").await;
         assert!(app.is_password_of("ada", NEW).await);
         assert_eq!(app.count("select count(*) from events where kind = 'recovery_code_used'").await, 1);
         assert_eq!(app.count("select count(*) from recovery_codes").await, 9);
+    }
+
+    #[tokio::test]
+    async fn a_code_that_cannot_be_looked_up_now_does_not_count_and_a_wrong_one_does() {
+        let app = TestApp::with_env(&[("PASSWORD_ATTEMPTS_PER_ADDRESS", "2/1h")], Routes::new()).await;
+        app.person("ada").await;
+        let codes = codes_of(&app, "ada").await;
+        app.execute("alter table tokens rename to gone").await;
+        for _ in 0..5 {
+            submit(&app, "ada", &codes[0]).await.assert_status(500);
+        }
+        app.execute("alter table gone rename to tokens").await;
+        submit(&app, "eve", &codes[0]).await.assert_status(422);
+        submit(&app, "ada", &codes[0]).await.assert_status(303);
+        submit(&app, "ada", &codes[1]).await.assert_status(429);
     }
 
     #[tokio::test]
@@ -126,7 +141,7 @@ mod tests {
         let newer = submit(&app, "ada", &codes[1]).await.header("location").to_string();
         app.visitor().get(&link).await.assert_status(404);
         let fields = [("password", NEW), ("confirm_password", NEW)];
-        app.visitor().post(&newer, &fields).await.assert_redirect("/login");
+        app.visitor().post(&newer, &fields).await.assert_redirect("/login?username=ada");
         app.visitor().get(&mailed).await.assert_status(404);
     }
 
@@ -140,7 +155,7 @@ mod tests {
             (codes_of(&app, "known").await, codes_of(&app, "eve").await, codes_of(&app, "gone").await);
         app.execute("update users set disabled_at = 1 where username = 'gone'").await;
         let wrong = submit(&app, "known", &"a".repeat(26)).await;
-        wrong.assert_status(422).assert_contains("This username and code do not belong together.");
+        wrong.assert_status(422).assert_contains("Wrong username or recovery code.");
         wrong.assert_contains("value=\"known\"").assert_contains("id=\"code-error\"").assert_lacks("aaaaa");
         let page = wrong.text().replace("known", "");
         let before = app.statements();
@@ -159,7 +174,7 @@ mod tests {
             assert_eq!(answer.text().replace(&format!("value=\"{name}\""), "value=\"\""), page);
         }
         for name in ["", "a b", "' or 1=1 --"] {
-            submit(&app, name, &codes[0]).await.assert_status(422).assert_contains("do not belong together");
+            submit(&app, name, &codes[0]).await.assert_status(422).assert_contains("Wrong username or");
         }
         let before = app.statements();
         for code in ["", PASSWORD, "' or 1=1 --", "\0", &codes[0][1..]] {

@@ -1,23 +1,23 @@
-//! Asks for the link, by an e-mail address. Whether anybody has the address makes no difference here: a row is added to the
-//! outbox, and who has it is looked up when the mail is sent.
+//! Asks for the link with an e-mail address. Whether an account has the address makes no difference here: a row is added
+//! to the outbox, and who has it is looked up when the mail is sent.
 
 use super::paths::{CHOOSE, REQUEST};
 use crate::accounts::link::{self, Purpose, RESET_MAIL};
 use crate::accounts::{Client, Email, User, address, user};
-use crate::base::{FieldErrors, Result};
+use crate::base::{Config, FieldErrors, Result};
 use crate::db::Connection;
 use crate::mail::{Mail, MailContent, outbox};
 use crate::web::app::REQUESTED_MAIL;
 use crate::web::format::duration;
-use crate::web::{App, Flash, Form, MailTemplate, Page, Template, files, redirect};
+use crate::web::{App, Form, MailTemplate, Page, Template, cookie, files, redirect};
+use ::cookie::Cookie;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
-
-pub const ASKED: Flash =
-    Flash { name: "password_reset_asked", words: "If an account has this address, a mail with a link is on its way." };
 
 #[derive(Deserialize, Serialize, Default)]
 #[serde(default)]
@@ -28,15 +28,42 @@ pub struct RequestForm {
 #[derive(Serialize)]
 struct RequestPage {
     form: RequestForm,
+    /// The address that was just entered. The page does not know whether an account has it.
+    sent: Option<String>,
+    lifetime: String,
     errors: FieldErrors,
+}
+
+impl RequestPage {
+    fn new(app: &App, form: RequestForm, errors: FieldErrors) -> RequestPage {
+        RequestPage { form, sent: None, lifetime: duration(app.config.reset_lifetime), errors }
+    }
 }
 
 impl Template for RequestPage {
     const FILE: &'static str = files::PASSWORD_RESET_REQUEST;
 }
 
-pub async fn new(page: Page) -> Result<Response> {
-    page.render(&RequestPage { form: RequestForm::default(), errors: FieldErrors::default() }).await
+/// Holds the address that this browser has asked for, as long as the link works. An address does not belong in the path,
+/// which proxies log.
+const SENT_COOKIE: &str = "reset";
+
+pub async fn new(State(app): State<App>, page: Page, headers: HeaderMap) -> Result<Response> {
+    let sent = find_sent(&app.config, &headers);
+    let form = RequestForm { email: sent.clone().unwrap_or_default() };
+    page.render(&RequestPage { sent, ..RequestPage::new(&app, form, FieldErrors::default()) }).await
+}
+
+/// The address that this browser has asked for.
+pub fn find_sent(config: &Config, headers: &HeaderMap) -> Option<String> {
+    let cookies = cookie::values(config, headers, SENT_COOKIE);
+    let mut addresses = cookies.iter().filter_map(|cookie| percent_decode_str(cookie).decode_utf8().ok());
+    addresses.find_map(|address| Email::parse(&address).ok()).map(|email| email.as_str().to_string())
+}
+
+/// Makes the browser forget the address.
+pub fn forget(config: &Config) -> Cookie<'static> {
+    cookie::delete(config, SENT_COOKIE)
 }
 
 pub async fn create(
@@ -49,12 +76,14 @@ pub async fn create(
         Ok(email) => email,
         Err(sentence) => {
             let errors = FieldErrors::of("email", sentence);
-            return page.render_errors(&RequestPage { form, errors }).await;
+            return page.render_errors(&RequestPage::new(&app, form, errors)).await;
         }
     };
-    app.count_by_address(REQUESTED_MAIL, &client, app.config.mails_per_address).await?;
-    app.db.write(async |db| outbox::queue(db, RESET_MAIL, None, email.as_str(), "").await).await?;
-    Ok(redirect(REQUEST).flash(ASKED).into_response())
+    let counted = app.count_by_address(REQUESTED_MAIL, &client, app.config.mails_per_address).await?;
+    let queue = async |db: &mut Connection| outbox::queue(db, RESET_MAIL, None, email.as_str(), "").await;
+    counted.decide(app.db.write(queue)).await?;
+    let sent = cookie::build(&app.config, SENT_COOKIE, email.as_str().into(), Some(app.config.reset_lifetime));
+    Ok(redirect(REQUEST).cookie(sent).into_response())
 }
 
 #[derive(Serialize)]
@@ -76,6 +105,10 @@ pub fn write_mail<'a>(
     user: Option<User>,
 ) -> BoxFuture<'a, Result<Option<MailContent>>> {
     async move {
+        // Who asked so long ago does not expect it any more.
+        if mail.is_older_than(app.config.reset_lifetime) {
+            return Ok(None);
+        }
         // A mail that names its user was not asked for by a visitor, so there is no limit.
         let user = if user.is_some() { user } else { find_owner(app, db, mail).await? };
         let Some(User { id, username }) = user else { return Ok(None) };
@@ -128,12 +161,31 @@ mod tests {
 
     #[test]
     fn its_page_and_its_mail_render() {
+        let page = |form, sent: Option<&str>, errors| RequestPage {
+            form,
+            sent: sent.map(String::from),
+            lifetime: "15 minutes".into(),
+            errors,
+        };
         check(&[
-            RequestPage { form: RequestForm::default(), errors: FieldErrors::default() },
-            RequestPage { form: RequestForm { email: "a\"b".into() }, errors: FieldErrors::of("email", "No.") },
+            page(RequestForm::default(), None, FieldErrors::default()),
+            page(RequestForm { email: "a\"b".into() }, None, FieldErrors::of("email", "No.")),
+            page(RequestForm { email: ADA.into() }, Some(ADA), FieldErrors::default()),
         ]);
         let mail = |link: &str| ResetMail { username: "ada".into(), link: link.into(), lifetime: "15 minutes".into() };
         check_mails(&[mail("https://example.com/password-reset/1")]);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_cannot_be_taken_now_does_not_count() {
+        let app = TestApp::with_env(&[("MAILS_PER_ADDRESS", "1/1h")], Routes::new()).await;
+        app.execute("alter table mails rename to gone").await;
+        for _ in 0..3 {
+            request(&app, ADA).await.assert_status(500);
+        }
+        app.execute("alter table gone rename to mails").await;
+        request(&app, ADA).await.assert_redirect(REQUEST);
+        request(&app, ADA).await.assert_status(429);
     }
 
     #[tokio::test]
@@ -159,7 +211,8 @@ mod tests {
         let browser = app.visitor();
         browser.post(REQUEST, &[("email", "Ada@Example.com")]).await.assert_redirect(REQUEST);
         let page = browser.get(REQUEST).await;
-        page.assert_status(200).assert_contains("a mail with a link is on its way");
+        page.assert_status(200).assert_contains("<strong>ada@example.com</strong>").assert_contains("is on its way");
+        page.assert_contains("value=\"ada@example.com\"").assert_contains("Send it again");
         assert_well_formed(&page.text());
         let mail = app.mails().await.into_iter().next().unwrap();
         assert_eq!((&*mail.email, &*mail.content.subject), (ADA, "Choose a new password for Latchkey"));
@@ -205,7 +258,10 @@ mod tests {
             let statements = app.statements() - before;
             let mut headers = answer.headers.clone();
             headers.remove("server-timing");
-            answers.push((answer.status, headers, answer.bytes.clone(), statements));
+            // It holds what was typed.
+            let cookie = headers.remove("set-cookie").unwrap();
+            let cookie = cookie.to_str().unwrap().replace(&email.replace('@', "%40"), "…");
+            answers.push((answer.status, headers, answer.bytes.clone(), statements, cookie));
         }
         for answer in &answers {
             assert_eq!(*answer, answers[0]);
@@ -218,6 +274,27 @@ mod tests {
         }
         assert_eq!(app.count("select count(*) from mails where kind = 'password_reset'").await, 0);
         ada.assert_is("ada").await;
+    }
+
+    #[tokio::test]
+    async fn the_page_names_the_address_until_the_link_has_been_used() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        app.confirm_address("ada", ADA).await;
+        let browser = app.visitor();
+        let asked = browser.post(REQUEST, &[("email", ADA)]).await;
+        asked.assert_headers("set-cookie", &["reset=ada%40example.com; HttpOnly; SameSite=Lax; Path=/; Max-Age=900"]);
+        for _ in 0..2 {
+            let page = browser.get(REQUEST).await;
+            page.assert_contains("<strong>ada@example.com</strong>").assert_no_header("set-cookie");
+        }
+        let fields = [("password", "quiet harbour lamp"), ("confirm_password", "quiet harbour lamp")];
+        browser.post(&app.link_to(ADA).await, &fields).await.assert_status(303);
+        browser.get(REQUEST).await.assert_lacks("ada").assert_contains("Send the link");
+        for nonsense in ["", "call+01234", "<script>", "ada%40", "%FF"] {
+            let page = app.visitor().with_cookie("reset", nonsense).get(REQUEST).await;
+            page.assert_status(200).assert_contains("Send the link").assert_lacks("is on its way");
+        }
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::settings::TwoFactorSettings;
 use crate::accounts::typed_code::normalize;
-use crate::accounts::{AuthLevel, Client, Event, event, recovery_code, user};
+use crate::accounts::{AuthLevel, Client, Event, Session, event, recovery_code, user};
 use crate::base::{FieldErrors, Rate, Result, Sealed, random};
 use crate::db::clock::SKEW;
 use crate::db::rate_limit::{self, Key};
@@ -14,12 +14,12 @@ use ring::hmac;
 use serde::Deserialize;
 use std::time::Duration;
 
-pub const WRONG_CODE: Event = Event::named("wrong_code", "A code was wrong");
+pub const WRONG_CODE: Event = Event::named("wrong_code", "Wrong code");
 pub const CODES_LOCKED: Event =
-    Event::named("codes_locked", "Too many wrong codes: the next attempts have to wait").with_notice(
+    Event::named("codes_locked", "Too many wrong codes: further attempts have to wait").with_notice(
         "Too many wrong codes",
-        "Somebody who knows your password, or is logged in as you, typed several wrong codes. No code is taken for a while. \
-         If it was not you, please change your password.",
+        "Someone who is logged in as you, or who knows your password, entered several wrong codes. No code is accepted for a \
+         while. If it was not you, log out the devices you do not recognise and change your password.",
     );
 
 #[derive(Deserialize, Default)]
@@ -28,7 +28,7 @@ pub struct CodeForm {
     pub code: String,
 }
 
-/// What somebody has typed, if it can be a code of an app or a recovery code.
+/// What was typed, if it can be a code of an app or a recovery code.
 pub struct TypedCode(String);
 
 impl TypedCode {
@@ -41,13 +41,36 @@ impl TypedCode {
     }
 }
 
-const NO_CODE: &str = "This is no code: an app shows six digits, and a recovery code has 26 letters and digits.";
+const NO_CODE: &str = "Enter the six digits that your app shows, or a recovery code.";
 
-pub const REFUSAL: &str = "This code is wrong, or was used already.";
+/// Why a code is not accepted: the sentence for the field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It was counted.
+    Wrong,
+    /// A code of the user's app that was right, until it or a newer one was used. It was counted, too: nobody learns more
+    /// from this sentence than that they have seen a code that is used up.
+    Used,
+    /// The secret of the user's app is sealed with a key that the site does not have, so no code of it can be verified.
+    Unreadable,
+}
 
-/// The mistake in this field of a form.
-pub fn wrong_code(field: &'static str) -> FieldErrors {
-    FieldErrors::of(field, REFUSAL)
+impl Refusal {
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Refusal::Wrong => "This code is wrong or has already been used.",
+            Refusal::Used => "Wait for the next code.",
+            Refusal::Unreadable => {
+                "We cannot check codes from your app at the moment. Use a recovery code, or ask the people who run this \
+                 site for help."
+            }
+        }
+    }
+
+    /// The mistake in this field of a form.
+    pub fn in_field(self, field: &'static str) -> FieldErrors {
+        FieldErrors::of(field, self.sentence())
+    }
 }
 
 /// What the secrets are sealed for.
@@ -68,7 +91,7 @@ pub const EXPORT: (&str, &str) = (
 
 pub const UNDO: &str = "delete from totp where user_id = $1 and confirmed_at >= $2";
 
-/// A set-up that is not finished goes too: whoever has begun it knows its secret, which a second one would show again.
+/// An unfinished set-up goes too: the person who began it knows its secret, which a second one would show again.
 pub const ADDED: AddedCredentials = AddedCredentials { list, remove: "delete from totp where user_id = $1" };
 
 fn list<'a>(db: &'a mut Connection, user_id: &'a str) -> BoxFuture<'a, Result<Vec<String>>> {
@@ -81,13 +104,16 @@ fn list<'a>(db: &'a mut Connection, user_id: &'a str) -> BoxFuture<'a, Result<Ve
 
 pub const SEALED: Sealed = Sealed {
     table: TABLE,
+    if_unopened: "their owners cannot log in by an authenticator app, only by a recovery code",
+    count_by_key: "select substr(secret, 1, 4) as key_id, count(*) as secrets from totp where confirmed_at is not null \
+                   group by 1",
     select: "select user_id, secret from totp where user_id > $1 order by user_id limit 100",
     update: "update totp set secret = $1 where user_id = $2 and secret = $3",
 };
 
 /// Verifies a code of the user's app, or a recovery code, and uses it up. An attempt is counted before it is verified, and
 /// the user's row is locked for both, so guesses follow one another, however many processes they are sent to. A wrong code
-/// is `false` and no error, because an error would roll the count back.
+/// is no error of the transaction, because that would roll the count back.
 ///
 /// # Errors
 /// [`crate::base::error::Error::TooMany`] while wrong codes keep all codes waiting.
@@ -97,9 +123,14 @@ pub async fn verify(
     client: &Client,
     user_id: &str,
     TypedCode(code): &TypedCode,
-) -> Result<bool> {
+) -> Result<Result<(), Refusal>> {
     if user::lock(db, user_id).await?.is_none() || !is_on(db, user_id).await? {
-        return Ok(false);
+        return Ok(Err(Refusal::Wrong));
+    }
+    let sql = "select secret from totp where user_id = $1 and confirmed_at is not null";
+    let secret = secret(db, app, sql, user_id).await?;
+    if secret.is_none() && !recovery_code::is_well_formed(code) {
+        return Ok(Err(Refusal::Unreadable));
     }
     let (key, backoff) = (Key::new("two_factor", user_id), app.settings::<TwoFactorSettings>().backoff);
     // Not counted as the user's, so that a new password does not reset it.
@@ -108,25 +139,28 @@ pub async fn verify(
     if is_recovery_code {
         event::record(db, user_id, recovery_code::USED.by(client).at(AuthLevel::TwoFactors)).await?;
     }
-    if is_recovery_code || use_code(db, app, user_id, code).await? {
+    let used = match secret {
+        _ if is_recovery_code => Ok(()),
+        Some(secret) => use_code(db, &secret, user_id, code).await?,
+        None => Err(Refusal::Wrong),
+    };
+    if used.is_ok() {
         rate_limit::reset(db, &key).await?;
-        return Ok(true);
+        return Ok(used);
     }
     let event = if count < backoff.free { WRONG_CODE } else { CODES_LOCKED };
     event::record(db, user_id, event.by(client)).await?;
-    Ok(false)
+    Ok(used)
 }
 
-/// Whether this is a code of the user's app, of a later step than the last one used.
-async fn use_code(db: &mut Connection, app: &App, user_id: &str, code: &str) -> Result<bool> {
-    let sql = "select secret from totp where user_id = $1 and confirmed_at is not null";
-    let Some(secret) = secret(db, app, sql, user_id).await? else { return Ok(false) };
-    let Some(step) = step_of(&secret, code, now()) else { return Ok(false) };
+/// Uses a code of the user's app, if it is one and of a later step than the last one used.
+async fn use_code(db: &mut Connection, secret: &[u8], user_id: &str, code: &str) -> Result<Result<(), Refusal>> {
+    let Some(step) = step_of(secret, code, now()) else { return Ok(Err(Refusal::Wrong)) };
     // A step that is still to come was used while the clock was ahead.
     let sql = "update totp set last_step = $1 where user_id = $2 and (last_step < $1 or last_step > $1 + $3)";
     let ahead = SKEW.as_secs().cast_signed() / STEP + 1;
     let used = sqlx::query(sql).bind(step).bind(user_id).bind(ahead).execute(db).await?;
-    Ok(used.rows_affected() > 0)
+    Ok(if used.rows_affected() > 0 { Ok(()) } else { Err(Refusal::Used) })
 }
 
 /// Seconds for which an app shows a code.
@@ -150,10 +184,10 @@ fn code_of(secret: &[u8], step: i64) -> u32 {
     (number & 0x7fff_ffff) % 1_000_000
 }
 
-/// The secret that a query selects for this user.
+/// The secret that a query selects for this user, if it opens.
 async fn secret(db: &mut Connection, app: &App, sql: &'static str, user_id: &str) -> Result<Option<Vec<u8>>> {
     let sealed: Option<Vec<u8>> = sqlx::query_scalar(sql).bind(user_id).fetch_optional(db).await?;
-    sealed.map(|sealed| app.seals.open(TABLE, user_id, &sealed)).transpose()
+    Ok(sealed.and_then(|sealed| app.seals.try_open(TABLE, user_id, &sealed)))
 }
 
 pub async fn is_on(db: &mut Connection, user_id: &str) -> Result<bool> {
@@ -166,29 +200,33 @@ pub async fn on_since(db: &mut Connection, user_id: &str) -> Result<Option<i64>>
     Ok(sqlx::query_scalar(sql).bind(user_id).fetch_optional(db).await?)
 }
 
-/// How long the secret of a set-up that is not finished stays the same. Who reloads its page meanwhile may have scanned it.
+/// How long the secret of a set-up that is not finished stays the same, and may be looked at again.
 const SET_UP_KEPT: Duration = Duration::from_secs(10 * 60);
 
-/// The secret of a set-up: the one that was begun a moment ago, or a new one. `None` when there is a confirmed app, which
-/// stays.
-pub async fn start_set_up(db: &mut Connection, app: &App, user_id: &str) -> Result<Option<Vec<u8>>> {
-    let sql = "select secret from totp where user_id = $1 and confirmed_at is null and created_at > $2";
-    let begun: Option<Vec<u8>> =
-        sqlx::query_scalar(sql).bind(user_id).bind(ago(SET_UP_KEPT)).fetch_optional(&mut *db).await?;
-    if let Some(sealed) = begun {
-        return app.seals.open(TABLE, user_id, &sealed).map(Some);
+/// Begins a set-up in this session: with the secret that it made a moment ago, if that opens, or with a new one, which
+/// replaces that of another session. `false` when there is a confirmed app, which stays.
+pub async fn start_set_up(db: &mut Connection, app: &App, session: &Session) -> Result<bool> {
+    let user_id = &*session.user.id;
+    if shown_secret(db, app, session).await?.is_some() {
+        return Ok(true);
     }
-    let secret = random::<20>()?.to_vec();
-    let sealed = app.seals.seal(TABLE, user_id, &secret)?;
-    let sql = "insert into totp (user_id, secret, created_at, last_step) values ($1, $2, $3, 0) \
-               on conflict (user_id) do update set secret = $2, created_at = $3 where totp.confirmed_at is null";
-    let started = sqlx::query(sql).bind(user_id).bind(sealed).bind(now()).execute(db).await?;
-    Ok((started.rows_affected() > 0).then_some(secret))
+    let sealed = app.seals.seal(TABLE, user_id, &random::<20>()?)?;
+    let sql = "insert into totp (user_id, secret, created_at, last_step, session_id) values ($1, $2, $3, 0, $4) \
+               on conflict (user_id) do update set secret = $2, created_at = $3, session_id = $4 \
+               where totp.confirmed_at is null";
+    let query = sqlx::query(sql).bind(user_id).bind(sealed).bind(now()).bind(&*session.id);
+    Ok(query.execute(db).await?.rows_affected() > 0)
 }
 
-/// The secret of a set-up that is not finished.
-pub async fn unconfirmed_secret(db: &mut Connection, app: &App, user_id: &str) -> Result<Option<Vec<u8>>> {
-    secret(db, app, "select secret from totp where user_id = $1 and confirmed_at is null", user_id).await
+/// The secret of the set-up that this session has begun, while it may be looked at. No other session can finish it, so
+/// nobody who has only the password learns the secret that the owner scans.
+pub async fn shown_secret(db: &mut Connection, app: &App, session: &Session) -> Result<Option<Vec<u8>>> {
+    let (user_id, since) = (&*session.user.id, ago(SET_UP_KEPT));
+    let sql = "select secret from totp \
+               where user_id = $1 and session_id = $2 and created_at > $3 and confirmed_at is null";
+    let query = sqlx::query_scalar(sql).bind(user_id).bind(&*session.id).bind(since);
+    let sealed: Option<Vec<u8>> = query.fetch_optional(db).await?;
+    Ok(sealed.and_then(|sealed| app.seals.try_open(TABLE, user_id, &sealed)))
 }
 
 /// How often a user may finish a set-up. Its recovery codes turn it off again at once, so nothing else would limit that.
@@ -278,14 +316,14 @@ mod tests {
     }
 
     /// Verifies a code of this user.
-    async fn verified(app: &TestApp, name: &str, code: &str) -> Result<bool> {
+    async fn verified(app: &TestApp, name: &str, code: &str) -> Result<Result<(), Refusal>> {
         let (id, client) = (app.user(name).await, app.login().await.client);
         let code = TypedCode::parse(code).map_err(|sentence| Error::invalid("code", sentence))?;
         app.app.db.write(async |db| verify(db, &app.app, &client, &id, &code).await).await
     }
 
     async fn is_right(app: &TestApp, name: &str, code: &str) -> bool {
-        verified(app, name, code).await.unwrap()
+        verified(app, name, code).await.unwrap().is_ok()
     }
 
     /// The seconds that a code has to wait.
@@ -301,11 +339,12 @@ mod tests {
         let app = TestApp::new().await;
         let (phone, _) = turn_on(&app.person("ada").await).await;
         let code = phone.code();
-        assert!(!is_right(&app, "ada", &code).await);
+        assert_eq!(verified(&app, "ada", &code).await.unwrap(), Err(Refusal::Used));
         later(&app).await;
         let code = phone.code();
         assert!(is_right(&app, "ada", &code).await);
-        assert!(!is_right(&app, "ada", &code).await);
+        assert_eq!(verified(&app, "ada", &code).await.unwrap(), Err(Refusal::Used));
+        assert_eq!(verified(&app, "ada", &phone.wrong()).await.unwrap(), Err(Refusal::Wrong));
     }
 
     #[tokio::test]
@@ -343,7 +382,7 @@ mod tests {
         later(&app).await;
         for code in [&phone.code(), &codes[0]] {
             let answers = join_all((0..50).map(|_| verified(&app, "ada", code))).await;
-            assert_eq!(answers.iter().filter(|answer| matches!(answer, Ok(true))).count(), 1, "{answers:?}");
+            assert_eq!(answers.iter().filter(|answer| matches!(answer, Ok(Ok(())))).count(), 1, "{answers:?}");
             app.execute("delete from limits").await;
         }
     }
@@ -419,7 +458,7 @@ mod tests {
                     where u.username = 'eve')";
         app.execute(copy).await;
         let code = phone.code();
-        assert!(matches!(verified(&app, "ada", &code).await, Err(Error::Fault(_))));
+        assert_eq!(verified(&app, "ada", &code).await.unwrap(), Err(Refusal::Unreadable));
         assert!(is_right(&app, "eve", &code).await);
         // Her recovery codes still work.
         assert!(is_right(&app, "ada", &codes[0]).await);
@@ -430,7 +469,7 @@ mod tests {
         let app = TestApp::new().await;
         let (ada, eve) = (app.person("ada").await, app.person("eve").await);
         turn_on(&ada).await;
-        eve.post("/account/two-factor/start", &[]).await.assert_status(200);
+        eve.post("/account/two-factor/start", &[]).await.assert_status(303);
         app.execute("update totp set created_at = created_at - 3500").await;
         assert_eq!(purge(&app.app).await.unwrap(), 0);
         app.execute("update totp set created_at = created_at - 100").await;

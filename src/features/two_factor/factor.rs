@@ -1,14 +1,19 @@
 //! Codes as a factor: a log-in that has begun with one factor asks for them.
 
-use super::code::{self, TypedCode, wrong_code};
+use super::code::{self, TypedCode};
 use super::{account, log_in};
 use crate::accounts::AuthLevel;
 use crate::base::{FieldErrors, Result};
 use crate::db::Connection;
 use crate::web::app::FactorAttempt;
-use crate::web::{App, Factor};
+use crate::web::{AccountGroup, AccountRow, App, Factor, RowState};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+
+pub const ROW: AccountRow =
+    AccountRow::new(AccountGroup::SigningIn, 3, "Two-factor log-in", account::PATH, |_, context| {
+        if context.has(FACTOR.name) { RowState::fixed("On", "Manage") } else { RowState::fixed("Off", "Set up") }
+    });
 
 pub const FACTOR: Factor = Factor {
     name: "code",
@@ -26,8 +31,8 @@ fn verify<'a>(app: &'a App, attempt: FactorAttempt<'a>) -> BoxFuture<'a, Result<
     async move {
         let code = TypedCode::parse(value).map_err(|sentence| FieldErrors::of("code", sentence))?;
         // A wrong code is no error inside the transaction, because it is counted there.
-        let is_right = app.db.write(async |db| code::verify(db, app, client, &session.user.id, &code).await).await?;
-        if is_right { Ok(()) } else { Err(wrong_code("code").into()) }
+        let verified = app.db.write(async |db| code::verify(db, app, client, &session.user.id, &code).await).await?;
+        verified.map_err(|refusal| refusal.in_field("code").into())
     }
     .boxed()
 }
@@ -47,7 +52,7 @@ fn next<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::phone::{Phone, later, send, start_log_in, turn_on, turn_on_and_off};
+    use super::super::phone::{Phone, later, send, start, start_log_in, turn_on, turn_on_and_off};
     use super::*;
     use crate::accounts::{Session, User};
     use crate::db::{new_id, now};
@@ -77,15 +82,16 @@ mod tests {
             }
         };
         later(&app).await;
-        let refused = Some(("code", code::REFUSAL.to_string()));
+        let sentence = |refusal: code::Refusal| Some(("code", refusal.sentence().to_string()));
+        let (refused, used) = (sentence(code::Refusal::Wrong), sentence(code::Refusal::Used));
         assert_eq!(mistake("ada", &phone.wrong()).await, refused);
         let code = phone.code();
         // A user without an app has no code, and a recovery code does not replace it.
         assert_eq!(mistake("eve", &code).await, refused);
         assert_eq!(mistake("eve", &turn_on_and_off(&eve).await).await, refused);
-        for code in [&code, &codes[0]] {
+        for (code, again) in [(&code, &used), (&codes[0], &refused)] {
             assert_eq!(mistake("ada", code).await, None);
-            assert_eq!(mistake("ada", code).await, refused);
+            assert_eq!(mistake("ada", code).await, *again);
         }
     }
 
@@ -97,13 +103,14 @@ mod tests {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
 
-        let phone = Phone::scan(&ada.post("/account/two-factor/start", &[]).await);
+        let phone = Phone::scan(&start(&ada).await);
         send(&ada, "/account/two-factor/confirm", &phone.wrong()).await.assert_status(422);
         assert_eq!(app.count(ATTEMPTS).await, 1);
-        send(&ada, "/account/two-factor/confirm", &phone.code()).await.assert_status(200);
+        send(&ada, "/account/two-factor/confirm", &phone.code()).await.assert_status(303);
         assert_eq!(app.count(ATTEMPTS).await, 0);
 
-        send(&ada, "/test/reauthenticate", &phone.wrong()).await.assert_status(422);
+        // The code of the set-up is right, but used up.
+        send(&ada, "/test/reauthenticate", &phone.code()).await.assert_status(422);
         assert_eq!((app.count(ATTEMPTS).await, app.count(EVENTS).await), (1, 1));
 
         let browser = start_log_in(&app, "ada").await;
@@ -150,11 +157,11 @@ mod tests {
 
         // A set-up opens nothing yet, but its secret would be shown to the owner too.
         let thief = app.browser_of("ada").await;
-        let seen = Phone::scan(&thief.post("/account/two-factor/start", &[]).await);
+        let seen = Phone::scan(&start(&thief).await);
         assert_eq!(list().await, [""; 0]);
         remove().await;
         let ada = app.browser_of("ada").await;
-        let page = ada.post("/account/two-factor/start", &[]).await;
+        let page = start(&ada).await;
         assert_ne!(Phone::scan(&page).code(), seen.code());
         assert_eq!(app.count("select count(*) from totp where confirmed_at is not null").await, 1);
     }
@@ -169,5 +176,19 @@ mod tests {
         let undo = async |db: &mut Connection| undo_added_since(&app.app, db, &id, &earlier).await;
         app.app.db.write(undo).await.unwrap();
         assert_eq!(app.count("select count(*) from totp").await, 1);
+    }
+
+    #[tokio::test]
+    async fn the_account_page_says_whether_it_is_on() {
+        let app = TestApp::new().await;
+        let (ada, bob) = (app.person("ada").await, app.person("bob").await);
+        ada.get("/test/account").await.assert_contains("Two-factor log-in · Off · Set up\n");
+        app.execute(
+            "insert into totp (user_id, secret, created_at, confirmed_at, last_step) \
+             select id, 'x', 1, 1, 0 from users where username = 'ada'",
+        )
+        .await;
+        ada.get("/test/account").await.assert_contains("Two-factor log-in · On · Manage\n");
+        bob.get("/test/account").await.assert_contains("Two-factor log-in · Off · Set up\n");
     }
 }

@@ -1,32 +1,42 @@
 //! The second step of a log-in.
 
-use super::code::{self, CodeForm, TypedCode, wrong_code};
+use super::code::{self, CodeForm, Refusal, TypedCode};
 use super::settings::TwoFactorSettings;
 use crate::accounts::PendingLogin;
 use crate::base::{FieldErrors, Result};
 use crate::db::Connection;
-use crate::web::{App, Flash, Form, Login, Page, Redirect, Template, files, redirect};
+use crate::web::{App, FactorCounts, Flash, Form, Login, Page, Redirect, Template, files, redirect};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 pub const PATH: &str = "/login/two-factor";
 
-pub const OVER: Flash =
-    Flash { name: "log_in_over", words: "That took too long, or too many tries. Please log in once more." };
+pub const OVER: Flash = Flash {
+    name: "log_in_over",
+    words: "That took too long, or there were too many wrong codes. Please log in again.",
+};
 
 #[derive(Serialize)]
 struct LogInPage {
     username: String,
+    factors: FactorCounts,
     errors: FieldErrors,
+}
+
+impl LogInPage {
+    async fn new(app: &App, PendingLogin { user, .. }: PendingLogin, errors: FieldErrors) -> Result<LogInPage> {
+        let factors = app.db.read(async |db| FactorCounts::of_user(app, db, &user.id).await).await?;
+        Ok(LogInPage { username: user.username, factors, errors })
+    }
 }
 
 impl Template for LogInPage {
     const FILE: &'static str = files::TWO_FACTOR_LOG_IN;
 }
 
-pub async fn show(pending: PendingLogin, page: Page) -> Result<Response> {
-    page.render(&LogInPage { username: pending.user.username, errors: FieldErrors::default() }).await
+pub async fn show(State(app): State<App>, pending: PendingLogin, page: Page) -> Result<Response> {
+    page.render(&LogInPage::new(&app, pending, FieldErrors::default()).await?).await
 }
 
 pub async fn create(
@@ -40,31 +50,32 @@ pub async fn create(
     let field = if has_letters { "recovery_code" } else { "code" };
     let errors = match TypedCode::parse(&form.code) {
         Ok(code) => match app.db.write(async |db| complete(db, &app, &pending, &login, &code).await).await? {
-            Some(redirect) => return Ok(redirect.into_response()),
-            None => wrong_code(field),
+            Ok(redirect) => return Ok(redirect.into_response()),
+            Err(refusal) => refusal.in_field(field),
         },
         Err(sentence) => FieldErrors::of(field, sentence),
     };
-    page.render_errors(&LogInPage { username: pending.user.username, errors }).await
+    page.render_errors(&LogInPage::new(&app, pending, errors).await?).await
 }
 
-/// `None` for a wrong code while another can be sent. It is no error, because it was counted.
+/// A refusal while another code can be sent. It is no error of the transaction, because it was counted.
 async fn complete(
     db: &mut Connection,
     app: &App,
     pending: &PendingLogin,
     login: &Login,
     code: &TypedCode,
-) -> Result<Option<Redirect>> {
+) -> Result<Result<Redirect, Refusal>> {
     let over = redirect(app.login_path()).flash(OVER);
     if !pending.lock(db).await? {
-        return Ok(Some(over));
+        return Ok(Ok(over));
     }
-    if code::verify(db, app, &login.client, &pending.user.id, code).await? {
-        return Ok(Some(login.complete(db, pending).await?.unwrap_or(over)));
-    }
-    let goes_on = pending.count_wrong(db, app.settings::<TwoFactorSettings>().attempts).await?;
-    Ok((!goes_on).then_some(over))
+    let Err(refusal) = code::verify(db, app, &login.client, &pending.user.id, code).await? else {
+        return Ok(Ok(login.complete(db, pending).await?.unwrap_or(over)));
+    };
+    let goes_on =
+        refusal == Refusal::Unreadable || pending.count_wrong(db, app.settings::<TwoFactorSettings>().attempts).await?;
+    Ok(if goes_on { Err(refusal) } else { Ok(over) })
 }
 
 #[cfg(test)]
@@ -72,11 +83,19 @@ mod tests {
     use super::super::phone::{later, send, start_log_in, turn_on};
     use super::*;
     use crate::test::{PASSWORD, TestApp, check};
+    use std::collections::BTreeMap;
 
     #[test]
     fn its_page_renders() {
-        let page = |errors| LogInPage { username: "ada".into(), errors };
-        check(&[page(FieldErrors::default()), page(wrong_code("code")), page(wrong_code("recovery_code"))]);
+        let page = |errors| {
+            let factors = FactorCounts(BTreeMap::from([("passkey", 1)]));
+            LogInPage { username: "ada".into(), factors, errors }
+        };
+        check(&[
+            page(FieldErrors::default()),
+            page(Refusal::Wrong.in_field("code")),
+            page(Refusal::Wrong.in_field("recovery_code")),
+        ]);
     }
 
     #[tokio::test]
@@ -85,13 +104,20 @@ mod tests {
         let (phone, _) = turn_on(&app.person("ada").await).await;
         later(&app).await;
         let browser = start_log_in(&app, "ada").await;
-        browser.get(PATH).await.assert_status(200).assert_contains("log in as <strong>ada</strong>");
+        browser
+            .get(PATH)
+            .await
+            .assert_status(200)
+            .assert_contains("log in as <strong>ada</strong>")
+            .assert_lacks("passkey");
         let code = phone.code();
         let answer = send(&browser, PATH, &format!("{} {}", &code[..3], &code[3..])).await;
         answer.assert_redirect("/private");
         answer.assert_cookie("session_token=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
         browser.assert_is("ada").await;
         assert_eq!(app.count("select count(*) from sessions where factors = 2 and stay = 1").await, 1);
+        let again = send(&start_log_in(&app, "ada").await, PATH, &code).await;
+        again.assert_status(422).assert_contains("Wait for the next code.");
     }
 
     #[tokio::test]
@@ -101,7 +127,7 @@ mod tests {
         let browser = start_log_in(&app, "ada").await;
         for mistyped in ["", "12345", "1234567", "123.456", "swordfish", &codes[0][1..]].repeat(3) {
             let answer = send(&browser, PATH, mistyped).await;
-            answer.assert_status(422).assert_contains("This is no code").assert_lacks("swordfish");
+            answer.assert_status(422).assert_contains("Enter the six digits").assert_lacks("swordfish");
         }
         assert_eq!(app.count("select count(*) from events where kind = 'wrong_code'").await, 0);
         assert_eq!(app.count("select count(*) from limits where count > 0").await, 0);
@@ -177,7 +203,7 @@ mod tests {
     async fn a_user_without_an_app_is_not_asked_for_a_code() {
         let app = TestApp::new().await;
         let ada = app.person("ada").await;
-        ada.post("/account/two-factor/start", &[]).await.assert_status(200);
+        ada.post("/account/two-factor/start", &[]).await.assert_status(303);
         let fields = [("username", "ada"), ("password", PASSWORD), ("next", "/private")];
         app.visitor().post("/test/log-in", &fields).await.assert_redirect("/private");
     }

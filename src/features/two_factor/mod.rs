@@ -19,18 +19,23 @@ use crate::web::{Access, Routes};
 
 pub fn feature(env: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new()
-        .get(account::PATH, Access::Recent, account::show)
+        .get(account::PATH, Access::User, account::show)
         .post("/account/two-factor/start", Access::Recent, account::start)
-        .post("/account/two-factor/confirm", Access::Recent, account::confirm)
+        .get(account::CONFIRM, Access::User, account::show_set_up)
+        .post(account::CONFIRM, Access::Recent, account::confirm)
+        .once()
+        .get("/account/two-factor/off", Access::User, account::ask_to_turn_off)
         .post("/account/two-factor/off", Access::Recent, account::turn_off)
+        .once()
         .get(log_in::PATH, Access::PendingLogin, log_in::show)
         .post(log_in::PATH, Access::PendingLogin, log_in::create);
     Ok(Feature {
         routes,
         events: &[account::TWO_FACTOR_ON, account::TWO_FACTOR_OFF, code::WRONG_CODE, code::CODES_LOCKED],
-        flashes: &[account::TURNED_OFF, log_in::OVER],
+        flashes: &[account::TURNED_ON, account::TURNED_OFF, log_in::OVER],
         factor: Some(factor::FACTOR),
         credentials: Some(code::ADDED),
+        account_row: Some(factor::ROW),
         sealed: &[code::SEALED],
         purge: &[code::PURGE],
         export: &[code::EXPORT],

@@ -1,5 +1,6 @@
 //! An authenticator app, for tests, and the requests of its owner.
 
+use super::account::CONFIRM;
 use crate::db::now;
 use crate::test::{Answer, PASSWORD, TestApp, Visitor};
 use std::time::Duration;
@@ -42,12 +43,17 @@ pub async fn send(visitor: &Visitor, path: &str, code: &str) -> Answer {
     visitor.post(path, &[("code", code)]).await
 }
 
+/// Begins a set-up, and returns the page with the key.
+pub async fn start(visitor: &Visitor) -> Answer {
+    visitor.post("/account/two-factor/start", &[]).await.assert_redirect(CONFIRM);
+    visitor.get(CONFIRM).await
+}
+
 /// Turns it on, and returns the app and the recovery codes.
 pub async fn turn_on(visitor: &Visitor) -> (Phone, Vec<String>) {
-    let page = visitor.post("/account/two-factor/start", &[]).await;
-    let phone = Phone::scan(page.assert_status(200));
-    let page = send(visitor, "/account/two-factor/confirm", &phone.code()).await;
-    let page = page.assert_status(200).text();
+    let phone = Phone::scan(start(visitor).await.assert_status(200));
+    let answer = send(visitor, CONFIRM, &phone.code()).await;
+    let page = visitor.get(answer.assert_status(303).header("location")).await.text();
     let codes = page.split("<code class=\"recovery-code\">").skip(1);
     (phone, codes.map(|rest| rest.split('<').next().unwrap().to_string()).collect())
 }

@@ -27,10 +27,10 @@ mod tests {
     #[test]
     fn the_site_does_not_start_when_no_attempt_is_allowed() {
         for (name, value, sentence) in [
-            ("TWO_FACTOR_ATTEMPTS", "0", "TWO_FACTOR_ATTEMPTS must be from 1 to 1000"),
-            ("TWO_FACTOR_ATTEMPTS", "9223372036854775807", "TWO_FACTOR_ATTEMPTS must be from 1 to 1000"),
-            ("TWO_FACTOR_ATTEMPTS", "-1", "TWO_FACTOR_ATTEMPTS must be from 1 to 1000"),
-            ("TWO_FACTOR_ATTEMPTS", "few", "TWO_FACTOR_ATTEMPTS cannot have this value"),
+            ("TWO_FACTOR_ATTEMPTS", "0", "TWO_FACTOR_ATTEMPTS must be a whole number from 1 to 1000"),
+            ("TWO_FACTOR_ATTEMPTS", "9223372036854775807", "TWO_FACTOR_ATTEMPTS must be a whole number from 1 to 1000"),
+            ("TWO_FACTOR_ATTEMPTS", "-1", "TWO_FACTOR_ATTEMPTS must be a whole number from 1 to 1000"),
+            ("TWO_FACTOR_ATTEMPTS", "few", "TWO_FACTOR_ATTEMPTS must be a whole number from 1 to 1000"),
         ] {
             let error = features::all(&[(name, value)].into_iter().collect()).err().unwrap();
             assert_eq!(error.to_string(), sentence);

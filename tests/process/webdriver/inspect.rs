@@ -38,11 +38,14 @@ impl Browser {
         faults
     }
 
-    /// The width of a page that does not fit the smallest screen (WCAG 2.2, 1.4.10).
+    /// The width of a page that does not fit the smallest screen (WCAG 2.2, 1.4.10), in whichever direction people read.
     pub fn too_wide(&self) -> Option<String> {
         self.set_width(320);
-        let width = self.run("return document.documentElement.scrollWidth");
-        (width != 320).then(|| format!("the page is {width} pixels wide on a screen of 320"))
+        ["rtl", "ltr"].into_iter().find_map(|direction| {
+            let turned = format!("document.documentElement.dir = '{direction}';");
+            let width = self.run(&(turned + "return document.documentElement.scrollWidth"));
+            (width != 320).then(|| format!("the page is {width} pixels wide ({direction}) on a screen of 320"))
+        })
     }
 
     /// Text, icons and fields with too little contrast in one of the colour schemes.
@@ -78,7 +81,7 @@ impl Browser {
 }
 
 const CONTROLS: &str =
-    ":is(a, button, summary, input:not([type=hidden], [hidden]), textarea):not(details:not([open]) > form *)";
+    ":is(a, button, summary, input:not([type=hidden], [hidden]), textarea):not(details:not([open]) > :not(summary) *)";
 
 /// Lists what is visible on a page, and of this what is too faint: text below 7:1, icons and borders of fields below
 /// 4.5:1 (WCAG 2.2, 1.4.6 and 1.4.11, which asks for less).

@@ -132,6 +132,25 @@ impl Browser {
         self.run("return performance.getEntriesByType('navigation')[0].responseStatus").as_u64().unwrap()
     }
 
+    /// From now on each answer takes so many milliseconds longer.
+    pub fn slow_down(&self, milliseconds: u64) {
+        let line = json!({"offline": false, "latency": milliseconds, "downloadThroughput": -1, "uploadThroughput": -1});
+        self.devtools("Network.enable", json!({}));
+        self.devtools("Network.emulateNetworkConditions", line);
+    }
+
+    /// Presses a button, and again so many milliseconds later, as a person does who does not wait.
+    #[track_caller]
+    pub fn press_twice(&self, place: &str, milliseconds: u64) {
+        let button = self.post("/element", json!({"using": "css selector", "value": place})).unwrap();
+        let (down, up) = (json!({"type": "pointerDown", "button": 0}), json!({"type": "pointerUp", "button": 0}));
+        let there = json!({"type": "pointerMove", "origin": button, "x": 0, "y": 0});
+        let wait = json!({"type": "pause", "duration": milliseconds});
+        let actions = json!([there, down, up, wait, down, up]);
+        let mouse = json!({"actions": [{"type": "pointer", "id": "mouse", "actions": actions}]});
+        self.post("/actions", mouse).unwrap_or_else(|error| panic!("{place}: {error}\n{self}"));
+    }
+
     /// The first element that matches a CSS selector or, if it begins with `//`, an XPath. Waits for it.
     #[track_caller]
     fn find(&self, place: &str) -> String {
@@ -312,6 +331,12 @@ impl Browser {
         self.post("/window", json!({"handle": newest.as_array().unwrap().last().unwrap()})).unwrap();
     }
 
+    /// Opens a tab that knows nothing of this one, and switches to it.
+    pub fn open_tab(&self) {
+        let tab = self.post("/window/new", json!({"type": "tab"})).unwrap();
+        self.post("/window", json!({"handle": tab["handle"]})).unwrap();
+    }
+
     /// Closes the window, and switches to the first.
     pub fn close_window(&self) {
         let left = value(self.agent.delete(self.session.clone() + "/window").call()).unwrap();
@@ -330,8 +355,25 @@ impl Browser {
     /// Turns autofill of passkeys off from the next page on: a virtual authenticator would log in at once, before
     /// anything can be pressed.
     pub fn disable_passkey_autofill(&self) {
-        let script = "PublicKeyCredential.isConditionalMediationAvailable = async () => false";
+        self.run_on_every_page("PublicKeyCredential.isConditionalMediationAvailable = async () => false");
+    }
+
+    /// Runs this before the scripts of every page from the next on.
+    pub fn run_on_every_page(&self, script: &str) {
         self.devtools("Page.addScriptToEvaluateOnNewDocument", json!({"source": script}));
+    }
+
+    /// Lets pages read the clipboard too.
+    pub fn allow_clipboard(&self) {
+        let permissions = json!(["clipboardReadWrite", "clipboardSanitizedWrite"]);
+        self.devtools("Browser.grantPermissions", json!({"permissions": permissions}));
+    }
+
+    /// Cuts the browser off from the network, or connects it again.
+    pub fn set_offline(&self, offline: bool) {
+        let conditions = json!({"offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1});
+        self.devtools("Network.enable", json!({}));
+        self.devtools("Network.emulateNetworkConditions", conditions);
     }
 
     pub fn remove_authenticator(&self, id: &str) {

@@ -111,7 +111,7 @@ pub fn serve_page(page: String) -> u16 {
 pub fn sign_up_with(browser: &Browser, name: &str, password: &str) {
     browser.fill("Username", name);
     browser.fill("Password", password);
-    browser.fill("Password, once more", password);
+    browser.fill("Repeat password", password);
     browser.press("Create account");
 }
 
