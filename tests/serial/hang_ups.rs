@@ -100,7 +100,8 @@ fn thousands_who_hang_up_delay_nobody_and_cost_no_connection_to_the_database() {
     waits.sort();
     let (count, slow) = (waits.len(), waits[waits.len() * 95 / 100]);
     println!("{hang_ups:?} hung up; half of {count} others waited {:?}, one in twenty {slow:?}", waits[count / 2]);
-    assert!(slow < Duration::from_millis(500), "one in twenty of {count} waited {slow:?}");
+    // A connection that is lost to those who hang up costs at least two seconds, and then a 503.
+    assert!(slow < Duration::from_millis(1500), "one in twenty of {count} waited {slow:?}");
     if database.url.starts_with("postgres") {
         let young = "select count(*) from pg_stat_activity where datname = current_database() \
                      and pid <> pg_backend_pid() and backend_start > now() - interval '4 seconds'";
