@@ -2,7 +2,7 @@
 -- applied at the next start, and a removed one leaves its tables alone. A section that has been applied is never edited;
 -- to change it, add a new section with an unused number.
 --
--- Core has the numbers 1 to 9, the template's features 10 to 99; yours begin at 100. A feature's section has the name of
+-- Core has the numbers 1 to 9 and 90 to 99, the template's features 10 to 89; yours begin at 100. A feature's section has the name of
 -- its file. One text serves SQLite and Postgres: columns are text, bigint or bytea, ids are UUIDv7 made by
 -- `db::clock::new_id`, times are seconds since 1970.
 
@@ -166,6 +166,59 @@ create table shown_codes (
     created_at bigint not null
 );
 create index shown_codes_by_time on shown_codes (created_at);
+
+-- 90 permissions
+-- Users have permissions by their groups and directly. The group with the name admin is built in.
+create table groups (
+    id text primary key,
+    name text not null unique,
+    created_at bigint not null
+);
+
+create table group_permissions (
+    group_id text not null references groups (id) on delete cascade,
+    permission text not null,
+    primary key (group_id, permission)
+);
+
+create table user_groups (
+    user_id text not null references users (id) on delete cascade,
+    group_id text not null references groups (id) on delete cascade,
+    primary key (user_id, group_id)
+);
+create index user_groups_by_group on user_groups (group_id, user_id);
+
+create table user_permissions (
+    user_id text not null references users (id) on delete cascade,
+    permission text not null,
+    primary key (user_id, permission)
+);
+
+-- `*` stands for all permissions, also those of later versions. No other group has it.
+insert into groups (id, name, created_at) values ('admin', 'admin', 0);
+insert into group_permissions (group_id, permission) values ('admin', '*');
+
+-- 91 actors
+-- The user who did it, if that is not the one to whom it happened.
+alter table events add column actor_id text;
+
+-- 92 invitations
+-- Links with which people may sign up. One that is mailed has no token before its mail is written.
+create table invitations (
+    id text primary key,
+    token_hash bytea unique,
+    email text,
+    group_id text references groups (id) on delete cascade,
+    uses bigint not null,
+    used bigint not null,
+    -- Null if it was made by a command.
+    created_by text references users (id) on delete cascade,
+    created_at bigint not null,
+    expires_at bigint not null
+);
+create index invitations_by_user on invitations (created_by);
+create index invitations_by_group on invitations (group_id);
+create index invitations_by_time on invitations (expires_at);
 
 -- 10 notes
 create table notes (

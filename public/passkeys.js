@@ -45,7 +45,7 @@ async function ask({ publicKey }, more) {
 }
 
 function start(place) {
-  const fields = place.dataset.needs ? typed(place, "username", "email") : owner(place);
+  const fields = place.dataset.needs ? typed(place, "username", "email", "invite") : owner(place);
   return post(place, "start", fields);
 }
 

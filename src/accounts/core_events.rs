@@ -2,12 +2,13 @@
 
 use super::password::{attempts, table};
 use super::session::{last_seen, lifecycle};
-use super::{address, event::Event, recovery_code, user};
+use super::{address, disabling, event::Event, group, recovery_code, user};
 
 pub const EVENTS: &[Event] = &[
     user::SIGNED_UP,
     user::USERNAME_CHANGED,
     user::DELETED,
+    user::DELETED_BY_ADMIN,
     lifecycle::LOGGED_IN,
     lifecycle::NEW_BROWSER,
     lifecycle::LOGGED_OUT,
@@ -21,4 +22,10 @@ pub const EVENTS: &[Event] = &[
     address::CHANGED,
     address::REMOVED,
     recovery_code::USED,
+    group::JOINED,
+    group::LEFT,
+    group::GRANTED,
+    group::REVOKED,
+    disabling::DISABLED,
+    disabling::ENABLED,
 ];

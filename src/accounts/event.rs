@@ -4,7 +4,7 @@
 //! An event is a constant next to the code that records it. `accounts::EVENTS` lists those of this layer,
 //! `Feature::events` those of a feature.
 
-use super::{auth_level::AuthLevel, client::Client};
+use super::{actor::Actor, auth_level::AuthLevel, client::Client};
 use crate::base::Result;
 use crate::db::{Connection, DbRow, new_id, now};
 use crate::mail::outbox;
@@ -21,6 +21,8 @@ pub struct Event {
     /// What a mail to the owner says, because someone else may have caused the event.
     pub notice: Option<Notice>,
     pub cause: Cause,
+    /// Whether its notice is sent even to a user who is disabled.
+    pub reaches_disabled_users: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,11 +40,13 @@ pub enum Cause {
     Intruder,
     /// Another user of the site, whose network address and device the owner must not learn.
     OtherUser,
+    /// Somebody who runs the site, of whom the owner must not learn more.
+    Administrator,
 }
 
 impl Event {
     pub const fn named(kind: &'static str, words: &'static str) -> Event {
-        Event { kind, words, notice: None, cause: Cause::Owner }
+        Event { kind, words, notice: None, cause: Cause::Owner, reaches_disabled_users: false }
     }
 
     /// Also notifies the owner by mail.
@@ -54,9 +58,18 @@ impl Event {
         Event { cause, ..self }
     }
 
+    pub const fn reaching_disabled_users(self) -> Event {
+        Event { reaches_disabled_users: true, ..self }
+    }
+
     /// The event caused by `client`, to be recorded.
     pub fn by(self, client: &Client) -> NewEvent<'_> {
-        NewEvent { event: self, client, level: AuthLevel::OneFactor, about: None }
+        NewEvent { event: self, client, actor_id: None, level: AuthLevel::OneFactor, about: None }
+    }
+
+    /// The event caused by somebody else than the owner of the account, to be recorded.
+    pub fn by_actor(self, actor: &Actor) -> NewEvent<'_> {
+        NewEvent { actor_id: actor.user_id.as_deref(), ..self.by(&actor.client) }
     }
 }
 
@@ -64,6 +77,7 @@ impl Event {
 pub struct NewEvent<'a> {
     event: Event,
     client: &'a Client,
+    actor_id: Option<&'a str>,
     level: AuthLevel,
     about: Option<&'a str>,
 }
@@ -84,13 +98,19 @@ impl<'a> NewEvent<'a> {
 /// The kind of mail that notifies users of events. It is about the id of an event.
 pub const NOTICE: &str = "notice";
 
+/// The same, also for a user who is disabled.
+pub const NOTICE_TO_DISABLED: &str = "notice_to_disabled";
+
 /// Records an event, and queues its notice, if any. `user_id` is `None` for an unknown name.
 pub async fn record(db: &mut Connection, user_id: impl Into<Option<&str>>, new: NewEvent<'_>) -> Result<()> {
     let (event, user_id) = (new.event, user_id.into());
     let id = insert(db, user_id, new).await?;
     match event.notice {
         // For an unknown name too, so that it takes the same statements as a known one.
-        Some(_) => outbox::queue_to_user(db, NOTICE, user_id.unwrap_or_default(), &id).await,
+        Some(_) => {
+            let kind = if event.reaches_disabled_users { NOTICE_TO_DISABLED } else { NOTICE };
+            outbox::queue_to_user(db, kind, user_id.unwrap_or_default(), &id).await
+        }
         None => Ok(()),
     }
 }
@@ -121,15 +141,15 @@ pub async fn take_back(db: &mut Connection, id: &str) -> Result<bool> {
 async fn insert(
     db: &mut Connection,
     user_id: Option<&str>,
-    NewEvent { event, client, level, about }: NewEvent<'_>,
+    NewEvent { event, client, actor_id, level, about }: NewEvent<'_>,
 ) -> Result<String> {
     let id = new_id();
-    let client = (event.cause != Cause::OtherUser).then_some(client);
-    let sql = "insert into events (id, user_id, kind, about, factors, created_at, address, device) \
-               values ($1, $2, $3, $4, $5, $6, $7, $8)";
+    let client = matches!(event.cause, Cause::Owner | Cause::Intruder).then_some(client);
+    let sql = "insert into events (id, user_id, kind, about, factors, created_at, address, device, actor_id) \
+               values ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     let query = sqlx::query(sql).bind(&*id).bind(user_id).bind(event.kind).bind(about).bind(level.factors());
     let query = query.bind(now()).bind(client.map(|client| client.address.to_string()));
-    query.bind(client.map(|client| &*client.user_agent)).execute(db).await?;
+    query.bind(client.map(|client| &*client.user_agent)).bind(actor_id).execute(db).await?;
     Ok(id)
 }
 

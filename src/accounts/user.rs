@@ -1,7 +1,8 @@
 //! Users. Other tables refer to a user's id, which never changes.
 
 use super::client::Client;
-use super::event::{self, Event};
+use super::event::{self, Cause, Event, NewEvent};
+use super::permission;
 use crate::base::{Error, Result};
 use crate::db::rate_limit::{self, Key};
 use crate::db::{Connection, DbRow, new_id, now};
@@ -13,6 +14,8 @@ pub const SIGNED_UP: Event = Event::named("signed_up", "Signed up");
 pub const USERNAME_CHANGED: Event = Event::named("username_changed", "Username changed")
     .with_notice("Your username was changed", "Nobody else can take your old name for a while.");
 pub const DELETED: Event = Event::named("deleted", "Account deleted");
+pub const DELETED_BY_ADMIN: Event =
+    Event::named("deleted_by_admin", "An administrator deleted the account").caused_by(Cause::Administrator);
 
 /// A user. As an argument of a handler: the user who is logged in.
 #[derive(Clone, Debug)]
@@ -159,14 +162,23 @@ async fn is_reserved(db: &mut Connection, name: &str, user_id: &str) -> Result<b
 
 /// Deletes a user and, through foreign keys, everything that belongs to them, and reserves the name. Events are kept,
 /// without anything that identifies the user.
-pub async fn delete(db: &mut Connection, user_id: &str, reserved_for: Duration, client: &Client) -> Result<()> {
+///
+/// # Errors
+/// [`Error::LastAdmin`] when the site would be left without an administrator; [`Error::NOT_FOUND`] without such a user.
+pub async fn delete(
+    db: &mut Connection,
+    user_id: &str,
+    reserved_for: Duration,
+    deleted_by: NewEvent<'_>,
+) -> Result<()> {
+    permission::keep_another_admin(db, user_id).await?;
     // First, so that events that others were about to record exist when they are anonymized.
     let sql = "delete from users where id = $1 returning username";
     let deleted: Option<String> = sqlx::query_scalar(sql).bind(user_id).fetch_optional(&mut *db).await?;
     let username = deleted.ok_or(Error::NOT_FOUND)?;
     rate_limit::reset_user(db, user_id).await?;
     rate_limit::block(db, &reservation(&username), user_id, reserved_for).await?;
-    event::record(db, user_id, DELETED.by(client)).await?;
+    event::record(db, user_id, deleted_by).await?;
     event::anonymize(db, user_id).await
 }
 

@@ -47,6 +47,7 @@ pub struct Config {
     /// The keys of `SECRET_KEY`, newest first.
     pub secret_keys: Vec<String>,
     pub require_two_factor: TwoFactorPolicy,
+    pub sign_ups: SignUps,
     /// How long a log-in may wait for its second factor.
     pub login_lifetime: Duration,
     pub session_lifetime: Duration,
@@ -127,6 +128,7 @@ impl Config {
             base_url: site,
             secret_keys: env.text("SECRET_KEY")?.map_or(Vec::new(), parse_keys),
             require_two_factor: parse_requirement(env.text("REQUIRE_TWO_FACTOR")?)?,
+            sign_ups: SignUps::parse(env.text("SIGNUPS")?)?,
             login_lifetime: env.duration("LOGIN_LIFETIME", "5m")?,
             session_lifetime: env.duration("SESSION_LIFETIME", "30d")?,
             session_idle: env.duration("SESSION_IDLE", "7d")?,
@@ -266,6 +268,27 @@ fn parse_requirement(text: Option<&str>) -> Result<TwoFactorPolicy> {
         None | Some("admins") => Ok(TwoFactorPolicy::Admins),
         Some("all") => Ok(TwoFactorPolicy::Everyone),
         Some(_) => bail!("REQUIRE_TWO_FACTOR must be none, admins or all"),
+    }
+}
+
+/// Who may sign up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignUps {
+    Open,
+    /// Only with an invitation.
+    Invite,
+    /// Nobody: accounts are made by commands.
+    Closed,
+}
+
+impl SignUps {
+    fn parse(text: Option<&str>) -> Result<SignUps> {
+        match text {
+            None | Some("open") => Ok(SignUps::Open),
+            Some("invite") => Ok(SignUps::Invite),
+            Some("closed") => Ok(SignUps::Closed),
+            Some(_) => bail!("SIGNUPS must be open, invite or closed"),
+        }
     }
 }
 

@@ -16,6 +16,12 @@ pub enum Error {
     /// The form has mistakes: 422. A handler shows the form again; a script gets the message as JSON. Only for mistakes
     /// that are found before anything is written, because a transaction that returns an error is rolled back.
     Invalid(FieldErrors),
+    /// There is no such page for this user, who must not learn that there is one for others: 404, like an unknown path.
+    Hidden,
+    /// The user may use the page, but not for this: 403, with a sentence that says why.
+    Forbidden(&'static str),
+    /// The site would be left without an administrator: 409.
+    LastAdmin,
     /// The link is unknown, used or expired: 404, with a page of its own.
     StaleLink,
     /// The user has to go to another page of this site first, such as the log-in: 303.
@@ -166,6 +172,9 @@ impl From<Error> for anyhow::Error {
             Error::Invalid(errors) => {
                 anyhow!(errors.iter().map(|(_, sentence)| sentence).collect::<Vec<_>>().join(" "))
             }
+            Error::Hidden => anyhow!("there is no such page"),
+            Error::Forbidden(sentence) => anyhow!(sentence),
+            Error::LastAdmin => anyhow!("the site would be left without an administrator"),
             Error::StaleLink => anyhow!("the link no longer works"),
             Error::Redirect(path) | Error::TooLate(path) => anyhow!("{path} comes first"),
             Error::Repeated => anyhow!("it was done already"),

@@ -15,7 +15,7 @@ pub mod token;
 
 #[allow(unused_imports)] // What nothing uses yet is for features to come.
 pub use {
-    config::{Config, TwoFactorPolicy},
+    config::{Config, SignUps, TwoFactorPolicy},
     env::{Backoff, Env, Rate},
     error::{Error, FieldErrors, Result, explain},
     seal::{Sealed, Seals},

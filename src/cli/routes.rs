@@ -20,6 +20,7 @@ fn line(route: &Route, owner: &str) -> String {
         Access::PendingLogin => "half-way",
         Access::User => "user",
         Access::Recent => "recent",
+        Access::Can(permission) => permission.name,
     };
-    format!("{:<7}{access:<10}{:<32}{owner}", route.method.as_str(), route.path)
+    format!("{:<7}{access:<20}{:<36}{owner}", route.method.as_str(), route.path)
 }

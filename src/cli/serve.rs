@@ -34,6 +34,9 @@ pub async fn run(env: &Env) -> Result<()> {
                         development"
         );
     }
+    for on_start in &site.app.features.on_start {
+        on_start(&site.app).await?;
+    }
     log.say(format!("{} is at {}", config.site_name, config.origin()));
     let (stopping, stopped) = watch::channel(false);
     let stopped_at_once = async {
@@ -50,6 +53,9 @@ pub async fn run(env: &Env) -> Result<()> {
 /// Serves until it is stopped, then finishes what is in progress.
 async fn serve_until(site: &Site, listener: TcpListener, stopped: watch::Receiver<bool>) -> Result<()> {
     tokio::spawn(purge::run(site.app.clone()));
+    for background in &site.app.features.background {
+        tokio::spawn(background(site.app.clone()));
+    }
     tokio::spawn(sealed::warn_of_missing_keys(site.app.clone()));
     let outbox = tokio::spawn(site.outbox.clone().run(site.app.config.drain_timeout, stopped.clone()));
     let mut stopped = stopped;

@@ -2,10 +2,12 @@
 
 use super::feature::Feature;
 use crate::accounts::link::{self, CONFIRM_MAIL, Purpose};
-use crate::accounts::{Session, address};
+use crate::accounts::{Permissions, Session, address};
 use crate::base::{Env, MailDelivery, Result};
 use crate::db::Connection;
-use crate::web::{Access, AccountGroup, App, FactorCounts, Page, Routes, RowContext, RowState, Template, files};
+use crate::web::{
+    Access, AccountGroup, AccountRow, App, FactorCounts, Page, Routes, RowContext, RowState, Template, files,
+};
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
@@ -29,6 +31,7 @@ struct AccountPage {
     signing_in: Vec<ShownRow>,
     devices: Vec<ShownRow>,
     data: Vec<ShownRow>,
+    administration: Vec<ShownRow>,
 }
 
 #[derive(Serialize)]
@@ -50,7 +53,8 @@ async fn show(State(app): State<App>, session: Session, page: Page) -> Result<Re
         let has_other_factor = factors.login_methods(&app) > i64::from(factors.has_password());
         let way_back = has_other_factor || can_recover(db, user_id).await?;
         let (pending, link_sent_at) = find_pending(&app, db, user_id).await?;
-        let context = RowContext { app: &app, session: &session, factors: &factors.0 };
+        let permissions = Permissions::of_user(db, user_id).await?;
+        let context = RowContext { app: &app, session: &session, factors: &factors.0, permissions: &permissions };
         Ok(AccountPage {
             way_back,
             pending,
@@ -59,6 +63,7 @@ async fn show(State(app): State<App>, session: Session, page: Page) -> Result<Re
             signing_in: rows(db, context, AccountGroup::SigningIn).await?,
             devices: rows(db, context, AccountGroup::Devices).await?,
             data: rows(db, context, AccountGroup::Data).await?,
+            administration: rows(db, context, AccountGroup::Administration).await?,
         })
     };
     page.render(&app.db.read(select).await?).await
@@ -66,7 +71,9 @@ async fn show(State(app): State<App>, session: Session, page: Page) -> Result<Re
 
 async fn rows(db: &mut Connection, context: RowContext<'_>, group: AccountGroup) -> Result<Vec<ShownRow>> {
     let mut rows = Vec::new();
-    for row in context.app.features.account_rows.iter().filter(|row| row.group == group) {
+    let is_shown =
+        |row: &&AccountRow| row.group == group && row.needs.is_none_or(|needed| context.permissions.has(needed));
+    for row in context.app.features.account_rows.iter().filter(is_shown) {
         let state = (row.state)(db, context).await?;
         rows.push(ShownRow { label: row.label, path: row.path, is_dangerous: row.is_dangerous, state });
     }
@@ -103,7 +110,16 @@ mod tests {
         let row = ShownRow { label: "Signature", path: "/signature", is_dangerous: way_back, state: row };
         let pending = pending.map(String::from);
         let (profile, signing_in) = (Vec::from([row]), Vec::new());
-        AccountPage { way_back, pending, link_sent_at, profile, signing_in, devices: Vec::new(), data: Vec::new() }
+        AccountPage {
+            way_back,
+            pending,
+            link_sent_at,
+            profile,
+            signing_in,
+            devices: Vec::new(),
+            data: Vec::new(),
+            administration: Vec::new(),
+        }
     }
 
     #[test]

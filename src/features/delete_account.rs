@@ -85,7 +85,7 @@ async fn delete(app: &App, session: &Session, login: &Login, credentials: &Crede
     let reauthenticated = login.reauthenticate(session, credentials).await?;
     let deleted = app.db.write(async |db| {
         reauthenticated.recheck(db).await?;
-        user::delete(db, &session.user.id, app.config.name_rest, &login.client).await
+        user::delete(db, &session.user.id, app.config.name_rest, user::DELETED.by(&login.client)).await
     });
     deleted.await
 }

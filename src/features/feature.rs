@@ -1,9 +1,9 @@
 //! [`Feature`]: what a feature offers.
 
-use crate::accounts::Event;
+use crate::accounts::{Event, Permission};
 use crate::base::Sealed;
 use crate::mail::Deliver;
-use crate::web::app::{OnSessionStart, Owned, Settings, WriteMail};
+use crate::web::app::{Background, OnSessionStart, OnStart, Owned, Settings, ShowSignUp, WriteMail};
 use crate::web::{AccountRow, AddedCredentials, Factor, Flash, Routes};
 
 /// `Feature { routes, ..Feature::named("notes") }`
@@ -14,6 +14,8 @@ pub struct Feature {
     pub routes: Routes,
     /// The events that its handlers record.
     pub events: &'static [Event],
+    /// What its routes ask for.
+    pub permissions: &'static [Permission],
     /// The sentences that its handlers leave for the next page.
     pub flashes: &'static [Flash],
     /// The kinds of mail it writes.
@@ -34,6 +36,12 @@ pub struct Feature {
     /// What it stores that lets people into an account or keeps them out: factors and the like.
     pub credentials: Option<AddedCredentials>,
     pub on_session_start: Option<OnSessionStart>,
+    /// Called when the site is about to serve.
+    pub on_start: Option<OnStart>,
+    /// Runs as long as the site does.
+    pub background: Option<Background>,
+    /// Shows the form to sign up to somebody who has followed a link.
+    pub sign_up: Option<ShowSignUp>,
     /// Its own variables, as `feature(env)` has read them; handlers get them by `app.settings::<T>()`.
     pub settings: Option<Settings>,
     /// Takes mails while no mail server is configured.
@@ -46,6 +54,8 @@ pub struct Feature {
     pub account_path: Option<&'static str>,
     /// The page where a link to reset the password leads; `{token}` stands for its token.
     pub reset_path: Option<&'static str>,
+    /// The page where an invitation leads; `{token}` stands for its token.
+    pub invite_path: Option<&'static str>,
     /// The page where new recovery codes are shown.
     pub recovery_codes_path: Option<&'static str>,
     /// Paths that are answered under any host name.

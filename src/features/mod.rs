@@ -91,7 +91,7 @@ mod tests {
             let visitor = app.visitor().send(route.method.clone(), &path, &[], "").await;
             let to_log_in =
                 visitor.headers.get("location").is_some_and(|to| to.as_bytes().starts_with(b"/login?next="));
-            let for_users = matches!(route.access, Access::User | Access::Recent);
+            let for_users = route.access.is_for_users();
             assert_eq!(to_log_in, for_users, "{} {path}", route.method);
             if route.method == Method::GET {
                 let user = ada.get(&path).await;

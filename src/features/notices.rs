@@ -32,7 +32,7 @@ pub fn feature(env: &Env) -> anyhow::Result<Feature> {
     if env.sends_mail()? {
         routes = routes.get(LINK, Access::Public, show).post(LINK, Access::Public, undo);
     }
-    let mails = &[(event::NOTICE, write_mail as _)];
+    let mails = &[(event::NOTICE, write_mail as _), (event::NOTICE_TO_DISABLED, write_mail as _)];
     Ok(Feature { routes, events: &[UNDONE], flashes: &[TAKEN_BACK], mails, ..Feature::named("notices") })
 }
 
@@ -310,7 +310,8 @@ mod tests {
             let mail = app.mails().await.swap_remove(0);
             assert_eq!((&*mail.email, &*mail.content.subject), (ADA, notice.subject));
             for text in [&mail.content.text, &mail.content.html] {
-                let source = (event.cause != Cause::OtherUser).then_some("Firefox on Linux, 127.0.0.1");
+                let is_named = matches!(event.cause, Cause::Owner | Cause::Intruder);
+                let source = is_named.then_some("Firefox on Linux, 127.0.0.1");
                 for fact in ["ada at Latchkey", " UTC", ADA].into_iter().chain(source) {
                     assert!(text.contains(fact), "{fact}: {text}");
                 }
@@ -589,7 +590,11 @@ mod tests {
 
         app.execute("update tokens set expires_at = expires_at + 60").await;
         let last = link_to(&app, ADA).await;
-        app.app.db.write(async |db| user::delete(db, &id, Duration::ZERO, &client).await).await.unwrap();
+        app.app
+            .db
+            .write(async |db| user::delete(db, &id, Duration::ZERO, user::DELETED.by(&client)).await)
+            .await
+            .unwrap();
         for link in [first, last] {
             assert_eq!(press(&app, &link).await, 404);
         }

@@ -1,19 +1,22 @@
 //! Sign up: a username, a password typed twice, and an optional e-mail address. New users are logged in at once.
 
 use super::feature::Feature;
-use crate::accounts::{AuthLevel, Choices, Email, NewPassword, Username, address, password, personal_words, user};
+use crate::accounts::{Admission, AuthLevel, Choices, Email, NewPassword, Username, password, personal_words};
 use crate::base::{Config, Env, Error, FieldErrors, Result};
+use crate::db::new_id;
 use crate::web::app::SIGN_UP;
 use crate::web::{
     Access, App, Flash, Form, LocalPath, Login, NextQuery, Page, Query, Redirect, Routes, Template, files, once,
 };
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get("/signup", Access::Guest, new).post("/signup", Access::Guest, create).once();
-    Ok(Feature { routes, flashes: &[CONFIRM], ..Feature::named("signup") })
+    Ok(Feature { routes, flashes: &[CONFIRM], sign_up: Some(show_with_link), ..Feature::named("signup") })
 }
 
 const CONFIRM: Flash =
@@ -28,6 +31,8 @@ struct SignupForm {
     password: String,
     #[serde(skip_serializing)]
     confirm_password: String,
+    /// The token of an invitation.
+    invite: Option<String>,
     /// Where to go afterwards.
     next: Option<LocalPath>,
 }
@@ -71,9 +76,37 @@ impl Template for SignupPage {
     const FILE: &'static str = files::SIGNUP_NEW;
 }
 
+/// In place of the form, while nobody can sign up without an invitation.
+#[derive(Serialize)]
+struct NotOpenPage {
+    sentence: &'static str,
+}
+
+impl Template for NotOpenPage {
+    const FILE: &'static str = files::SIGNUP_NOT_OPEN;
+}
+
 async fn new(State(app): State<App>, page: Page, Query(NextQuery { next, .. }): Query<NextQuery>) -> Result<Response> {
+    if let Err(Error::Forbidden(sentence)) = Admission::without_link(&app.config) {
+        return page.render(&NotOpenPage { sentence }).await;
+    }
     let form = SignupForm { next, ..SignupForm::default() };
     page.render(&SignupPage::new(&app, form, FieldErrors::default())?).await
+}
+
+/// The form for somebody who has followed a link.
+fn show_with_link<'a>(
+    app: &'a App,
+    mut parts: Parts,
+    invite: &'a str,
+    email: Option<&'a str>,
+) -> BoxFuture<'a, Result<Response>> {
+    Box::pin(async move {
+        let Ok(page) = Page::from_request_parts(&mut parts, app).await;
+        let (invite, email) = (Some(invite.to_string()), email.map(String::from));
+        let form = SignupForm { invite, email, ..SignupForm::default() };
+        page.render(&SignupPage::new(app, form, FieldErrors::default())?).await
+    })
 }
 
 async fn create(State(app): State<App>, login: Login, page: Page, Form(form): Form<SignupForm>) -> Result<Response> {
@@ -87,6 +120,7 @@ async fn create(State(app): State<App>, login: Login, page: Page, Form(form): Fo
 }
 
 async fn sign_up(app: &App, login: &Login, form: &SignupForm) -> Result<Redirect> {
+    let admission = Admission::find(&app.config, &app.db, form.invite.as_deref()).await?;
     let NewAccount { username, email, password } = form.validate(&app.config)?;
     let counted = app.count_by_address(SIGN_UP, &login.client, app.config.signups_per_address).await?;
     let personal = personal_words(&app.config, username.as_str(), email.as_ref().map(Email::as_str));
@@ -94,16 +128,18 @@ async fn sign_up(app: &App, login: &Login, form: &SignupForm) -> Result<Redirect
     let hash = app.passwords.hash(password, personal).await?;
     let choices = Choices { stay: false, next: app.resolve(form.next.as_ref()).into() };
     let signed_up = app.db.write(async |db| {
-        let created = user::create(db, &username, &login.client).await?;
-        let user_id = created.ok_or_else(|| Error::invalid("username", username.taken()))?;
+        let user_id = new_id();
+        let admitted = admission.create_user(&app.config, db, &user_id, &username, &login.client).await?;
+        let admitted = admitted.ok_or_else(|| Error::invalid("username", username.taken()))?;
         password::table::set(db, &user_id, &hash).await?;
-        if let Some(email) = &email {
-            address::set_pending(db, &user_id, email, AuthLevel::OneFactor).await?;
-        }
-        login.log_in(db, &user_id, AuthLevel::OneFactor, &choices).await
+        let has_to_confirm = match &email {
+            Some(email) => admitted.set_address(db, &user_id, email, AuthLevel::OneFactor).await?,
+            None => false,
+        };
+        let redirect = login.log_in(db, &user_id, AuthLevel::OneFactor, &choices).await?.ok_or(Error::NOT_FOUND)?;
+        Ok(if has_to_confirm { redirect.flash(CONFIRM) } else { redirect })
     });
-    let redirect = counted.decide(signed_up).await?.ok_or(Error::NOT_FOUND)?;
-    Ok(if email.is_some() { redirect.flash(CONFIRM) } else { redirect })
+    counted.decide(signed_up).await
 }
 
 #[cfg(test)]

@@ -159,6 +159,12 @@ pub async fn cancel(db: &mut Connection, user_id: &str, kind: &str) -> Result<()
     Ok(())
 }
 
+/// Like [`cancel`], for mails of all kinds.
+pub async fn cancel_all(db: &mut Connection, user_id: &str) -> Result<()> {
+    sqlx::query("delete from mails where user_id = $1").bind(user_id).execute(db).await?;
+    Ok(())
+}
+
 /// Like [`cancel`], for mails about this id and later ones.
 pub async fn cancel_since(db: &mut Connection, user_id: &str, kind: &str, about: &str) -> Result<()> {
     let sql = "delete from mails where user_id = $1 and kind = $2 and about >= $3";

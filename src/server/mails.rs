@@ -1,6 +1,7 @@
 //! The outbox of the app: features write the mails, and SMTP or a feature delivers them.
 
-use crate::accounts::{event::NOTICE, link::RESET_MAIL, user};
+use crate::accounts::event::{NOTICE, NOTICE_TO_DISABLED};
+use crate::accounts::{disabling, link::RESET_MAIL, user};
 use crate::base::MailDelivery;
 use crate::db::Connection;
 use crate::mail::{
@@ -13,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Mails by which users get their account back, so they must be sent every day.
-const ESSENTIAL: &[&str] = &[RESET_MAIL, NOTICE];
+const ESSENTIAL: &[&str] = &[RESET_MAIL, NOTICE, NOTICE_TO_DISABLED];
 
 /// `in_development` delivers mails if no mail server is configured.
 ///
@@ -68,10 +69,15 @@ async fn write(app: &App, mail: &Mail) -> Result<Option<MailContent>> {
     };
     let write = async |db: &mut Connection| {
         let user = match &mail.user_id {
-            Some(id) => match user::lock(db, id).await? {
-                Some(user) => Some(user),
-                None => return Ok(None),
-            },
+            Some(id) => {
+                let reaches_disabled = mail.kind == NOTICE_TO_DISABLED;
+                let user =
+                    if reaches_disabled { disabling::lock_any(db, id).await? } else { user::lock(db, id).await? };
+                if user.is_none() {
+                    return Ok(None);
+                }
+                user
+            }
             None => None,
         };
         if !outbox::is_claimed(db, mail).await? {

@@ -1,7 +1,7 @@
 //! Deletes expired rows, and corrects rows that were written while a clock was ahead, a few at a time, with pauses for
 //! other writes. Replicas can purge at the same time: a row that another has deleted is simply gone.
 
-use crate::accounts::{device, event, recovery_code, session::lifecycle, stored_token};
+use crate::accounts::{device, event, invitation, recovery_code, session::lifecycle, stored_token};
 use crate::base::{Config, Result, explain};
 use crate::db::clock::SKEW;
 use crate::db::{Connection, Database, ago, idempotency, now, rate_limit};
@@ -59,6 +59,7 @@ fn statements(config: &Config, features: &[&'static str]) -> Vec<(&'static str, 
         (event::PURGE, ago(config.events_kept)),
         (rate_limit::PURGE, now()),
         (rate_limit::PURGE_ATTEMPTS, now()),
+        (invitation::PURGE, now()),
         (device::PURGE, ago(device::LIFETIME)),
         (stored_token::PURGE, now()),
         (recovery_code::PURGE_SHOWN, ago(recovery_code::SHOWN_FOR)),

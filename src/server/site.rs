@@ -2,7 +2,7 @@
 
 use super::mails;
 use crate::accounts::{EVENTS, Passwords, Sessions};
-use crate::base::{Config, Seals};
+use crate::base::{Config, Error, Seals};
 use crate::db::{Database, rate_limit, refunds::Refunds};
 use crate::features::Feature;
 use crate::mail::Outbox;
@@ -69,7 +69,11 @@ impl Site {
             let auth = AuthState::new(app, request.extensions(), request.headers());
             request.extensions_mut().insert(auth.clone());
             let is_options = request.method() == Method::OPTIONS;
+            let is_hidden = app.features.map.is_hidden(request.uri().path());
             let Ok(mut response) = router.clone().call(request).await;
+            if is_hidden && response.status() == StatusCode::METHOD_NOT_ALLOWED {
+                return Error::Hidden.into_response();
+            }
             response.extensions_mut().insert(auth);
             if is_options { allowed_methods(response) } else { response }
         };
@@ -110,6 +114,7 @@ fn take_apart(features: Vec<Feature>) -> (Router<App>, FeatureParts) {
         feature.routes.enter(&mut parts.map);
         router = router.merge(feature.routes.router());
         parts.events.extend(feature.events);
+        parts.permissions.extend(feature.permissions);
         parts.factors.extend(feature.factor);
         parts.credentials.extend(feature.credentials);
         parts.mails.extend(feature.mails);
@@ -117,6 +122,8 @@ fn take_apart(features: Vec<Feature>) -> (Router<App>, FeatureParts) {
         parts.on_session_start.extend(feature.on_session_start);
         parts.account_rows.extend(feature.account_row);
         parts.purge.extend(feature.purge);
+        parts.on_start.extend(feature.on_start);
+        parts.background.extend(feature.background);
         parts.export.extend(feature.export);
         parts.owned.extend(feature.owned);
         parts.sealed.extend(feature.sealed);
@@ -125,6 +132,8 @@ fn take_apart(features: Vec<Feature>) -> (Router<App>, FeatureParts) {
         parts.confirm_path = parts.confirm_path.or(feature.confirm_path);
         parts.account_path = parts.account_path.or(feature.account_path);
         parts.reset_path = parts.reset_path.or(feature.reset_path);
+        parts.sign_up = parts.sign_up.or(feature.sign_up);
+        parts.invite_path = parts.invite_path.or(feature.invite_path);
         parts.recovery_codes_path = parts.recovery_codes_path.or(feature.recovery_codes_path);
         parts.any_host.extend(feature.any_host);
     }
@@ -208,7 +217,7 @@ mod tests {
             // Where nobody can log in, pages for users are 404 to everybody else.
             let has_login = routes.iter().any(|(_, path, _)| path == "/login");
             let is_closed = |end: &str| {
-                let for_users = |access: &Access| matches!(access, Access::User | Access::Recent);
+                let for_users = |access: &Access| access.is_for_users();
                 !has_login && routes.iter().any(|(_, path, access)| path == end && for_users(access))
             };
             for (method, path, _) in &routes {

@@ -4,12 +4,16 @@
 
 use super::database::TestDatabase;
 use super::visitor::{Answer, Visitor};
+use crate::accounts::actor::Actor;
 use crate::accounts::address;
 use crate::accounts::auth_level::AuthLevel;
+use crate::accounts::disabling;
 use crate::accounts::event::Event;
+use crate::accounts::group;
 use crate::accounts::password::policy::NewPassword;
 use crate::accounts::password::table as password_table;
 use crate::accounts::pending_login::Choices;
+use crate::accounts::permission::{ADMIN, Permissions};
 use crate::accounts::session::Session;
 use crate::accounts::session::lifecycle;
 use crate::accounts::user::{self, User, Username};
@@ -21,7 +25,7 @@ use crate::db::connection::Connection;
 use crate::features::{self, Feature};
 use crate::mail::{Deliver, Mail, MailContent, Outbox, Outgoing, deliver_locally};
 use crate::server::site::Site;
-use crate::web::app::{App, Factor, FactorAttempt, RowContext, RowState};
+use crate::web::app::{AccountRow, App, Factor, FactorAttempt, RowContext, RowState};
 use crate::web::factors::FactorCounts;
 use crate::web::form::Form;
 use crate::web::format::time_ago;
@@ -183,6 +187,24 @@ impl TestApp {
         assert!(confirmed.unwrap(), "{email} is somebody else's");
     }
 
+    /// Gives somebody a permission directly. With an own name, so that a test can ask for one that no feature has.
+    pub async fn grant(&self, name: &str, permission: &str) {
+        let (id, actor) = (self.user(name).await, Actor::command_line());
+        self.app.db.write(async |db| group::grant(db, &id, permission, &actor).await).await.unwrap();
+    }
+
+    /// Makes somebody an administrator.
+    pub async fn make_admin(&self, name: &str) {
+        let (id, actor) = (self.user(name).await, Actor::command_line());
+        self.app.db.write(async |db| group::enter(db, &id, ADMIN, &actor).await).await.unwrap();
+    }
+
+    /// Disables somebody's account.
+    pub async fn disable(&self, name: &str) {
+        let (id, actor) = (self.user(name).await, Actor::command_line());
+        assert!(self.app.db.write(async |db| disabling::disable(db, &id, &actor).await).await.unwrap());
+    }
+
     /// The id of somebody.
     pub async fn user(&self, name: &str) -> String {
         let username = Username::parse(name).unwrap();
@@ -301,9 +323,11 @@ async fn whoami(user: Option<User>) -> Result<String> {
 async fn list_account_rows(State(app): State<App>, session: Session) -> Result<String> {
     let select = async |db: &mut Connection| {
         let factors = FactorCounts::of_user(&app, db, &session.user.id).await?;
-        let context = RowContext { app: &app, session: &session, factors: &factors.0 };
+        let permissions = Permissions::of_user(db, &session.user.id).await?;
+        let context = RowContext { app: &app, session: &session, factors: &factors.0, permissions: &permissions };
         let mut lines = String::new();
-        for row in &app.features.account_rows {
+        let is_shown = |row: &&AccountRow| row.needs.is_none_or(|needed| permissions.has(needed));
+        for row in app.features.account_rows.iter().filter(is_shown) {
             let RowState { value, at, action, is_warning } = (row.state)(db, context).await?;
             let value = [Some(value), at.map(time_ago)].into_iter().flatten().collect::<Vec<_>>().join(" ");
             lines += &format!("{} · {value} · {action}{}\n", row.label, if is_warning { "!" } else { "" });

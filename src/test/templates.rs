@@ -11,13 +11,15 @@ use std::fs;
 use std::path::PathBuf;
 
 /// The variables that every page can read.
-const GLOBALS: [&str; 11] = [
+const GLOBALS: [&str; 13] = [
     "asset",
     "confirm_link",
     "features",
     "flash",
     "has_mistakes",
     "mail",
+    "may",
+    "open_to_sign_ups",
     "path",
     "site_name",
     "theme",
@@ -72,7 +74,7 @@ pub fn check_mails<T: MailTemplate>(examples: &[T]) {
         for file in [T::TEXT, T::HTML] {
             let read = templates.variables(file).unwrap();
             let unknown: Vec<_> = read.into_iter().filter(|name| !fields.contains(&**name)).collect();
-            let known = ["features", "mail", "site_name", "subject"];
+            let known = ["features", "mail", "open_to_sign_ups", "site_name", "subject"];
             assert!(unknown.iter().all(|name| known.contains(&&**name)), "templates/{file} reads {unknown:?}");
         }
     }
@@ -122,8 +124,16 @@ fn every_template_belongs_to_a_page_or_is_a_part_of_one() {
     for (name, _) in files::ALL {
         let part = name.contains("/_")
             || name.starts_with("slots/")
-            || ["base.html", "codes.html", "components.html", "cookies.html", "field.html", "letter.html"]
-                .contains(name);
+            || [
+                "admin.html",
+                "base.html",
+                "codes.html",
+                "components.html",
+                "cookies.html",
+                "field.html",
+                "letter.html",
+            ]
+            .contains(name);
         let constant = name.trim_end_matches(".html").to_uppercase().replace(['/', '-', '.'], "_");
         assert!(part || code.contains(&format!("files::{constant};")), "no page uses templates/{name}");
     }

@@ -2,13 +2,15 @@
 
 use super::redirect::{LocalPath, Redirect};
 use super::{flash::Flash, request_tasks::RequestTasks, site_map::SiteMap, templates::Templates};
-use crate::accounts::{AuthLevel, Client, Event, Passwords, Session, Sessions, User};
+use crate::accounts::{AuthLevel, Client, Event, Passwords, Permission, Permissions, Session, Sessions, User};
 use crate::base::{Config, Rate, Result, Sealed, Seals, Tokens};
 use crate::db::rate_limit::AddressLimit;
 use crate::db::refunds::{Counted, Refunds};
 use crate::db::{Connection, Database};
 use crate::mail::{Mail, MailContent};
 use axum::http::HeaderMap;
+use axum::http::request::Parts as RequestParts;
+use axum::response::Response;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use serde::Serialize;
@@ -42,11 +44,16 @@ pub const SIGN_UP: &str = "signup";
 pub struct FeatureParts {
     /// Core's events and those of the features.
     pub events: Vec<Event>,
+    pub permissions: Vec<Permission>,
     pub factors: Vec<Factor>,
     pub credentials: Vec<AddedCredentials>,
     pub mails: Vec<(&'static str, WriteMail)>,
     pub flashes: Vec<Flash>,
     pub on_session_start: Vec<OnSessionStart>,
+    pub on_start: Vec<OnStart>,
+    pub background: Vec<Background>,
+    pub sign_up: Option<ShowSignUp>,
+    pub invite_path: Option<&'static str>,
     /// In the order of the account page.
     pub account_rows: Vec<AccountRow>,
     pub purge: Vec<&'static str>,
@@ -130,6 +137,8 @@ pub struct AccountRow {
     pub state: FindRowState,
     /// Whether it leads to something that cannot be undone.
     pub is_dangerous: bool,
+    /// The permission that a user needs to see it.
+    pub needs: Option<Permission>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +147,7 @@ pub enum AccountGroup {
     SigningIn,
     Devices,
     Data,
+    Administration,
 }
 
 /// Finds the present value for a user, with one statement at most.
@@ -150,6 +160,7 @@ pub struct RowContext<'a> {
     pub session: &'a Session,
     /// How many of each factor the user has.
     pub factors: &'a BTreeMap<&'static str, i64>,
+    pub permissions: &'a Permissions,
 }
 
 impl RowContext<'_> {
@@ -170,11 +181,15 @@ impl AccountRow {
         path: &'static str,
         state: FindRowState,
     ) -> AccountRow {
-        AccountRow { group, place, label, path, state, is_dangerous: false }
+        AccountRow { group, place, label, path, state, is_dangerous: false, needs: None }
     }
 
     pub const fn dangerous(self) -> AccountRow {
         AccountRow { is_dangerous: true, ..self }
+    }
+
+    pub const fn needing(self, permission: Permission) -> AccountRow {
+        AccountRow { needs: Some(permission), ..self }
     }
 }
 
@@ -271,6 +286,16 @@ pub type NextFactor =
 /// Called in the transaction in which a session starts, before the one that it replaces ends. Returns the redirect, to
 /// which it may add cookies and a flash.
 pub type OnSessionStart = for<'a> fn(&'a mut Connection, SessionStart<'a>, Redirect) -> BoxFuture<'a, Result<Redirect>>;
+
+/// Called when the site is about to serve, after the migrations.
+pub type OnStart = for<'a> fn(&'a App) -> BoxFuture<'a, Result<()>>;
+
+/// Work that goes on as long as the site runs. Every replica does it.
+pub type Background = fn(App) -> BoxFuture<'static, ()>;
+
+/// Answers a request of somebody who has followed a link with the form to sign up, with the value of its field `invite` and
+/// the address that the link was mailed to.
+pub type ShowSignUp = for<'a> fn(&'a App, RequestParts, &'a str, Option<&'a str>) -> BoxFuture<'a, Result<Response>>;
 
 #[derive(Clone, Copy)]
 pub struct SessionStart<'a> {

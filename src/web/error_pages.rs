@@ -41,6 +41,10 @@ pub struct RoutePattern(pub &'static str);
 #[derive(Clone)]
 pub struct ConfirmFirst(pub String);
 
+/// Marks an answer whose page names nobody, although the user is known.
+#[derive(Clone)]
+struct Nobody;
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let (status, cause) = match self {
@@ -52,6 +56,12 @@ impl IntoResponse for Error {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;
                 return (status, [(CONTENT_TYPE, "application/json")], json).into_response();
             }
+            Error::Hidden => return (Extension(Nobody), StatusCode::NOT_FOUND).into_response(),
+            Error::Forbidden(sentence) => {
+                let words = Words("You are not allowed to do that", sentence);
+                return (Extension(words), StatusCode::FORBIDDEN).into_response();
+            }
+            Error::LastAdmin => return (Extension(LAST_ADMIN), StatusCode::CONFLICT).into_response(),
             Error::StaleLink => return (Extension(STALE_LINK), StatusCode::NOT_FOUND).into_response(),
             Error::Redirect(path) => return redirect(&path).into_response(),
             Error::TooLate(path) => return (Extension(ConfirmFirst(path)), StatusCode::SEE_OTHER).into_response(),
@@ -138,7 +148,9 @@ fn lacks_page(response: &Response) -> bool {
 /// The user whom an error page names. A path that does not exist costs no look-up, and a site that is busy or without its
 /// database makes none.
 fn find_user(response: &Response) -> impl Future<Output = Option<User>> + use<> {
-    let is_named = lacks_page(response) && response.status() != StatusCode::SERVICE_UNAVAILABLE;
+    let is_named = lacks_page(response)
+        && response.status() != StatusCode::SERVICE_UNAVAILABLE
+        && response.extensions().get::<Nobody>().is_none();
     let auth = response.extensions().get::<AuthState>().filter(|_| is_named).cloned();
     let has_route = response.extensions().get::<RoutePattern>().is_some() || response.headers().contains_key(ALLOW);
     async move {
@@ -226,6 +238,11 @@ fn html(app: &App, page: &ErrorPage, context: PageContext<'_>) -> (&'static str,
     });
     ("text/html; charset=utf-8", html)
 }
+
+const LAST_ADMIN: Words = Words(
+    "The site needs an administrator",
+    "This would leave the site without one. Make somebody else an administrator first.",
+);
 
 /// For a link that was used, replaced by a newer one, or has expired; the page does not say which.
 const STALE_LINK: Words = Words(

@@ -1,8 +1,8 @@
 //! Authentication factors: the password, and those that features bring.
 
 use super::app::{App, Factor};
-use crate::accounts::{AuthLevel, Session, password::table, session};
-use crate::base::{Config, Error, Result};
+use crate::accounts::{AuthLevel, Permission, Session, password::table, session};
+use crate::base::{Config, Error, Result, TwoFactorPolicy};
 use crate::db::{Connection, DEADLINE};
 use anyhow::ensure;
 use serde::Serialize;
@@ -110,6 +110,14 @@ pub fn check_policy(config: &Config, factors: &[Factor]) -> anyhow::Result<()> {
 /// Whether the user still has to set a second factor up.
 pub fn lacks_required_factor(config: &Config, session: &Session) -> bool {
     config.require_two_factor.applies_to_everyone() && session.level == AuthLevel::OneFactor
+}
+
+/// Where a user has to go first who may do more than everybody, by `REQUIRE_TWO_FACTOR=admins`, and has authenticated with
+/// one factor alone.
+pub fn set_up_path_for_permission(app: &App, session: &Session, permission: Permission) -> Option<&'static str> {
+    let is_required = app.config.require_two_factor != TwoFactorPolicy::Nobody && !permission.is_for_everyone;
+    let lacks_it = is_required && session.level == AuthLevel::OneFactor;
+    app.features.factors.first().map(|factor| factor.set_up_path).filter(|_| lacks_it)
 }
 
 /// Where a user has to go who must set a second factor up before doing anything else.

@@ -1,5 +1,6 @@
 //! What HTTP needs: routes, forms, pages, cookies, and who is asking.
 
+pub mod administration;
 pub mod app;
 pub mod assets;
 pub mod auth;
@@ -27,6 +28,7 @@ pub mod templates;
 
 #[allow(unused_imports)] // What nothing uses yet is for features to come.
 pub use {
+    administration::{Administrator, require_cover},
     app::{AccountGroup, AccountRow, AddedCredentials, App, Factor, RowContext, RowState},
     auth::AuthState,
     factors::FactorCounts,

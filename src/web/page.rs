@@ -2,13 +2,15 @@
 
 use super::flash::{self, Flash};
 use super::templates::{PageContext, Template, Theme};
-use super::{app::App, auth::AuthState, cookie};
+use super::{administration::Granted, app::App, auth::AuthState, cookie};
+use crate::accounts::{Permission, Permissions};
 use crate::base::{Config, Result};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use axum_extra::extract::CookieJar;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 /// As an argument of a handler: `page.render(&NotesPage { … }).await`.
@@ -19,6 +21,7 @@ pub struct Page {
     flash: Option<Flash>,
     path: String,
     confirm_link: ConfirmLink,
+    granted: Option<Permissions>,
 }
 
 /// Where users confirm first if their log-in is no longer recent and the page has forms that need a recent one.
@@ -50,7 +53,7 @@ impl Page {
     /// # Errors
     /// As [`Page::render`].
     pub async fn render_with<T: Template>(&self, status: StatusCode, template: &T) -> Result<Response> {
-        let Page { app, auth, theme, flash, path, confirm_link } = self;
+        let Page { app, auth, theme, flash, path, confirm_link, granted } = self;
         let has_mistakes = status == StatusCode::UNPROCESSABLE_ENTITY;
         let html = match auth.session().await? {
             None if T::STATIC && flash.is_none() && !has_mistakes && !cfg!(debug_assertions) => {
@@ -58,6 +61,7 @@ impl Page {
             }
             session => {
                 let is_old = session.is_some_and(|session| !session.is_recent(&app.config));
+                let may = granted.as_ref().map(|own| may(&app.features.permissions, own)).unwrap_or_default();
                 let context = PageContext {
                     user: session.map(|session| &session.user),
                     theme: *theme,
@@ -65,6 +69,7 @@ impl Page {
                     path,
                     has_mistakes,
                     confirm_link: confirm_link.0.as_deref().filter(|_| is_old),
+                    may: &may,
                 };
                 app.templates.render(template, context)?.into()
             }
@@ -82,8 +87,14 @@ impl FromRequestParts<App> for Page {
         let flash = flash::find(config, headers, &app.features.flashes);
         let (auth, path) = (AuthState::of(parts), parts.uri.path().to_string());
         let confirm_link = parts.extensions.get().cloned().unwrap_or_default();
-        Ok(Page { app: app.clone(), auth, theme: theme(config, headers), flash, path, confirm_link })
+        let granted = parts.extensions.get().map(|granted: &Granted| granted.permissions.clone());
+        Ok(Page { app: app.clone(), auth, theme: theme(config, headers), flash, path, confirm_link, granted })
     }
+}
+
+/// What a user may do, in a template: `may.users_manage`.
+pub fn may(known: &[Permission], own: &Permissions) -> BTreeMap<String, bool> {
+    known.iter().map(|permission| (permission.name.replace('.', "_"), own.has(*permission))).collect()
 }
 
 /// The theme that the reader has chosen.

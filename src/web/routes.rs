@@ -2,6 +2,7 @@
 //!
 //! Requests that may not enter are turned away here, before the body is read, and forms of another user after that.
 
+use super::administration::Granted;
 use super::auth::AuthState;
 use super::{
     app::App,
@@ -20,6 +21,7 @@ use super::{
     security::{is_for_programs, own_referer},
     site_map::SiteMap,
 };
+use crate::accounts::{Permission, Permissions, Session};
 use crate::base::{Error, Result};
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -49,6 +51,21 @@ pub enum Access {
     User,
     /// Users who have authenticated within `CONFIRM_LIFETIME`. Other users are asked to do so, and redirected back.
     Recent,
+    /// Users with this permission, who must have authenticated within `CONFIRM_LIFETIME` to change anything. For other users
+    /// there is no such page.
+    Can(Permission),
+}
+
+impl Access {
+    /// Whether only users may enter.
+    pub fn is_for_users(self) -> bool {
+        matches!(self, Access::User | Access::Recent | Access::Can(_))
+    }
+
+    /// Whether a POST needs a recent log-in.
+    pub fn is_risky(self) -> bool {
+        matches!(self, Access::Recent | Access::Can(_))
+    }
 }
 
 pub struct Route {
@@ -124,8 +141,11 @@ impl Routes {
         for &Route { ref method, path, access, .. } in &self.0 {
             match *method {
                 Method::GET => map.add_page(path, access == Access::Recent),
-                _ if access == Access::Recent => map.add_risky(path),
+                _ if access.is_risky() => map.add_risky(path),
                 _ => {}
+            }
+            if let Access::Can(_) = access {
+                map.add_hidden(path);
             }
         }
     }
@@ -162,7 +182,7 @@ impl<H> Authorized<H> {
         H: Handler<T, App>,
     {
         let (mut parts, body, refused) = admit(&app, self.access, request).await?;
-        let for_users = matches!(self.access, Access::User | Access::Recent);
+        let for_users = self.access.is_for_users();
         let act = match parts.extensions.get() {
             Some(Once) => Act::of(&app, &parts, self.path, for_users, &body).await,
             None => None,
@@ -204,6 +224,10 @@ fn lead_back(app: &App, origin: Option<LocalPath>, mut answer: Response) -> Resp
 /// replaced its session's token, it is said besides why it is refused unless it is one.
 async fn admit(app: &App, access: Access, request: Request) -> Result<(Parts, Bytes, Option<Error>)> {
     let (mut parts, body) = request.into_parts();
+    if let Access::Can(_) = access {
+        // Before everything else, so that the page does not differ from one that does not exist.
+        check_access(app, access, &mut parts).await?;
+    }
     // Postgres cannot even compare text with a NUL in it, so nothing has such an address.
     if parts.uri.path_and_query().is_some_and(|path| path.as_str().contains("%00")) {
         return Err(Error::NOT_FOUND);
@@ -230,6 +254,7 @@ async fn admit(app: &App, access: Access, request: Request) -> Result<(Parts, By
 async fn check_unless_repeat(app: &App, access: Access, parts: &mut Parts) -> Result<Option<Error>> {
     match check_access(app, access, parts).await {
         Ok(()) => Ok(None),
+        Err(Error::Hidden) => Err(Error::Hidden),
         Err(refusal) if parts.extensions.get::<Once>().is_some() && once::may_have_been_renewed(parts).await? => {
             Ok(Some(refusal))
         }
@@ -299,18 +324,49 @@ async fn check_access(app: &App, access: Access, parts: &mut Parts) -> Result<()
         },
         Access::User | Access::Recent => match AuthState::of(parts).session().await? {
             None => Err(Error::Redirect(detour(app.features.login_path, app.resolve(origin(app, parts).as_ref()))?)),
-            Some(session) if access == Access::Recent && !session.is_recent(&app.config) => {
-                let path = app.features.confirm_path.or(app.features.login_path);
-                Err(match is_read(&parts.method) {
-                    true => Error::Redirect(detour(path, app.resolve(origin(app, parts).as_ref()))?),
-                    false => Error::TooLate(path.ok_or(Error::NOT_FOUND)?.into()),
-                })
-            }
-            Some(session) => match factors::set_up_path(app, session, parts.uri.path()) {
-                Some(path) => Err(Error::Redirect(path.into())),
-                None => Ok(()),
-            },
+            Some(session) if access == Access::Recent => check_recent(app, session, parts),
+            Some(session) => check_set_up(app, session, parts),
         },
+        Access::Can(permission) => {
+            let auth = AuthState::of(parts);
+            let Some(session) = auth.session().await? else {
+                return Err(Error::Redirect(detour(
+                    app.features.login_path,
+                    app.resolve(origin(app, parts).as_ref()),
+                )?));
+            };
+            let permissions = app.db.read(async |db| Permissions::of_user(db, &session.user.id).await).await?;
+            if !permissions.has(permission) {
+                return Err(Error::Hidden);
+            }
+            if let Some(path) = factors::set_up_path_for_permission(app, session, permission) {
+                return Err(Error::Redirect(path.into()));
+            }
+            parts.extensions.insert(Granted { permission, permissions });
+            if is_read(&parts.method) { check_set_up(app, session, parts) } else { check_recent(app, session, parts) }
+        }
+    }
+}
+
+/// # Errors
+/// [`Error::Redirect`] or [`Error::TooLate`] when the user has to confirm first.
+fn check_recent(app: &App, session: &Session, parts: &Parts) -> Result<()> {
+    if session.is_recent(&app.config) {
+        return check_set_up(app, session, parts);
+    }
+    let path = app.features.confirm_path.or(app.features.login_path);
+    Err(match is_read(&parts.method) {
+        true => Error::Redirect(detour(path, app.resolve(origin(app, parts).as_ref()))?),
+        false => Error::TooLate(path.ok_or(Error::NOT_FOUND)?.into()),
+    })
+}
+
+/// # Errors
+/// [`Error::Redirect`] when everybody has to set a second factor up, and this user has not.
+fn check_set_up(app: &App, session: &Session, parts: &Parts) -> Result<()> {
+    match factors::set_up_path(app, session, parts.uri.path()) {
+        Some(path) => Err(Error::Redirect(path.into())),
+        None => Ok(()),
     }
 }
 

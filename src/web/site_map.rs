@@ -6,6 +6,8 @@ pub struct SiteMap {
     pages: Vec<Page>,
     /// What is posted there needs a recent log-in.
     risky: Vec<&'static str>,
+    /// Only users with a permission may know of them.
+    hidden: Vec<&'static str>,
 }
 
 struct Page {
@@ -22,6 +24,16 @@ impl SiteMap {
     /// Adds a path whose POST needs a recent log-in.
     pub fn add_risky(&mut self, pattern: &'static str) {
         self.risky.push(pattern);
+    }
+
+    /// Adds a path that only users with a permission may know of.
+    pub fn add_hidden(&mut self, pattern: &'static str) {
+        self.hidden.push(pattern);
+    }
+
+    /// Whether only users with a permission may know of this path.
+    pub fn is_hidden(&self, path: &str) -> bool {
+        self.hidden.iter().any(|pattern| matches(pattern, path))
     }
 
     /// Whether a page answers at this path, which may have a query.

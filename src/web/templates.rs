@@ -6,7 +6,7 @@
 use super::{assets, format};
 use crate::accounts::User;
 use crate::accounts::address::readable;
-use crate::base::{Config, MailDelivery};
+use crate::base::{Config, MailDelivery, SignUps};
 use crate::mail::MailContent;
 use anyhow::{Context as _, Result};
 use axum::body::Bytes;
@@ -67,11 +67,15 @@ pub struct PageContext<'a> {
     pub has_mistakes: bool,
     /// Where the user confirms first, if the page has forms that need a recent log-in and theirs is older.
     pub confirm_link: Option<&'a str>,
+    /// On a page that needs a permission: all that the user may do. In a template: `may.users_manage`.
+    pub may: &'a BTreeMap<String, bool>,
 }
 
 impl PageContext<'_> {
     pub fn for_visitors(theme: Theme) -> PageContext<'static> {
-        PageContext { user: None, theme, flash: None, path: "", has_mistakes: false, confirm_link: None }
+        static NOTHING: BTreeMap<String, bool> = BTreeMap::new();
+        let may = &NOTHING;
+        PageContext { user: None, theme, flash: None, path: "", has_mistakes: false, confirm_link: None, may }
     }
 }
 
@@ -94,6 +98,7 @@ impl Templates {
             features: features.map(|name| (name.to_string(), true)).collect(),
             site_name: config.site_name.clone(),
             mail: !matches!(config.mail, MailDelivery::Off),
+            open_to_sign_ups: config.sign_ups == SignUps::Open,
         };
         Ok(Templates { tera: load(&site)?, site, on_disk: Mutex::default(), rendered: Mutex::default() })
     }
@@ -120,6 +125,7 @@ impl Templates {
         context.insert("path", page.path);
         context.insert("has_mistakes", &page.has_mistakes);
         context.insert("confirm_link", &page.confirm_link);
+        context.insert("may", page.may);
         self.fill(T::FILE, &context)
     }
 
@@ -170,6 +176,8 @@ struct SiteContext {
     features: BTreeMap<String, bool>,
     /// Whether the site sends mail.
     mail: bool,
+    /// Whether everybody can sign up.
+    open_to_sign_ups: bool,
 }
 
 fn load(site: &SiteContext) -> Result<Tera> {

@@ -491,7 +491,10 @@ mod tests {
             let verified = verify(&app, &login, &address, PASSWORD).await.unwrap();
             let user = verified.expect("the password is right").user;
             let guesses = join_all((0..40).map(|_| verify(&app, &login, &name, "not the password")));
-            let deletion = app.app.db.write(async |db| user::delete(db, &user.id, Duration::ZERO, &login.client).await);
+            let deletion = app
+                .app
+                .db
+                .write(async |db| user::delete(db, &user.id, Duration::ZERO, user::DELETED.by(&login.client)).await);
             let (guesses, deleted) = tokio::join!(guesses, deletion);
             assert!(deleted.is_ok(), "{deleted:?}");
             assert!(guesses.iter().all(|guess| matches!(guess, Ok(None))));

@@ -3,7 +3,7 @@
 use super::row::Session;
 use crate::accounts::device::{self, RememberedDevice};
 use crate::accounts::event::{self, Event};
-use crate::accounts::{auth_level::AuthLevel, client::Client, link, pending_login, user};
+use crate::accounts::{auth_level::AuthLevel, client::Client, invitation, link, pending_login, user};
 use crate::base::{Error, Result, Token, TokenHashes, Tokens};
 use crate::db::{Connection, new_id, now};
 
@@ -180,12 +180,13 @@ pub async fn revoke_others(db: &mut Connection, session: &Session) -> Result<boo
     Ok(sessions + pending + devices > 0)
 }
 
-/// Ends all of the user's sessions, pending log-ins and links, and forgets all devices. The user's row is locked by
+/// Ends all of the user's sessions, pending log-ins, links and invitations, and forgets all devices. The user's row is locked by
 /// [`user::lock`].
 pub async fn revoke_all(db: &mut Connection, user_id: &str) -> Result<()> {
     sqlx::query("delete from sessions where user_id = $1").bind(user_id).execute(&mut *db).await?;
     pending_login::delete_all(db, user_id).await?;
     device::delete_without_session(db, user_id).await?;
+    invitation::revoke_all(db, user_id).await?;
     link::revoke_pending(db, user_id).await
 }
 

@@ -2,7 +2,7 @@
 
 use super::ceremony::{self, Purpose};
 use super::{credential, relying_party::not_good};
-use crate::accounts::{AuthLevel, Choices, Email, User, Username, address, user};
+use crate::accounts::{Admission, AuthLevel, Choices, Email, User, Username, user};
 use crate::base::{Config, Error, Result};
 use crate::db::new_id;
 use crate::web::app::SIGN_UP;
@@ -21,6 +21,8 @@ pub const WELCOME: Flash =
 pub struct SignUpForm {
     username: String,
     email: Option<String>,
+    /// The token of an invitation.
+    invite: Option<String>,
 }
 
 impl SignUpForm {
@@ -29,6 +31,12 @@ impl SignUpForm {
         let username = username.map_err(|sentence| Error::invalid("username", sentence))?;
         let email = self.email.as_deref().filter(|email| !email.is_empty()).map(Email::parse).transpose();
         Ok((username, email.map_err(|sentence| Error::invalid("email", sentence))?))
+    }
+
+    /// # Errors
+    /// As [`Admission::find`].
+    async fn admission(&self, app: &App) -> Result<Admission> {
+        Admission::find(&app.config, &app.db, self.invite.as_deref().filter(|invite| !invite.is_empty())).await
     }
 }
 
@@ -41,6 +49,7 @@ struct PendingSignUp {
 }
 
 pub async fn start(State(app): State<App>, login: Login, Json(form): Json<SignUpForm>) -> Result<Response> {
+    form.admission(&app).await?;
     let (username, _) = form.validate(&app.config)?;
     let counted = app.count_by_address(SIGN_UP, &login.client, app.config.signups_per_address).await?;
     counted.decide(ask(&app, &login, &username, form)).await
@@ -68,21 +77,22 @@ pub async fn finish(State(app): State<App>, login: Login, Json(answer): Json<Ans
     let client_data = &answer.credential.response.client_data_json;
     let pending: PendingSignUp = ceremony::take(&app, &login.headers, Purpose::SignUp, client_data).await?;
     let passkey = credential::created(&app.config, &answer.credential, &pending.registration)?;
+    let admission = pending.form.admission(&app).await?;
     let (username, email) = pending.form.validate(&app.config)?;
     let choices = Choices { stay: false, next: app.resolve(answer.next.as_ref()).into() };
     let logged_in = app.db.write(async |db| {
         let id = &*pending.user_id;
-        if !user::create_with_id(db, id, &username, &login.client).await? {
-            return Err(Error::invalid("username", username.taken()));
-        }
+        let admitted = admission.create_user(&app.config, db, id, &username, &login.client).await?;
+        let admitted = admitted.ok_or_else(|| Error::invalid("username", username.taken()))?;
         credential::add(db, id, &passkey, &login.client).await?;
-        if let Some(email) = &email {
-            address::set_pending(db, id, email, AuthLevel::TwoFactors).await?;
-        }
-        login.log_in(db, id, AuthLevel::TwoFactors, &choices).await?.ok_or_else(not_good)
+        let has_to_confirm = match &email {
+            Some(email) => admitted.set_address(db, id, email, AuthLevel::TwoFactors).await?,
+            None => false,
+        };
+        let redirect = login.log_in(db, id, AuthLevel::TwoFactors, &choices).await?.ok_or_else(not_good)?;
+        Ok(if has_to_confirm { redirect.flash(WELCOME) } else { redirect })
     });
-    let redirect = logged_in.await?;
-    Ok(if email.is_some() { redirect.flash(WELCOME) } else { redirect }.into_json())
+    Ok(logged_in.await?.into_json())
 }
 
 #[cfg(test)]
