@@ -103,3 +103,145 @@ impl Admitted {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounts::invitation::{INVITE, NewInvitation};
+    use crate::accounts::permission::{ADMIN, is_admin};
+    use crate::db::new_id;
+    use crate::test::TestApp;
+    use crate::web::Routes;
+    use futures_util::future::join_all;
+    use std::time::Duration;
+
+    const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+    async fn site(sign_ups: &str) -> TestApp {
+        TestApp::with_env(&[("SIGNUPS", sign_ups)], Routes::new()).await
+    }
+
+    /// The text of a link that lets people sign up.
+    async fn invite(app: &TestApp, new: NewInvitation<'_>) -> String {
+        let made = app.app.db.write(async |db| {
+            let id = invitation::create(db, &new).await?;
+            invitation::renew(db, &id).await
+        });
+        made.await.unwrap().unwrap().text()
+    }
+
+    fn open_to_all() -> NewInvitation<'static> {
+        NewInvitation { email: None, group_id: None, uses: 1, lifetime: WEEK, created_by: None }
+    }
+
+    /// Signs somebody up by a link. Returns whether there is an account now.
+    async fn sign_up(app: &TestApp, invite: Option<&str>, name: &str) -> Result<bool> {
+        let (config, client) = (&app.app.config, Client::local("a browser"));
+        let admission = Admission::find(config, &app.app.db, invite).await?;
+        let (id, username) = (new_id(), Username::parse(name).unwrap());
+        let create = app.app.db.write(async |db| {
+            let admitted = admission.create_user(config, db, &id, &username, &client).await?;
+            let Some(admitted) = admitted else { return Err(Error::invalid("username", "taken")) };
+            let email = Email::parse("ada@example.com").unwrap();
+            admitted.set_address(db, &id, &email, AuthLevel::OneFactor).await
+        });
+        create.await.map(|_| true)
+    }
+
+    #[tokio::test]
+    async fn signups_says_who_may_have_an_account() {
+        for (sign_ups, without, with_invitation, with_setup) in
+            [("open", true, true, true), ("invite", false, true, true), ("closed", false, false, true)]
+        {
+            let app = site(sign_ups).await;
+            let link = invite(&app, open_to_all()).await;
+            let setup = app.app.db.write(async |db| setup_link::issue(db).await).await.unwrap().unwrap().text();
+            assert_eq!(sign_up(&app, None, "ada").await.is_ok(), without, "{sign_ups}");
+            assert_eq!(sign_up(&app, Some(&link), "grace").await.is_ok(), with_invitation, "{sign_ups}");
+            assert_eq!(sign_up(&app, Some(&setup), "root").await.is_ok(), with_setup, "{sign_ups}");
+            for wrong in ["", "x", &"A".repeat(43)] {
+                assert!(matches!(sign_up(&app, Some(wrong), "eve").await, Err(Error::StaleLink)), "{wrong}");
+            }
+            let root = app.user("root").await;
+            assert!(app.app.db.read(async |db| is_admin(db, &root).await).await.unwrap());
+            assert_eq!(app.count("select count(*) from user_groups").await, 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn of_fifty_at_once_with_an_invitation_of_one_use_one_gets_an_account() {
+        let app = site("invite").await;
+        let link = &*invite(&app, open_to_all()).await;
+        let app = &app;
+        let all = join_all((0..50).map(async |number| sign_up(app, Some(link), &format!("p{number}")).await)).await;
+        assert_eq!(all.iter().filter(|result| result.is_ok()).count(), 1);
+        assert_eq!(app.count("select count(*) from users").await, 1);
+    }
+
+    #[tokio::test]
+    async fn of_twenty_at_once_with_two_setup_links_one_is_the_administrator() {
+        let app = site("closed").await;
+        let issue = async || app.app.db.write(async |db| setup_link::issue(db).await).await.unwrap().unwrap().text();
+        let links = [issue().await, issue().await];
+        let (app, links) = (&app, &links);
+        let all =
+            join_all((0..20).map(async |number| sign_up(app, Some(&links[number % 2]), &format!("p{number}")).await));
+        assert_eq!(all.await.iter().filter(|result| result.is_ok()).count(), 1);
+        assert_eq!(app.count("select count(*) from users").await, 1);
+        assert!(app.app.db.write(async |db| setup_link::issue(db).await).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_taken_uses_no_invitation_up() {
+        let app = site("invite").await;
+        app.person("ada").await;
+        let link = invite(&app, open_to_all()).await;
+        assert!(sign_up(&app, Some(&link), "ada").await.is_err());
+        assert!(sign_up(&app, Some(&link), "grace").await.is_ok());
+        assert!(sign_up(&app, Some(&link), "mary").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_address_counts_as_confirmed_if_the_invitation_was_mailed_to_it() {
+        for (invited, confirmed) in [("ada@example.com", 1), ("grace@example.com", 0)] {
+            let app = site("invite").await;
+            let link = invite(&app, NewInvitation { email: Some(invited), ..open_to_all() }).await;
+            sign_up(&app, Some(&link), "ada").await.unwrap();
+            assert_eq!(app.count("select count(*) from addresses where confirmed_at is not null").await, confirmed);
+            assert_eq!(app.count("select count(*) from addresses").await, 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_invitation_ends_with_what_its_maker_may_do_and_with_a_reset_of_their_account() {
+        let app = site("invite").await;
+        app.person("maker").await;
+        let maker = app.user("maker").await;
+        let by_maker =
+            async |group_id| invite(&app, NewInvitation { created_by: Some(&maker), group_id, ..open_to_all() }).await;
+        let works = async |link: &str| Admission::find(&app.app.config, &app.app.db, Some(link)).await.is_ok();
+        let (plain, to_admins) = (by_maker(None).await, by_maker(Some(ADMIN)).await);
+        assert!(!works(&plain).await, "its maker may not invite");
+        app.grant("maker", INVITE.name).await;
+        assert!(works(&plain).await && !works(&to_admins).await);
+        app.make_admin("maker").await;
+        assert!(works(&to_admins).await);
+        app.person("root").await;
+        app.make_admin("root").await;
+        app.disable("maker").await;
+        assert!(!works(&plain).await && !works(&to_admins).await);
+        app.execute("update users set disabled_at = null").await;
+        assert!(!works(&plain).await, "it was withdrawn for good");
+    }
+
+    #[tokio::test]
+    async fn an_invitation_works_until_it_expires() {
+        let app = site("invite").await;
+        let link = invite(&app, open_to_all()).await;
+        app.execute("update invitations set expires_at = expires_at - 604800").await;
+        assert!(matches!(sign_up(&app, Some(&link), "ada").await, Err(Error::StaleLink)));
+        let setup = app.app.db.write(async |db| setup_link::issue(db).await).await.unwrap().unwrap().text();
+        app.execute("update tokens set expires_at = expires_at - 86400").await;
+        assert!(matches!(sign_up(&app, Some(&setup), "ada").await, Err(Error::StaleLink)));
+    }
+}

@@ -111,3 +111,105 @@ pub async fn keep_another_admin(db: &mut Connection, user_id: &str) -> Result<()
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounts::actor::Actor;
+    use crate::accounts::group::{self, GroupName};
+    use crate::accounts::{disabling, user};
+    use crate::test::TestApp;
+    use std::time::Duration;
+
+    const READ: Permission = Permission::named("test.read", "Read");
+    const WRITE: Permission = Permission::named("test.write", "Write");
+    const LOOK: Permission = Permission::named("test.look", "Look").for_everyone();
+
+    async fn permissions(app: &TestApp, name: &str) -> Permissions {
+        let id = app.user(name).await;
+        app.app.db.read(async |db| Permissions::of_user(db, &id).await).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn people_have_permissions_directly_and_by_their_groups_and_administrators_have_all() {
+        let app = TestApp::new().await;
+        for name in ["ada", "grace", "root"] {
+            app.person(name).await;
+        }
+        app.grant("ada", READ.name).await;
+        app.make_admin("root").await;
+        let id = app.user("ada").await;
+        let made = app.app.db.write(async |db| {
+            let group_id = group::create(db, &GroupName::parse("writers").unwrap()).await?.unwrap();
+            sqlx::query("insert into group_permissions (group_id, permission) values ($1, 'test.write')")
+                .bind(&*group_id)
+                .execute(&mut *db)
+                .await?;
+            group::enter(db, &id, &group_id, &Actor::command_line()).await
+        });
+        made.await.unwrap();
+        let (ada, grace, root) =
+            (permissions(&app, "ada").await, permissions(&app, "grace").await, permissions(&app, "root").await);
+        for (own, expected) in [(&ada, [true, true]), (&grace, [false, false]), (&root, [true, true])] {
+            assert_eq!([own.has(READ), own.has(WRITE)], expected, "{own:?}");
+            assert!(own.has(LOOK));
+        }
+        assert_eq!(ada.names().collect::<Vec<_>>(), ["test.read", "test.write"]);
+        assert!(!ada.has_named("test") && !ada.has_named("*") && root.has_named("of a later version"));
+        assert!(ada.cover(&grace) && ada.cover(&ada) && root.cover(&ada) && root.cover(&root));
+        assert!(!grace.cover(&ada) && !ada.cover(&root));
+    }
+
+    /// What the last administrator could do to be none any more.
+    async fn step_down(app: &TestApp, way: usize, name: &str) -> Result<()> {
+        let (id, actor) = (app.user(name).await, Actor::command_line());
+        let step = app.app.db.write(async |db| match way {
+            0 => {
+                let admins = group::find(db, ADMIN).await?.unwrap();
+                group::leave(db, &id, &admins, &actor).await.map(drop)
+            }
+            1 => disabling::disable(db, &id, &actor).await.map(drop),
+            _ => user::delete(db, &id, Duration::ZERO, user::DELETED.by(&actor.client)).await,
+        });
+        step.await
+    }
+
+    #[tokio::test]
+    async fn the_last_administrator_stays_and_any_other_may_go() {
+        let app = TestApp::new().await;
+        for way in 0..3 {
+            for name in ["root", "second"] {
+                app.person(name).await;
+                app.make_admin(name).await;
+            }
+            step_down(&app, way, "second").await.unwrap();
+            for way in 0..3 {
+                assert!(matches!(step_down(&app, way, "root").await, Err(Error::LastAdmin)), "{way}");
+            }
+            app.execute("delete from users").await;
+            app.execute("delete from limits").await;
+        }
+        app.person("ada").await;
+        step_down(&app, 2, "ada").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_two_administrators_who_go_at_the_same_time_one_stays() {
+        let app = TestApp::new().await;
+        for round in 0..12 {
+            for name in ["root", "second"] {
+                app.person(name).await;
+                app.make_admin(name).await;
+            }
+            let (first, second) = tokio::join!(
+                step_down(&app, round % 3, "root"),
+                step_down(&app, (round + 1 + round / 3) % 3, "second")
+            );
+            let gone = [first, second].iter().filter(|step| step.is_ok()).count();
+            let left = app.app.db.read(async |db| has_admin_besides(db, "").await).await.unwrap();
+            assert_eq!((gone, left), (1, true), "round {round}");
+            app.execute("delete from users").await;
+            app.execute("delete from limits").await;
+        }
+    }
+}

@@ -7,7 +7,7 @@ mod log_lines;
 mod output;
 mod purge;
 mod reseal;
-mod routes;
+pub mod routes;
 mod runtime;
 pub mod serve;
 pub mod stop;

@@ -2,15 +2,18 @@
 
 use super::output::say;
 use crate::base::Env;
-use crate::features;
+use crate::features::{self, Feature};
 use crate::web::{Access, Routes, routes::Route};
 use anyhow::Result;
 
 pub fn run(env: &Env) -> Result<()> {
-    for feature in &features::all(env)? {
-        feature.routes.iter().try_for_each(|route| say(line(route, feature.name)))?;
-    }
+    features::all(env)?.iter().flat_map(lines).try_for_each(say)?;
     Routes::assets().iter().try_for_each(|route| say(line(route, "public/")))
+}
+
+/// The routes of a feature, one a line.
+pub fn lines(feature: &Feature) -> Vec<String> {
+    feature.routes.iter().map(|route| line(route, feature.name)).collect()
 }
 
 fn line(route: &Route, owner: &str) -> String {

@@ -3,6 +3,7 @@
 // What the tests of one feature use is unused once that feature has been removed.
 #![allow(unused_imports)]
 
+mod access;
 pub mod app;
 mod architecture;
 mod database;

@@ -81,7 +81,13 @@ pub struct Route {
 impl Route {
     /// A path that this route answers.
     pub fn example_path(&self) -> String {
-        self.path.replace("{username}", "ada").replace("{id}", "1").replace("{token}", "x")
+        let part = |part| match part {
+            "{username}" => "ada",
+            "{token}" => "x",
+            part if part.starts_with('{') => "1",
+            part => part,
+        };
+        self.path.split('/').map(part).collect::<Vec<_>>().join("/")
     }
 }
 
@@ -224,7 +230,8 @@ fn lead_back(app: &App, origin: Option<LocalPath>, mut answer: Response) -> Resp
 /// replaced its session's token, it is said besides why it is refused unless it is one.
 async fn admit(app: &App, access: Access, request: Request) -> Result<(Parts, Bytes, Option<Error>)> {
     let (mut parts, body) = request.into_parts();
-    if let Access::Can(_) = access {
+    let needs_permission = matches!(access, Access::Can(_));
+    if needs_permission {
         // Before everything else, so that the page does not differ from one that does not exist.
         check_access(app, access, &mut parts).await?;
     }
@@ -235,7 +242,7 @@ async fn admit(app: &App, access: Access, request: Request) -> Result<(Parts, By
     if declared_size(&parts.headers) > app.config.body_limit as u64 {
         return Err(Error::Refused(StatusCode::PAYLOAD_TOO_LARGE));
     }
-    let refused = check_unless_repeat(app, access, &mut parts).await?;
+    let refused = if needs_permission { None } else { check_unless_repeat(app, access, &mut parts).await? };
     if body.is_end_stream() {
         return Ok((parts, Bytes::new(), refused));
     }
@@ -254,7 +261,6 @@ async fn admit(app: &App, access: Access, request: Request) -> Result<(Parts, By
 async fn check_unless_repeat(app: &App, access: Access, parts: &mut Parts) -> Result<Option<Error>> {
     match check_access(app, access, parts).await {
         Ok(()) => Ok(None),
-        Err(Error::Hidden) => Err(Error::Hidden),
         Err(refusal) if parts.extensions.get::<Once>().is_some() && once::may_have_been_renewed(parts).await? => {
             Ok(Some(refusal))
         }
