@@ -221,7 +221,7 @@ pub fn wait_until(seconds: u64, mut condition: impl FnMut() -> bool) -> bool {
             return false;
         }
         std::thread::sleep(pause);
-        pause = (2 * pause).min(Duration::from_millis(30));
+        pause = (2 * pause).min(Duration::from_millis(20));
     }
     true
 }

@@ -84,8 +84,8 @@ fn a_mail_server_that_is_away_or_silent_keeps_nobody_waiting() {
     for (what, times) in [("a sign-up", sign_ups), ("a reset", resets)] {
         let times = quartiles(&times);
         println!("{what} while it {behaviours:?}: {times:?}");
-        // The work that mails cause may show. Waiting for a mail server would take seconds.
+        // The work that mails cause may show. Waiting for a mail server would take four seconds.
         let longer = *times.iter().max().unwrap() - *times.iter().min().unwrap();
-        assert!(longer < Duration::from_millis(50), "{what} while it {behaviours:?}: {times:?}");
+        assert!(longer < Duration::from_millis(500), "{what} while it {behaviours:?}: {times:?}");
     }
 }

@@ -19,7 +19,7 @@ fn a_client_that_never_finishes_a_request_is_disconnected_and_delays_nobody() {
     let silent: Vec<Connection> = (0..50).map(|_| open()).collect();
     let mut head = "GET / HTTP/1.1\r\nX-Slow: very slow".bytes();
     let (begun, mut last_byte, mut waits) = (Instant::now(), None::<Instant>, Vec::new());
-    let hung_up_on_all = wait_until(15, || {
+    let hung_up_on_all = wait_until(30, || {
         if last_byte.is_none_or(|last| last.elapsed() > Duration::from_secs(5)) {
             let byte = [head.next().unwrap()];
             // Fails once the connection is closed, which is checked below.
@@ -38,7 +38,8 @@ fn a_client_that_never_finishes_a_request_is_disconnected_and_delays_nobody() {
     assert!(after > Duration::from_secs(8), "it hung up after {after:?}, which is no time for a slow network");
     waits.sort();
     let (count, slow) = (waits.len(), waits[waits.len() * 95 / 100]);
-    assert!(slow < Duration::from_millis(100), "one in twenty of {count} others waited {slow:?} or longer");
+    // Who had to wait for one of the slow clients would wait for seconds.
+    assert!(slow < Duration::from_secs(1), "one in twenty of {count} others waited {slow:?} or longer");
 }
 
 #[test]
@@ -48,12 +49,13 @@ fn a_body_that_dribbles_is_ended() {
     let mut slow = Connection::open(server.port).unwrap();
     slow.send("POST /signup HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n").unwrap();
     let begun = Instant::now();
-    while slow.is_quiet() && begun.elapsed() < Duration::from_secs(10) {
+    while slow.is_quiet() && begun.elapsed() < Duration::from_secs(20) {
         let _ = slow.send("a");
         thread::sleep(Duration::from_millis(100));
     }
     let after = begun.elapsed().as_secs_f64();
-    assert!((1.9..5.0).contains(&after), "its 2 s were {after} s:\n{}", *server);
+    // By the default it would be ended after 10 s.
+    assert!((1.9..8.0).contains(&after), "its 2 s were {after} s:\n{}", *server);
     match slow.answer() {
         Ok(answer) => assert_eq!(answer.status, 408, "{answer}"),
         Err(error) => assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "neither answered nor closed"),
@@ -73,7 +75,8 @@ fn a_handler_has_its_time_and_no_more() {
     answer.assert_status(503);
     assert!(answer.header("retry-after").is_some(), "no Retry-After: {answer}");
     let after = asked.elapsed().as_secs_f64();
-    assert!((0.9..3.0).contains(&after), "its second was {after} s");
+    // Hashing takes much longer.
+    assert!((0.9..8.0).contains(&after), "its second was {after} s");
 }
 
 #[test]
@@ -99,7 +102,8 @@ fn a_huge_body_is_refused_and_a_client_that_keeps_sending_gets_the_answer() {
             let answer = sender.answer().unwrap_or_else(|error| panic!("round {round} of {headers}: {error}"));
             answer.assert_status(413);
             let after = begun.elapsed();
-            assert!(after < Duration::from_secs(5), "round {round} of {headers} took {after:?}");
+            // Who waited for the rest would wait for 10 s.
+            assert!(after < Duration::from_secs(8), "round {round} of {headers} took {after:?}");
         }
     }
     server.browser().get("/").assert_status(200);
@@ -116,7 +120,7 @@ fn a_client_that_never_reads_an_answer_is_disconnected() {
     let mut stream = TcpStream::from(socket);
     stream.set_nonblocking(true).unwrap();
     let requests = HOME.repeat(50).into_bytes();
-    let hung_up = wait_until(15, || stream.write(&requests).is_err_and(|error| error.kind() != ErrorKind::WouldBlock));
+    let hung_up = wait_until(30, || stream.write(&requests).is_err_and(|error| error.kind() != ErrorKind::WouldBlock));
     assert!(hung_up, "it still holds the connection:\n{}", *server);
     server.browser().get("/").assert_status(200);
 }
