@@ -378,7 +378,7 @@ mod tests {
         let started = Instant::now();
         let late = app.app.db.write(async |_| std::future::pending::<Result<()>>().await).await;
         assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
-        assert!(started.elapsed() < DEADLINE + Duration::from_secs(1));
+        assert!(started.elapsed() < 5 * DEADLINE);
         app.execute("update users set created_at = 1").await;
     }
 

@@ -199,7 +199,7 @@ mod tests {
                 semaphore.acquire(Requester::default()).await.unwrap(),
             )
         };
-        let _both = timeout(Duration::from_secs(1), both).await.expect("a permit was lost");
+        let _both = timeout(Duration::from_secs(10), both).await.expect("a permit was lost");
         let state = semaphore.state();
         assert_eq!((state.free, state.waiting), (0, 0));
         drop(state);

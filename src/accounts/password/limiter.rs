@@ -138,7 +138,8 @@ mod tests {
         let started = Instant::now();
         let answers = join_all((0..10).map(|_| limiter.run(slow))).await;
         assert_eq!(answers.iter().filter(|answer| unavailable(answer)).count(), 9);
-        assert!(started.elapsed() < Duration::from_secs(3));
+        // One after the other, those who wait would be done after six seconds.
+        assert!(started.elapsed() < Duration::from_secs(5));
         // One is at work, three wait as long as it takes, and there is no room for the other six.
         let patient = self::limiter(&[("HASH_JOBS", "1"), ("HASH_QUEUE", "3"), ("HASH_WAIT", "60s")]);
         let short = || std::thread::sleep(Duration::from_millis(50));
@@ -156,7 +157,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hash_of_an_unknown_kind_takes_as_long_as_a_wrong_password() {
-        let limiter = limiter(&[("PASSWORD_ITERATIONS", "2000000")]);
+        let limiter = limiter(&[("PASSWORD_ITERATIONS", "500000")]);
         for hash in ["", "!", "$6$salt$hash", "{SSHA}c2FsdA==", "$scrypt$ln=16,r=8,p=1$salt$hash"] {
             let started = Instant::now();
             assert_eq!(limiter.verify("violet lantern", hash, true, |_| {}).await.unwrap(), None);
