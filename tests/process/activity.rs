@@ -22,7 +22,7 @@ fn the_use_of_a_session_by_another_browser_is_recorded() {
     thief.share_cookies_of(&ada);
     thief.assert_logged_in("ada");
     let mut activity = ada.get("/account/activity");
-    wait_until(5, || {
+    wait_until(20, || {
         activity = ada.get("/account/activity");
         activity.body.contains(told)
     });

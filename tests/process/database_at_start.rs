@@ -72,7 +72,7 @@ fn a_database_that_can_only_be_read_is_served_and_written_as_soon_as_it_can_be()
     server.browser().get("/").assert_status(200);
     server.browser().log_in("ada").assert_status(503);
     change(&database, "reset default_transaction_read_only");
-    assert!(wait_until(5, || readiness(&server) == "ready\n"), "{}", *server);
+    assert!(wait_until(20, || readiness(&server) == "ready\n"), "{}", *server);
     server.browser().log_in("ada").assert_redirect("/");
 }
 

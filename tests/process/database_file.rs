@@ -118,14 +118,14 @@ fn while_the_file_is_not_the_one_that_is_open_nothing_is_read_or_written_and_onc
                     };
                 }
             });
-            assert!(wait_until(5, || acknowledged.load(SeqCst) > 3), "{what}:\n{}", *server);
+            assert!(wait_until(10, || acknowledged.load(SeqCst) > 3), "{what}:\n{}", *server);
             change(&folder);
-            assert!(wait_until(2, || !is_ready(&server)), "{what}:\n{}", *server);
+            assert!(wait_until(10, || !is_ready(&server)), "{what}:\n{}", *server);
         });
         assert_nothing_goes(&server, &mut ada, what);
         let Some(undo) = undo else { continue };
         undo(&folder);
-        assert!(wait_until(2, || is_ready(&server)), "{what}:\n{}", *server);
+        assert!(wait_until(10, || is_ready(&server)), "{what}:\n{}", *server);
         ada.assert_logged_in("ada");
         server.browser().sign_up("zoe").assert_redirect("/");
         assert!(server.lines_with(SAID).len() == 1 && server.lines_with("are back").len() == 1, "{what}:\n{}", *server);

@@ -86,7 +86,7 @@ fn an_export_that_breaks_in_the_middle_is_plainly_incomplete() {
     database.execute("alter table notes rename to lost");
     let rest = rest(client);
     assert!(rest.len() < 40_000_000 && !rest.ends_with(END), "{} bytes", rest.len());
-    assert!(wait_until(5, || server.lines_with("an export was ended early").len() == 1), "{}", *server);
+    assert!(wait_until(20, || server.lines_with("an export was ended early").len() == 1), "{}", *server);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn whoever_hangs_up_may_export_again_at_once() {
     let client = begin(&server, &ada);
     assert!(!may_begin(&server, &ada));
     drop(client);
-    assert!(wait_until(5, || may_begin(&server, &ada)), "{}", *server);
+    assert!(wait_until(20, || may_begin(&server, &ada)), "{}", *server);
 }
 
 #[test]

@@ -215,7 +215,7 @@ fn guesses_that_hang_up_and_those_that_a_crash_cuts_off_are_recorded() {
     for number in 1..=5 {
         let mut connection = Connection::open(server.port).unwrap();
         connection.send(form("/login", "", &[("username", "ada"), ("password", "a guess")])).unwrap();
-        assert!(wait_until(5, || counted() == number), "guess {number} does not count:\n{}", *server);
+        assert!(wait_until(20, || counted() == number), "guess {number} does not count:\n{}", *server);
     }
     server.browser().log_in("ada").assert_must_wait(1..=30);
     server.signal(crate::common::Signal::KILL);

@@ -57,7 +57,7 @@ fn haproxy_finds_the_site_up_by_its_default_check() {
             answer.is_ok_and(|answer| answer.ends_with("alive\n"))
         };
         // It takes every server for one that is up until it has checked.
-        assert!(wait_until(5, &passes_on), "it does not listen:\n{proxy}");
+        assert!(wait_until(20, &passes_on), "it does not listen:\n{proxy}");
         thread::sleep(Duration::from_secs(1));
         assert!(passes_on(), "it finds the site down:\n{proxy}");
     }

@@ -157,7 +157,7 @@ fn what_a_developer_finds_in_the_mailbox_nobody_else_finds() {
     };
     let server = Server::start(&[]);
     server.browser().sign_up_with_address("ada").assert_redirect("/");
-    let shown = wait_until(5, || get(&server, "/dev/mailbox", "localhost").body.contains("ada@example.com"));
+    let shown = wait_until(20, || get(&server, "/dev/mailbox", "localhost").body.contains("ada@example.com"));
     assert!(shown, "her mail is not in the mailbox: {}", get(&server, "/dev/mailbox", "localhost"));
     for host in ["evil.example", "localhost.evil.example", "192.0.2.1"] {
         get(&server, "/dev/mailbox", host).assert_status(421);

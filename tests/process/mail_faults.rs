@@ -190,7 +190,7 @@ fn a_server_that_says_nothing_is_said_to_expect_tls_perhaps() {
     let (database, smtp) = (Database::new(), Smtp::behaving(Behaviour::Silent));
     let server = Server::on(&database, &[("SMTP_URL", &*smtp.url)]);
     sign_up_all(&server, &["ada".into()]);
-    let said = wait_until(7, || server.lines_with("smtps://").len() == 1);
+    let said = wait_until(20, || server.lines_with("smtps://").len() == 1);
     assert!(said, "{}", *server);
     smtp.set_behaviour(Behaviour::Accepts);
     smtp.take_mail("ada@example.com", "/email/");

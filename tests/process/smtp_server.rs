@@ -277,6 +277,6 @@ fn who_gives_the_wrong_scheme_is_told_within_seconds() {
         let database = Database::new();
         let server = site(&database, &mail_server.url(scheme, SMTP_PASSWORD), &ca);
         sign_up_and_give_address(&server, "ada");
-        assert!(wait_until(6, || !server.lines_with(right).is_empty()), "{}", *server);
+        assert!(wait_until(20, || !server.lines_with(right).is_empty()), "{}", *server);
     }
 }
