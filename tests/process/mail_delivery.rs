@@ -69,6 +69,7 @@ fn a_mail_that_nobody_will_ever_take_is_given_up_and_can_be_seen() {
     ada.sign_up_with_address("ada").assert_redirect("/");
     let given_up = "select count(*) from mails where failed_at is not null and error like '%nobody here%'";
     assert!(wait_until(10, || database.count(given_up) == 1), "it is not given up:\n{}", *server);
+    assert!(wait_until(10, || !server.lines_with("given up").is_empty()), "{}", *server);
     let told = server.lines_with("given up");
     assert_eq!(told.len(), 1, "{}", *server);
     assert!(!told[0].contains("ada@example.com"), "the log tells an address: {told:?}");
