@@ -116,8 +116,8 @@ fn thousands_who_hang_up_delay_nobody_and_cost_no_connection_to_the_database() {
         form("/logout", &format!("Cookie: session_token={token}\r\n{ATTACKER}"), &[]),
         form("/login", ATTACKER, &[("username", "nobody"), ("password", &"x".repeat(1025))]),
     ];
-    // What else the machine has to do only adds, so the best of three rounds counts. A connection that is lost to those who hang
-    // up costs at least two seconds, and then a 503.
+    // What else the machine has to do only adds, so the best of three rounds counts. A connection that is lost to those who
+    // hang up costs at least two seconds, and then a 503.
     let most = Duration::from_millis(1500).max(10 * one_in_twenty_waits(server, &mut ada, &requests, 0, 1));
     let mut rounds = (2..5).map(|round| one_in_twenty_waits(server, &mut ada, &requests, 2, round));
     assert!(rounds.any(|slow| slow < most), "one in twenty waited longer than {most:?} in each round");
