@@ -1,5 +1,6 @@
 //! Parses the command line and runs the command.
 
+use super::wrong_use::WrongUse;
 use super::{doctor, log, output::say_error, purge, reseal, routes, runtime, serve, stop::Stop, user};
 use crate::base::{Env, explain};
 use anyhow::Result;
@@ -40,7 +41,7 @@ enum Command {
 }
 
 /// Runs the command. A failure is one sentence on standard error, after one for each misspelt variable, which may be
-/// the reason.
+/// the reason. The process exits with 0, with 1 after a failure, and with 2 after wrong use.
 pub fn run() -> ExitCode {
     match start(CommandLine::parse().command.unwrap_or(Command::Serve)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -48,7 +49,7 @@ pub fn run() -> ExitCode {
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == BrokenPipe) => ExitCode::SUCCESS,
         Err(error) => {
             say_error(format!("latchkey: {}", explain(&error)));
-            ExitCode::FAILURE
+            if error.is::<WrongUse>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

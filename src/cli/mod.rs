@@ -1,10 +1,12 @@
 //! The commands of the binary, one file each.
 
 pub mod command_line;
+mod confirm;
 mod doctor;
 mod log;
 mod log_lines;
 mod output;
+mod progress;
 mod purge;
 mod reseal;
 pub mod routes;
@@ -12,3 +14,4 @@ mod runtime;
 pub mod serve;
 pub mod stop;
 mod user;
+mod wrong_use;

@@ -10,6 +10,7 @@ use crate::base::{Config, Env};
 use crate::db::{AFTER_ALL_IDS, Connection, Database};
 use crate::features;
 use anyhow::{Context, Result, anyhow, bail};
+use console::Term;
 use std::io::{BufRead, IsTerminal, stdin};
 
 #[derive(clap::Subcommand)]
@@ -78,8 +79,8 @@ async fn reset_link(env: &Env, config: &Config, name: &str) -> Result<()> {
 
 fn ask_password() -> Result<String> {
     if stdin().is_terminal() {
-        let password = rpassword::prompt_password("Password: ")?;
-        if rpassword::prompt_password("Repeat it: ")? != password {
+        let password = prompt("Password: ")?;
+        if prompt("Repeat it: ")? != password {
             bail!("The two passwords differ.");
         }
         return Ok(password);
@@ -87,6 +88,13 @@ fn ask_password() -> Result<String> {
     let mut line = String::new();
     stdin().lock().read_line(&mut line).context("the password could not be read")?;
     Ok(line.trim_end_matches(['\r', '\n']).to_string())
+}
+
+/// Reads a line that is not shown.
+fn prompt(words: &str) -> Result<String> {
+    let terminal = Term::stderr();
+    terminal.write_str(words)?;
+    Ok(terminal.read_secure_line()?)
 }
 
 async fn list(config: &Config) -> Result<()> {

@@ -6,6 +6,7 @@ pub mod connect;
 pub mod connection;
 pub mod database;
 pub mod engine;
+pub mod exclusive;
 pub mod fair_semaphore;
 pub mod file_watch;
 pub mod idempotency;
