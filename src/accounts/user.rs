@@ -109,6 +109,13 @@ pub async fn create_with_id(db: &mut Connection, id: &str, username: &Username, 
     Ok(true)
 }
 
+/// Whether nobody has this name, and nobody has given it up a short while ago. Only [`create`] decides.
+pub async fn is_free(db: &mut Connection, username: &Username) -> Result<bool> {
+    let sql = "select count(*) from users where username = $1";
+    let users: i64 = sqlx::query_scalar(sql).bind(username.as_str()).fetch_one(&mut *db).await?;
+    Ok(users == 0 && !is_reserved(db, username.as_str(), "").await?)
+}
+
 /// The user with this name, if allowed to log in.
 pub async fn find(db: &mut Connection, username: &Username) -> Result<Option<User>> {
     let sql = "select id as user_id, username from users where username = $1 and disabled_at is null";

@@ -156,6 +156,16 @@ impl Database {
         answer.inspect(|_| idempotency::set_done())
     }
 
+    /// Like [`Database::write`], for a command whose transaction takes as long as it needs. Meanwhile nobody else can write
+    /// to a SQLite file.
+    ///
+    /// # Errors
+    /// The error of `work`; [`Error::Unavailable`] when the database cannot be reached.
+    pub async fn write_at_length<T>(&self, work: impl AsyncFnOnce(&mut Connection) -> Result<T>) -> Result<T> {
+        let begin = if self.writer.is_some() { SQLITE_WRITE } else { POSTGRES_WRITE };
+        self.transaction(begin, work).await
+    }
+
     /// Like [`Database::write`], without waiting for the disk: for counts and times that a power failure may lose.
     /// Nothing is lost if the process is killed. It is never the act of a request that acts once.
     ///
@@ -341,6 +351,19 @@ mod tests {
             assert_eq!(db.read(count).await.unwrap(), 0);
             db.close().await;
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_command_writes_may_take_longer_than_a_request_may() {
+        let app = TestApp::new().await;
+        app.person("ada").await;
+        let write = async |db: &mut Connection| {
+            tokio::time::sleep(DEADLINE + Duration::from_millis(100)).await;
+            Ok(sqlx::query("update users set username = 'lovelace'").execute(db).await?.rows_affected())
+        };
+        assert!(app.app.db.write(write).await.is_err());
+        assert_eq!(app.app.db.write_at_length(write).await.unwrap(), 1);
+        assert_eq!(app.count("select count(*) from users where username = 'lovelace'").await, 1);
     }
 
     #[tokio::test]

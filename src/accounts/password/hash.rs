@@ -50,7 +50,7 @@ fn verify_pbkdf2(password: &str, hash: &str) -> bool {
 const DJANGO: &str = "pbkdf2_sha256$";
 
 /// `pbkdf2_sha256$ROUNDS$SALT$HASH` as the PHC string of the same hash.
-fn from_django(hash: &str) -> Option<String> {
+pub fn from_django(hash: &str) -> Option<String> {
     let mut parts = hash.strip_prefix(DJANGO)?.split('$');
     let (rounds, salt, output) = (parts.next()?, parts.next()?, parts.next()?);
     let salt = BASE64_NOPAD.encode(salt.as_bytes());

@@ -1,6 +1,7 @@
 //! Passwords: requirements for new ones, hashing, and verification under attack.
 
 pub mod attempts;
+pub mod cost;
 pub mod hash;
 pub mod limiter;
 pub mod policy;
