@@ -1,7 +1,7 @@
 //! Parses the command line and runs the command.
 
 use super::wrong_use::WrongUse;
-use super::{doctor, log, output::say_error, purge, reseal, routes, runtime, serve, stop::Stop, user};
+use super::{doctor, import, log, output::say_error, purge, reseal, routes, runtime, serve, stop::Stop, user};
 use crate::base::{Env, explain};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -31,6 +31,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make accounts for the users in a file of another system, all of them or none
+    Import(import::Arguments),
     /// Delete expired rows, as the running site does by itself
     Purge,
     /// Encrypt stored secrets with the newest key of SECRET_KEY
@@ -81,6 +83,7 @@ async fn run_command(env: &Env, command: Command) -> Result<()> {
         Command::Serve => serve::run(env).await,
         Command::Routes => routes::run(env),
         Command::Doctor { json } => doctor::run(env, json).await,
+        Command::Import(arguments) => import::run(env, arguments).await,
         Command::Purge => purge::run(env).await,
         Command::Reseal => reseal::run(env).await,
         Command::User(command) => user::run(env, command).await,

@@ -44,6 +44,7 @@ mod export;
 mod full_files;
 mod guessing;
 mod haproxy;
+mod import;
 mod load_balancer;
 mod logging;
 mod mail;
