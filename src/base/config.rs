@@ -46,6 +46,8 @@ pub struct Config {
     pub undo_lifetime: Duration,
     /// The keys of `SECRET_KEY`, newest first.
     pub secret_keys: Vec<String>,
+    /// Whether the site starts although it has a secret that none of them opens.
+    pub secret_key_lost: bool,
     pub require_two_factor: TwoFactorPolicy,
     pub sign_ups: SignUps,
     /// How long a log-in may wait for its second factor.
@@ -127,6 +129,7 @@ impl Config {
             undo_lifetime: env.duration("UNDO_LIFETIME", "7d")?,
             base_url: site,
             secret_keys: env.text("SECRET_KEY")?.map_or(Vec::new(), parse_keys),
+            secret_key_lost: env.yes("SECRET_KEY_LOST")?,
             require_two_factor: parse_requirement(env.text("REQUIRE_TWO_FACTOR")?)?,
             sign_ups: SignUps::parse(env.text("SIGNUPS")?)?,
             login_lifetime: env.duration("LOGIN_LIFETIME", "5m")?,

@@ -25,6 +25,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 #[derive(Clone, Copy)]
 pub struct Sealed {
     pub table: &'static str,
+    /// What one of its rows and several are in the words of the people who run the site, such as `authenticator app`.
+    pub names: [&'static str; 2],
     /// The consequence of values that cannot be opened, such as `their owners cannot log in by a code`.
     pub if_unopened: &'static str,
     /// A query that counts values by their first four bytes, which are the id of the key. It leaves out values that are
@@ -170,8 +172,10 @@ impl Seals {
 
     /// One sentence that says that values are sealed with a missing key, what the consequence is, and what to do.
     pub fn describe_unopened(&self, column: &Sealed, count: i64) -> String {
-        let Sealed { table, if_unopened, .. } = column;
-        format!("{count} of {table} are sealed with a key that the site does not have, so {if_unopened}: {}", self.cure)
+        let Sealed { names: [one, many], if_unopened, .. } = column;
+        let secrets =
+            if count == 1 { format!("the secret of 1 {one}") } else { format!("the secrets of {count} {many}") };
+        format!("{secrets} cannot be opened with SECRET_KEY, so {if_unopened}: {}", self.cure)
     }
 
     /// One sentence about values that cannot be opened although their key is there.
@@ -222,9 +226,9 @@ fn open_with(key: &LessSafeKey, bound_to: Aad<impl AsRef<[u8]>>, sealed: &[u8]) 
 }
 
 /// Adding a key never makes anything unreadable.
-const ADD_TO_LIST: &str = "add that key at the end of SECRET_KEY, after a comma";
-const ADD_TO_FILE: &str = "set SECRET_KEY to what data/secret_key contains, a comma, and that key";
-const SET: &str = "set SECRET_KEY to that key";
+const ADD_TO_LIST: &str = "add the missing key at the end of SECRET_KEY, after a comma";
+const ADD_TO_FILE: &str = "set SECRET_KEY to what data/secret_key contains, a comma, and the missing key";
+const SET: &str = "set SECRET_KEY to the missing key";
 
 /// Binds a value to its row.
 fn associated_data(table: &str, user_id: &str) -> Aad<String> {

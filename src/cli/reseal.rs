@@ -80,6 +80,7 @@ mod tests {
     /// A column like those of features, in a table that every app has.
     const SALTS: Sealed = Sealed {
         table: "salts",
+        names: ["salt", "salts"],
         select: "select name, value from salts where name > $1 and name like 'sealed%' order by name limit 100",
         update: "update salts set value = $1 where name = $2 and value = $3",
         if_unopened: "nobody misses them",

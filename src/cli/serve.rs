@@ -3,7 +3,7 @@
 use super::log::Log;
 use super::stop::Stop;
 use crate::base::{Config, Env};
-use crate::features;
+use crate::features::{self, Feature};
 use crate::server::{connections, purge, sealed, site::Site};
 use anyhow::{Result, bail};
 use tokio::net::TcpListener;
@@ -20,7 +20,7 @@ pub async fn run(env: &Env) -> Result<()> {
     let mut stop = Stop::new()?;
     let listener = connections::bind(&mut config).await?;
     let site = tokio::select! {
-        site = Site::open(config, features) => site?,
+        site = open(config, features) => site?,
         () = stop.asked() => return Ok(()),
     };
     let config = &site.app.config;
@@ -48,6 +48,12 @@ pub async fn run(env: &Env) -> Result<()> {
         served = serve_until(&site, listener, stopped) => served,
         () = stopped_at_once => bail!("it was asked twice to stop, so requests and mails in progress were dropped"),
     }
+}
+
+async fn open(config: Config, features: Vec<Feature>) -> Result<Site> {
+    let site = Site::open(config, features).await?;
+    sealed::check_keys(&site.app).await?;
+    Ok(site)
 }
 
 /// Serves until it is stopped, then finishes what is in progress.

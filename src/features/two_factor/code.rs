@@ -104,6 +104,7 @@ fn list<'a>(db: &'a mut Connection, user_id: &'a str) -> BoxFuture<'a, Result<Ve
 
 pub const SEALED: Sealed = Sealed {
     table: TABLE,
+    names: ["authenticator app", "authenticator apps"],
     if_unopened: "their owners cannot log in by an authenticator app, only by a recovery code",
     count_by_key: "select substr(secret, 1, 4) as key_id, count(*) as secrets from totp where confirmed_at is not null \
                    group by 1",
