@@ -15,6 +15,7 @@ use super::patience::Patience;
 use super::probe::Probe;
 use super::refusals::Refusals;
 use super::request::{OpenTransaction, Requester, is_late};
+use super::unfinished_move;
 use crate::base::{Config, Error, Result, config::is_sqlite};
 use anyhow::{anyhow, ensure};
 use sqlx::Executor;
@@ -86,32 +87,28 @@ impl Database {
             let prepared = prepare_schema(&mut direct, mode, config, &patience).await;
             close(direct).await;
             match prepared {
-                Ok(()) => same_database(&mut first, config, &patience).await,
+                Ok(()) => same_database(&mut first, config).await,
                 Err(error) => Err(error),
             }
         };
         let opened = match prepared {
-            Ok(()) => Database::open_beside(&mut first, mode, config, &patience).await,
+            Ok(()) => Database::open_beside(&mut first, mode, config).await,
             Err(error) => Err(error),
         };
         close(first).await;
         opened.map_err(|error| connect::explained("the database in DATABASE_URL cannot be used", error))
     }
 
-    async fn open_beside(
-        first: &mut DbConnection,
-        mode: Mode,
-        config: &Config,
-        patience: &Patience,
-    ) -> anyhow::Result<Database> {
-        let url = &config.database_url;
+    async fn open_beside(first: &mut DbConnection, mode: Mode, config: &Config) -> anyhow::Result<Database> {
+        // A section that fills a table may have taken long.
+        let (url, patience) = (&config.database_url, Patience::new());
         let shared = Shared::default();
         let probe = Probe::new(url, &shared.availability);
         let is_read_only = async || Ok(connect::is_read_only(first).await?);
         if mode == Mode::Create && !is_sqlite(url) && patience.wait_for("the database", is_read_only).await? {
             probe.refuse_writes("it is a standby, or read-only by default");
         }
-        let pool = connect::pool(url, config.database_pool, mode, shared.availability.clone(), patience).await?;
+        let pool = connect::pool(url, config.database_pool, mode, shared.availability.clone(), &patience).await?;
         Ok(Database {
             pool,
             mode,
@@ -283,6 +280,7 @@ async fn prepare_schema(
     patience: &Patience,
 ) -> anyhow::Result<()> {
     let sqlite = is_sqlite(&config.database_url);
+    unfinished_move::refuse(direct, sqlite, patience).await?;
     match mode {
         Mode::Read | Mode::Write => migrate::check(direct, sqlite, SCHEMA, patience).await?,
         Mode::Create => migrate::apply(direct, sqlite, SCHEMA, patience).await?,
@@ -292,12 +290,13 @@ async fn prepare_schema(
         Mode::Create if sqlite => connect::USE_WAL,
         _ => return Ok(()),
     };
+    let patience = Patience::new();
     patience.wait_for(migrate::holder(sqlite), async || Ok(direct.execute(last).await.map(drop)?)).await
 }
 
 /// Sections are applied on the direct connection, and everything else uses connections like this one.
-async fn same_database(first: &mut DbConnection, config: &Config, patience: &Patience) -> anyhow::Result<()> {
-    let sqlite = is_sqlite(&config.database_url);
+async fn same_database(first: &mut DbConnection, config: &Config) -> anyhow::Result<()> {
+    let (sqlite, patience) = (is_sqlite(&config.database_url), Patience::new());
     let looking = async || Ok(migrate::is_of_a_site(first, sqlite).await?);
     ensure!(
         patience.wait_for(migrate::holder(sqlite), looking).await?,

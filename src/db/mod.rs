@@ -18,6 +18,7 @@ pub mod rate_limit;
 pub mod refunds;
 pub mod refusals;
 pub mod request;
+pub mod unfinished_move;
 
 #[allow(unused_imports)] // What nothing uses yet is for features to come.
 pub use {
