@@ -40,6 +40,12 @@ impl Env {
         Ok(variables.into_iter().collect())
     }
 
+    /// The same variables, but this one has this value.
+    pub fn with(&self, name: &str, value: &str) -> Env {
+        let others = self.variables.iter().filter(|(other, _)| *other != name);
+        others.map(|(name, value)| (&**name, &**value)).chain([(name, value)]).collect()
+    }
+
     /// # Errors
     /// When the value contains something that was hardly intended: quotes around it, outer spaces, invisible
     /// characters.

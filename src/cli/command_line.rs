@@ -1,7 +1,9 @@
 //! Parses the command line and runs the command.
 
 use super::wrong_use::WrongUse;
-use super::{doctor, import, log, output::say_error, purge, reseal, routes, runtime, serve, stop::Stop, user};
+use super::{
+    doctor, import, log, move_site, output::say_error, purge, reseal, routes, runtime, serve, stop::Stop, user,
+};
 use crate::base::{Env, explain};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -37,6 +39,12 @@ enum Command {
     Purge,
     /// Encrypt stored secrets with the newest key of SECRET_KEY
     Reseal,
+    /// Copy everything to another database, SQLite or Postgres; the site must be stopped
+    Move {
+        /// The address of the new database, as DATABASE_URL would have it
+        #[arg(long, value_name = "URL")]
+        to: String,
+    },
     /// Manage accounts
     #[command(subcommand)]
     User(user::Command),
@@ -86,6 +94,7 @@ async fn run_command(env: &Env, command: Command) -> Result<()> {
         Command::Import(arguments) => import::run(env, arguments).await,
         Command::Purge => purge::run(env).await,
         Command::Reseal => reseal::run(env).await,
+        Command::Move { to } => move_site::run(env, &to).await,
         Command::User(command) => user::run(env, command).await,
     }
 }

@@ -6,6 +6,7 @@ mod doctor;
 mod import;
 mod log;
 mod log_lines;
+mod move_site;
 mod output;
 mod progress;
 mod purge;

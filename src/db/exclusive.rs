@@ -6,13 +6,21 @@ use crate::base::config::is_sqlite;
 use crate::base::error::is_unavailable;
 use anyhow::{Result, ensure};
 use sqlx::Executor;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 /// In WAL mode, every open connection holds a shared lock, also while it does nothing. An exclusive lock is kept until the
 /// connection is closed.
 const LOCK: &str = "pragma busy_timeout = 1000; pragma locking_mode = exclusive; begin exclusive; commit";
 
+/// Who else is connected and may write. Of other roles, a role without privileges does not see the type.
 const OTHERS: &str = "select count(*) from pg_stat_activity \
-                      where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()";
+    where datname = current_database() and pid <> pg_backend_pid() and usesysid is not null \
+    and coalesce(backend_type, 'client backend') = 'client backend' \
+    and coalesce(has_table_privilege(usesysid, cast(to_regclass('users') as oid), 'insert'), true)";
+
+/// How long to wait for a program that has just ended.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A connection that is the only one. Until it is closed, no other program can read or write an SQLite file. Postgres does not
 /// keep others out that come later.
@@ -21,17 +29,34 @@ const OTHERS: &str = "select count(*) from pg_stat_activity \
 /// One sentence when another program uses the database.
 pub async fn connect_alone(url: &str) -> Result<DbConnection> {
     let mut connection = connect::connect(url, Mode::Write).await?;
-    let is_alone = if is_sqlite(url) {
+    ensure_alone("DATABASE_URL", &mut connection, is_sqlite(url)).await?;
+    Ok(connection)
+}
+
+/// The same for a connection that is open.
+///
+/// # Errors
+/// One sentence when another program uses the database that this variable names.
+pub async fn ensure_alone(variable: &str, connection: &mut DbConnection, sqlite: bool) -> Result<()> {
+    let is_alone = if sqlite {
         match connection.execute(LOCK).await {
             Err(error) if is_unavailable(&error) => false,
             locked => locked.map(|_| true)?,
         }
     } else {
-        let others: i64 = sqlx::query_scalar(OTHERS).fetch_one(&mut connection).await?;
-        others == 0
+        let started = Instant::now();
+        loop {
+            // A transaction sees the same list again and again.
+            connection.execute("select pg_stat_clear_snapshot()").await?;
+            let others: i64 = sqlx::query_scalar(OTHERS).fetch_one(&mut *connection).await?;
+            if others == 0 || started.elapsed() > PATIENCE {
+                break others == 0;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
     };
-    ensure!(is_alone, "another program uses the database: stop the site first");
-    Ok(connection)
+    ensure!(is_alone, "another program uses the database in {variable}: stop the site first");
+    Ok(())
 }
 
 #[cfg(test)]

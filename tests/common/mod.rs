@@ -271,11 +271,13 @@ pub struct Database {
 
 impl Database {
     pub fn new() -> Database {
-        Database::postgres().unwrap_or_else(|| {
-            let folder = tempfile::tempdir().unwrap();
-            let url = format!("sqlite:{}/test.db", folder.path().display());
-            Database { url, folder: Some(folder), server: None }
-        })
+        Database::postgres().unwrap_or_else(Database::sqlite)
+    }
+
+    pub fn sqlite() -> Database {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}/test.db", folder.path().display());
+        Database { url, folder: Some(folder), server: None }
     }
 
     /// One that a site has been started with.

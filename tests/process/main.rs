@@ -51,6 +51,8 @@ mod mail;
 mod mail_delivery;
 mod mail_faults;
 mod mail_links;
+mod move_refusals;
+mod move_site;
 mod passkeys_log;
 mod password_reset;
 mod prepared_account;

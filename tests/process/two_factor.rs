@@ -2,13 +2,16 @@
 //! needs: account, confirm, delete_account, home, login, password_reset, recovery_codes, signup, two_factor
 
 use crate::common::{
-    Answer, Browser, Database, KEY, NEW_PASSWORD, PASSWORD, Process, Server, Signal, form, latchkey, password_fields,
-    run_alone, send_at_once, wait_until,
+    Answer, Browser, Database, KEY, NEW_PASSWORD, PASSWORD, Process, Server, Signal, command_error, form, latchkey,
+    password_fields, run_alone, send_at_once, wait_until,
 };
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use totp_rs::{Builder, Secret, Totp};
+
+/// A setting: a key that is missing is not looked for.
+const LOST: (&str, &str) = ("SECRET_KEY_LOST", "yes");
 
 fn pair(database: &Database) -> [Server; 2] {
     Server::pair(database, &[KEY])
@@ -26,16 +29,16 @@ fn wait_for_step() {
 }
 
 /// An authenticator app, and the recovery codes that came with it.
-struct Phone {
+pub struct Phone {
     key: String,
     totp: Totp,
-    recovery_codes: Vec<String>,
+    pub recovery_codes: Vec<String>,
 }
 
 impl Phone {
     /// Turns two-factor log-in on with the code of the step before, so that the current code is still unused.
     #[track_caller]
-    fn set_up(browser: &mut Browser) -> Phone {
+    pub fn set_up(browser: &mut Browser) -> Phone {
         wait_for_step();
         let key = begin_set_up(browser);
         let totp = Builder::new().with_secret(Secret::try_from_base32(&key).unwrap()).build().unwrap();
@@ -44,7 +47,7 @@ impl Phone {
         Phone { key, totp, recovery_codes: browser.get("/account/recovery-codes").recovery_codes() }
     }
 
-    fn code(&self) -> String {
+    pub fn code(&self) -> String {
         self.totp.generate(now()).to_string()
     }
 
@@ -66,20 +69,20 @@ fn begin_set_up(browser: &mut Browser) -> String {
     rest.split('<').next().unwrap().replace(' ', "")
 }
 
-fn send(browser: &mut Browser, path: &str, code: &str) -> Answer {
+pub fn send(browser: &mut Browser, path: &str, code: &str) -> Answer {
     browser.post(path, &[("code", code)])
 }
 
 /// A browser in which Ada has entered her password but no code.
 #[track_caller]
-fn enter_password(server: &Server) -> Browser {
+pub fn enter_password(server: &Server) -> Browser {
     let mut browser = server.browser();
     browser.log_in("ada").assert_redirect(LOG_IN);
     assert!(!browser.cookies().contains_key("session_token"));
     browser
 }
 
-const LOG_IN: &str = "/login/two-factor";
+pub const LOG_IN: &str = "/login/two-factor";
 
 #[test]
 fn a_log_in_begun_at_one_process_is_completed_at_the_other_and_until_then_one_is_nobody() {
@@ -237,7 +240,7 @@ fn a_new_key_seals_what_an_old_one_has_and_the_app_goes_on_with_it() {
 
 /// The lines of its log about values that do not open, once the start has looked for them.
 fn lines_about_keys(server: &Server) -> Vec<String> {
-    let lines = || server.lines_with("sealed with a key that the site does not have");
+    let lines = || server.lines_with("add the missing key");
     wait_until(10, || !lines().is_empty());
     lines()
 }
@@ -257,11 +260,14 @@ fn when_the_key_is_lost_the_log_says_so_and_people_are_told_what_helps_and_are_n
     drop(server);
 
     let new = ("SECRET_KEY", "another key for tests alone with 32 bytes or more");
-    let server = Server::on(&database, &[new]);
+    let refused = command_error(&["serve"], &[("DATABASE_URL", &*database.url), ("PORT", "0"), new], "");
+    assert!(refused.ends_with("; or, if that key is lost for good, set SECRET_KEY_LOST=yes\n"), "{refused}");
+    let server = Server::on(&database, &[new, LOST]);
     let lines = lines_about_keys(&server);
     let [line] = &lines[..] else { panic!("{lines:?}") };
-    for words in ["WARN", "2 of totp", "only by a recovery code", "add that key at the end of SECRET_KEY"] {
-        assert!(line.contains(words), "{words:?} is missing: {line}");
+    assert!(line.contains("WARN"), "{line}");
+    for words in ["2 authenticator apps", "only by a recovery code", "add the missing key at the end of SECRET_KEY"] {
+        assert!(line.contains(words) && refused.contains(words), "{words:?} is missing: {line}\n{refused}");
     }
     let (mut browser, mut ada) = (enter_password(&server), ada.also_at(server.port));
     for path in [LOG_IN, "/account/two-factor/off", "/confirm"].repeat(7) {
@@ -271,7 +277,7 @@ fn when_the_key_is_lost_the_log_says_so_and_people_are_told_what_helps_and_are_n
     }
     assert_eq!(database.count("select count(*) from events where kind in ('wrong_code', 'codes_locked')"), 0);
     assert_eq!(database.count(COUNTED), limits);
-    assert_eq!(server.lines_with("sealed with a key that the site does not have").len(), 2, "{}", *server);
+    assert_eq!(server.lines_with("add the missing key").len(), 2, "{}", *server);
 
     // Recovery codes work at once, also to turn it off; then an app can be set up again.
     send(&mut browser, LOG_IN, &phone.recovery_codes[0]).assert_redirect("/");
@@ -292,7 +298,7 @@ fn when_the_key_is_lost_the_log_says_so_and_people_are_told_what_helps_and_are_n
     let mut browser = server.browser();
     browser.log_in("bob").assert_redirect(LOG_IN);
     send(&mut browser, LOG_IN, &bobs.code()).assert_redirect("/");
-    assert!(server.lines_with("a key that the site does not have").is_empty(), "{}", *server);
+    assert!(server.lines_with("the missing key").is_empty(), "{}", *server);
 }
 
 #[test]
@@ -302,7 +308,7 @@ fn sealing_again_leaves_what_no_key_opens_as_it_is_and_fails() {
         [KEY.1, "the second key for tests alone of 32 bytes", "the third key for tests alone of 32 bytes"];
     let mut phones = Vec::new();
     for (name, key) in [("ada", lost), ("bob", old), ("eve", new)] {
-        let server = Server::on(&database, &[("SECRET_KEY", key)]);
+        let server = Server::on(&database, &[("SECRET_KEY", key), LOST]);
         let mut browser = server.browser();
         browser.sign_up(name).assert_redirect("/");
         phones.push(Phone::set_up(&mut browser));
@@ -321,20 +327,20 @@ fn sealing_again_leaves_what_no_key_opens_as_it_is_and_fails() {
     };
     let (code, said) = doctor(&format!("{new},{old}"));
     assert!(
-        code == Some(1) && said.contains("wrong: 1 of totp are sealed with a key that the site does not have"),
+        code == Some(1) && said.contains("wrong: the secret of 1 authenticator app cannot be opened with SECRET_KEY"),
         "{said}"
     );
     assert!(said.contains("warning: 1 of totp are sealed with an older key: run latchkey reseal"), "{said}");
     for sealed_again in [1, 0] {
         let (code, said, complaint) = reseal(&format!("{new},{old}"));
         assert_eq!((code, said.trim()), (Some(1), &*format!("totp: {sealed_again} sealed again")), "{complaint}");
-        let words = "1 of totp are sealed with a key that the site does not have";
+        let words = "the secret of 1 authenticator app cannot be opened with SECRET_KEY";
         assert!(complaint.contains(words) && complaint.lines().count() == 1, "{complaint}");
     }
     let (code, said) = doctor(&format!("{new},{old}"));
-    assert!(code == Some(1) && said.contains("1 of totp") && !said.contains("reseal"), "{said}");
+    assert!(code == Some(1) && said.contains("1 authenticator app ") && !said.contains("reseal"), "{said}");
     // It says what to do, and that works.
-    assert!(said.contains(": add that key at the end of SECRET_KEY, after a comma"), "{said}");
+    assert!(said.contains(": add the missing key at the end of SECRET_KEY, after a comma"), "{said}");
     let (code, said) = doctor(&format!("{new},{lost}"));
     assert!(code == Some(0) && said.ends_with("run latchkey reseal"), "{said}");
     let (code, said, complaint) = reseal(&format!("{new},{lost}"));
@@ -359,7 +365,7 @@ fn sealing_again_leaves_what_no_key_opens_as_it_is_and_fails() {
     database
         .execute("update totp set confirmed_at = null where user_id in (select id from users where username = 'eve')");
     let (code, said) = doctor("a fourth key for tests alone of 32 bytes");
-    assert!(code == Some(1) && said.contains("2 of totp are sealed with a key"), "{said}");
+    assert!(code == Some(1) && said.contains("the secrets of 2 authenticator apps"), "{said}");
     database.execute("update totp set confirmed_at = created_at where confirmed_at is null");
     let (code, said) = doctor(new);
     assert!(code == Some(0) && said.ends_with("ok: all 3 of totp are sealed with the newest key"), "{said}");

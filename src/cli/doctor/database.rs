@@ -7,6 +7,7 @@ use crate::db::connect::{self, Mode, database_file};
 use crate::db::engine::DbConnection;
 use crate::db::now;
 use crate::db::patience::Patience;
+use crate::db::unfinished_move::{UNFINISHED, is_marked};
 use crate::features::Feature;
 use anyhow::Result;
 use sqlx::Executor;
@@ -138,6 +139,9 @@ async fn look_inside(
         let sentence = "DATABASE_DIRECT_URL and DATABASE_URL are different databases, so the site would not find its \
                         tables: set both to the same database";
         return report.wrong("database", sentence);
+    }
+    if is_marked(db, is_sqlite(&config.database_url)).await? {
+        return report.wrong("database", UNFINISHED);
     }
     if schema::look(report, db, config).await? {
         mail::look_at_outbox(report, db).await?;
