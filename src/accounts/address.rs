@@ -144,27 +144,24 @@ pub async fn confirm(db: &mut Connection, link: &Link, client: &Client) -> Resul
 /// `false` if another user has confirmed it.
 pub async fn import(db: &mut Connection, user_id: &str, email: &Email, is_confirmed: bool) -> Result<bool> {
     if is_confirmed {
-        return replace_by_confirmed(db, user_id, email.as_str()).await;
+        let sql = "delete from addresses where email = $1 and confirmed_at is null";
+        sqlx::query(sql).bind(email.as_str()).execute(&mut *db).await?;
     }
-    let sql = "insert into addresses (user_id, email) values ($1, $2)";
-    sqlx::query(sql).bind(user_id).bind(email.as_str()).execute(&mut *db).await?;
-    Ok(owner(db, email.as_str()).await?.is_none())
+    let sql = "insert into addresses (user_id, email, confirmed_at) values ($1, $2, $3) \
+               on conflict (email) where confirmed_at is not null do nothing";
+    let query = sqlx::query(sql).bind(user_id).bind(email.as_str()).bind(is_confirmed.then(now));
+    Ok(query.execute(db).await?.rows_affected() > 0)
 }
 
 /// Makes a proven address the only one of its user, and ends what others had started with it. Returns `false` if
 /// another user has confirmed it.
 pub async fn set_confirmed(db: &mut Connection, user_id: &str, email: &str) -> Result<bool> {
-    let is_made = replace_by_confirmed(db, user_id, email).await?;
-    link::revoke_pending(db, user_id).await?;
-    Ok(is_made)
-}
-
-async fn replace_by_confirmed(db: &mut Connection, user_id: &str, email: &str) -> Result<bool> {
     let sql = "delete from addresses where user_id = $1 or email = $2 and confirmed_at is null";
     sqlx::query(sql).bind(user_id).bind(email).execute(&mut *db).await?;
     let sql = "insert into addresses (user_id, email, confirmed_at) values ($1, $2, $3) \
                on conflict (email) where confirmed_at is not null do nothing";
-    let made = sqlx::query(sql).bind(user_id).bind(email).bind(now()).execute(db).await?;
+    let made = sqlx::query(sql).bind(user_id).bind(email).bind(now()).execute(&mut *db).await?;
+    link::revoke_pending(db, user_id).await?;
     Ok(made.rows_affected() > 0)
 }
 

@@ -6,7 +6,7 @@ use crate::common::{Database, KEY, PASSWORD, Server, command_error, command_outp
 #[test]
 fn help_names_every_command() {
     let help = command_output(&["--help"], &[], "");
-    for command in ["serve", "routes", "doctor", "purge", "reseal", "move", "user"] {
+    for command in ["serve", "routes", "doctor", "import", "move", "purge", "reseal", "user"] {
         let named = help.lines().any(|line| line.trim_start().split(' ').next() == Some(command));
         assert!(named, "{command} is missing:\n{help}");
     }
@@ -106,9 +106,14 @@ fn users_are_listed_newest_first() {
 
 #[test]
 fn a_command_makes_no_database_and_says_that_there_is_none() {
-    for command in
-        [&["purge"][..], &["reseal"], &["user", "list"], &["user", "add", "ada"], &["user", "reset-link", "ada"]]
-    {
+    for command in [
+        &["import", "-"][..],
+        &["purge"],
+        &["reseal"],
+        &["user", "list"],
+        &["user", "add", "ada"],
+        &["user", "reset-link", "ada"],
+    ] {
         let database = Database::new();
         let password = format!("{PASSWORD}\n");
         let settings = [("DATABASE_URL", &*database.url), ("PASSWORD_ITERATIONS", "1")];
@@ -131,7 +136,7 @@ fn a_command_makes_no_database_and_says_that_there_is_none() {
 #[test]
 fn a_command_in_an_empty_folder_leaves_it_empty() {
     use crate::common::{Process, latchkey};
-    for command in [&["purge"][..], &["reseal"], &["user", "list"], &["user", "add", "ada"]] {
+    for command in [&["import", "-"][..], &["purge"], &["reseal"], &["user", "list"], &["user", "add", "ada"]] {
         let folder = tempfile::tempdir().unwrap();
         let mut process = Process::start_with(&mut latchkey(folder.path(), command, &[]), &format!("{PASSWORD}\n"));
         let status = process.wait_for_exit(20);

@@ -64,8 +64,12 @@ fn parse_groups(value: &Value) -> Result<Vec<String>, String> {
     let wrong = || "Write a list of names, or names with spaces between them.".to_string();
     match value {
         Value::Null => Ok(Vec::new()),
-        Value::String(names) => Ok(names.split([' ', ',']).filter(|name| !name.is_empty()).map(String::from).collect()),
-        Value::Array(names) => names.iter().map(|name| name.as_str().map(String::from).ok_or_else(wrong)).collect(),
+        Value::String(names) => {
+            Ok(names.split([' ', ',']).filter(|name| !name.is_empty()).map(str::to_lowercase).collect())
+        }
+        Value::Array(names) => {
+            names.iter().map(|name| name.as_str().map(str::to_lowercase).ok_or_else(wrong)).collect()
+        }
         _ => Err(wrong()),
     }
 }

@@ -35,7 +35,7 @@ pub async fn run(env: &Env, Arguments { file, yes, json }: Arguments) -> Result<
     let db = Database::open_existing(&config).await?;
     let (rows, mut refused) = read(&file, &config.site_name)?;
     ensure!(!rows.is_empty() || !refused.is_empty(), "there are no users in the file");
-    refused.extend(users::find_taken(&db, &rows).await?);
+    refused.extend(users::find_refused(&db, &rows).await?);
     refused.sort();
     if !json {
         print(&rows, &refused)?;
