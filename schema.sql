@@ -220,6 +220,9 @@ create index invitations_by_user on invitations (created_by);
 create index invitations_by_group on invitations (group_id);
 create index invitations_by_time on invitations (expires_at);
 
+-- 93 addresses
+create index addresses_by_user on addresses (user_id);
+
 -- 10 notes
 create table notes (
     id text primary key,

@@ -1,9 +1,9 @@
 //! Parses the command line and runs the command.
 
+use super::output::say_error;
+use super::stop::Stop;
 use super::wrong_use::WrongUse;
-use super::{
-    doctor, import, log, move_site, output::say_error, purge, reseal, routes, runtime, serve, stop::Stop, user,
-};
+use super::{doctor, export, import, log, move_site, purge, reseal, routes, runtime, serve, user};
 use crate::base::{Env, explain};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -39,6 +39,8 @@ enum Command {
     Purge,
     /// Encrypt stored secrets with the newest key of SECRET_KEY
     Reseal,
+    /// Print all data about a user, as JSON
+    Export { name: String },
     /// Copy everything to another database, SQLite or Postgres; the site must be stopped
     Move {
         /// The address of the new database, as DATABASE_URL would have it
@@ -94,6 +96,7 @@ async fn run_command(env: &Env, command: Command) -> Result<()> {
         Command::Import(arguments) => import::run(env, arguments).await,
         Command::Purge => purge::run(env).await,
         Command::Reseal => reseal::run(env).await,
+        Command::Export { name } => export::run(env, &name).await,
         Command::Move { to } => move_site::run(env, &to).await,
         Command::User(command) => user::run(env, command).await,
     }

@@ -3,6 +3,7 @@
 pub mod command_line;
 mod confirm;
 mod doctor;
+mod export;
 mod import;
 mod log;
 mod log_lines;

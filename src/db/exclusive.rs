@@ -62,12 +62,15 @@ pub async fn ensure_alone(variable: &str, connection: &mut DbConnection, sqlite:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Config;
     use crate::test::TestDatabase;
     use sqlx::Connection;
 
     #[tokio::test]
     async fn a_database_that_another_program_has_open_is_not_to_be_had_alone_until_it_is_closed() {
         let TestDatabase { url, .. } = &TestDatabase::new().await;
+        let config = Config::from_env(&[("DATABASE_URL", &**url)].into_iter().collect()).unwrap();
+        connect::prepare(&config, Mode::Create).unwrap();
         let mut other = connect::connect(url, Mode::Write).await.unwrap();
         if is_sqlite(url) {
             other.execute(connect::USE_WAL).await.unwrap();

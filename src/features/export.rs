@@ -1,15 +1,13 @@
-//! A copy of all data about a user, as a JSON file. Features add theirs in `Feature::export`.
+//! A copy of all data about a user, as a JSON file.
 //!
-//! The file is written while it is read, a page of rows at a time. So even a long one takes little memory, and while it
-//! waits for its reader it holds no connection to the database. If it fails in the middle, the client's connection is
-//! closed before the end of the answer, and no browser takes the part for the whole.
+//! If it fails in the middle, the client's connection is closed before the end of the answer, and no browser takes the part
+//! for the whole.
 
 use super::feature::Feature;
 use crate::accounts::User;
 use crate::base::{Env, Error, Result, explain};
 use crate::db::request::{self, Requester};
-use crate::db::{Connection, DbRow};
-use crate::web::format::rfc3339;
+use crate::web::user_data::{self, Reader};
 use crate::web::{Access, AccountGroup, AccountRow, App, Empty, Form, Page, Routes, RowState, Template, files};
 use anyhow::ensure;
 use axum::body::{Body, Bytes};
@@ -20,10 +18,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::future::ready;
 use futures_util::{FutureExt, StreamExt, TryFutureExt, stream};
 use serde::Serialize;
-use serde_json::Value;
-use sqlx::{Column, Row};
 use std::collections::HashSet;
-use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -33,52 +28,12 @@ const PATH: &str = "/account/export";
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
     let routes = Routes::new().get(PATH, Access::User, show).post(PATH, Access::Recent, create);
     let settings = Some(Box::new(Exporting::default()) as _);
-    Ok(Feature { routes, export: &CORE, settings, account_row: Some(ROW), ..Feature::named("export") })
+    Ok(Feature { routes, settings, account_row: Some(ROW), ..Feature::named("export") })
 }
 
 const ROW: AccountRow = AccountRow::new(AccountGroup::Data, 1, "Export", PATH, |_, _| {
     RowState::fixed("A copy of everything, as a file", "Download")
 });
-
-/// What core stores about a user, without secrets.
-const CORE: [(&str, &str); 8] = [
-    ("user", "select id, username, created_at from users where id = $1 and id > $2 order by id limit $3"),
-    (
-        "addresses",
-        "select email, confirmed_at from addresses where user_id = $1 and email > $2 order by email limit $3",
-    ),
-    (
-        "sessions",
-        "select id, created_at, seen_at, address, device from sessions where user_id = $1 and id > $2 \
-         order by id limit $3",
-    ),
-    (
-        "groups",
-        "select g.name from user_groups m join groups g on g.id = m.group_id where m.user_id = $1 and g.name > $2 \
-         order by g.name limit $3",
-    ),
-    (
-        "permissions",
-        "select permission from user_permissions where user_id = $1 and permission > $2 order by permission limit $3",
-    ),
-    (
-        "invitations",
-        "select id, email, uses, used, created_at, expires_at from invitations where created_by = $1 and id > $2 \
-         order by id limit $3",
-    ),
-    ("mails", "select id, kind, email, created_at from mails where user_id = $1 and id > $2 order by id limit $3"),
-    (
-        "events",
-        "select id, kind, about, created_at, address, device from events where user_id = $1 and id > $2 \
-         order by id limit $3",
-    ),
-];
-
-/// How many rows are read at once. A note may have 40,000 bytes.
-const ROWS: usize = 20;
-
-/// How many bytes are sent at once, or a little more.
-const PIECE: usize = 16 * 1024;
 
 /// How many users may export their data at the same time.
 const AT_ONCE: usize = 8;
@@ -141,7 +96,7 @@ impl Drop for Turn {
 /// More is written whenever the client asks for it.
 fn body(app: App, turn: Turn, rate: ReadingRate) -> Body {
     let (sender, mut pieces) = mpsc::channel(1);
-    let writing = write(app, turn, File { pieces: sender, unsent: Vec::new(), rate });
+    let writing = write(app, turn, Client { pieces: sender, rate });
     // The body is read after the request has been handled, and takes its turns like it.
     let writing = request::run(Requester::current(), writing).map(|(written, _)| written);
     let writing = writing.inspect_err(|cause| tracing::warn!("an export was ended early: {}", explain(cause)));
@@ -150,74 +105,20 @@ fn body(app: App, turn: Turn, rate: ReadingRate) -> Body {
     Body::from_stream(stream::select(pieces.map(Ok), failure))
 }
 
-/// Writes all of it, as `serde_json::to_string_pretty` would.
-async fn write(app: App, turn: Turn, mut file: File) -> anyhow::Result<()> {
-    let mut queries = app.features.export.clone();
-    queries.sort();
-    let mut before = "{";
-    for (name, sql) in queries {
-        file.write(&format!("{before}\n  \"{name}\": [")).await?;
-        write_rows(&app, sql, &turn.user_id, &mut file).await?;
-        before = ",";
-    }
-    file.write("\n}").await?;
-    file.send().await
+async fn write(app: App, turn: Turn, mut client: Client) -> anyhow::Result<()> {
+    user_data::write(&app.db, &app.features.export, &turn.user_id, &mut client).await
 }
 
-async fn write_rows(app: &App, sql: &'static str, user_id: &str, file: &mut File) -> anyhow::Result<()> {
-    let (mut before, mut after) = ("", "]");
-    let mut key = String::new();
-    loop {
-        let rows = app.db.read(async |db| page(db, sql, user_id, &key).await).await?;
-        for row in &rows {
-            let json = serde_json::to_string_pretty(&object(row))?.replace('\n', "\n    ");
-            file.write(&format!("{before}\n    {json}")).await?;
-            (before, after) = (",", "\n  ]");
-        }
-        match rows.last() {
-            Some(last) if rows.len() == ROWS => key = last.try_get(0)?,
-            _ => return file.write(after).await,
-        }
-    }
-}
-
-/// The rows that follow the one with this key.
-async fn page(db: &mut Connection, sql: &'static str, user_id: &str, key: &str) -> Result<Vec<DbRow>> {
-    Ok(sqlx::query(sql).bind(user_id).bind(key).bind(ROWS as i64).fetch_all(db).await?)
-}
-
-/// A row as an object with its columns.
-fn object(row: &DbRow) -> Value {
-    row.columns().iter().map(|column| (column.name().to_string(), value(row, column))).collect()
-}
-
-/// Text and numbers as they are, times as in RFC 3339.
-fn value(row: &DbRow, column: &impl Column) -> Value {
-    match row.try_get::<Option<i64>, _>(column.ordinal()) {
-        Ok(Some(seconds)) if column.name().ends_with("_at") => Value::from(rfc3339(seconds)),
-        Ok(number) => Value::from(number),
-        Err(_) => Value::from(row.try_get::<Option<String>, _>(column.ordinal()).unwrap_or_default()),
-    }
-}
-
-/// The file on its way to the client.
-struct File {
+struct Client {
     pieces: mpsc::Sender<Bytes>,
-    unsent: Vec<u8>,
     rate: ReadingRate,
 }
 
-impl File {
-    async fn write(&mut self, text: &str) -> anyhow::Result<()> {
-        self.unsent.extend_from_slice(text.as_bytes());
-        if self.unsent.len() < PIECE { Ok(()) } else { self.send().await }
-    }
-
-    /// Returns when the client has taken this piece and asks for the next. No query may begin before that: nothing polls it
-    /// while the client pauses, and it would keep its connection.
-    async fn send(&mut self) -> anyhow::Result<()> {
-        let (piece, begun) = (Bytes::from(take(&mut self.unsent)), Instant::now());
-        let bytes = piece.len();
+impl Reader for Client {
+    /// Returns when the client has taken this piece and asks for the next: nothing polls a query while the client pauses, and
+    /// it would keep its connection.
+    async fn send(&mut self, piece: Bytes) -> anyhow::Result<()> {
+        let (bytes, begun) = (piece.len(), Instant::now());
         self.pieces.send(piece).await?;
         let _taken = self.pieces.reserve().await?;
         self.rate.count(bytes, begun.elapsed())
@@ -254,12 +155,12 @@ impl ReadingRate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::features;
     use crate::test::{TestApp, Visitor, check};
     use axum::extract::Request;
     use axum::http::Method;
     use axum::http::header::{COOKIE, HOST};
     use http_body_util::BodyExt;
+    use serde_json::Value;
 
     /// Gives every user two thousand events, from 1000NAME to 2999NAME.
     const EVENTS: &str = "with recursive numbers (number) as \
@@ -406,44 +307,6 @@ mod tests {
             rate.count(159 * 1024, seconds(10)).unwrap();
         }
         assert!(rate.count(159 * 1024, seconds(10)).is_err());
-    }
-
-    /// Whether the last section of this part of the schema belongs to core or to a feature of this build.
-    fn is_built(features: &[Feature], schema: &str) -> bool {
-        let headings = schema.lines().filter_map(|line| line.strip_prefix("-- ")?.split_once(' '));
-        let section = headings.filter_map(|(number, name)| Some((number.parse::<i64>().ok()?, name))).next_back();
-        section.is_some_and(|(number, name)| {
-            !(10..90).contains(&number) && number < 100 || features.iter().any(|feature| feature.name == name)
-        })
-    }
-
-    /// A new table that belongs to users is exported, or listed here because it has only secrets.
-    #[test]
-    fn every_table_that_has_a_user_is_in_the_export() {
-        let features = features::all(&Env::default()).unwrap();
-        let schema = include_str!("../../schema.sql");
-        let exported: String = features.iter().flat_map(|feature| feature.export).map(|(_, sql)| *sql).collect();
-        let secret = ["passwords", "devices", "limits", "tokens", "recovery_codes", "shown_codes"];
-        for (at, _) in schema.match_indices("create table ") {
-            // The tables of a feature that is not in this build are empty.
-            if !is_built(&features, &schema[..at]) {
-                continue;
-            }
-            let (name, columns) = schema[at + "create table ".len()..].split_once(" (").unwrap();
-            // A table that is made again has this name until the old one has been dropped.
-            let name = name.trim_start_matches("new_");
-            let columns = columns.split(");").next().unwrap();
-            let owned = columns.contains("user_id") && !secret.contains(&name);
-            assert!(!owned || exported.contains(&format!("from {name} ")), "nothing exports {name}");
-        }
-    }
-
-    /// One that is not would come over and over, or all at once.
-    #[test]
-    fn every_export_is_read_a_page_at_a_time() {
-        for (name, sql) in features::all(&Env::default()).unwrap().iter().flat_map(|feature| feature.export) {
-            assert!(sql.contains(" > $2") && sql.ends_with(" limit $3"), "{name}: {sql}");
-        }
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ pub mod security;
 pub mod shown_codes;
 pub mod site_map;
 pub mod templates;
+pub mod user_data;
 
 #[allow(unused_imports)] // What nothing uses yet is for features to come.
 pub use {

@@ -6,7 +6,7 @@ use crate::common::{Database, KEY, PASSWORD, Server, command_error, command_outp
 #[test]
 fn help_names_every_command() {
     let help = command_output(&["--help"], &[], "");
-    for command in ["serve", "routes", "doctor", "import", "move", "purge", "reseal", "user"] {
+    for command in ["serve", "routes", "doctor", "import", "export", "move", "purge", "reseal", "user"] {
         let named = help.lines().any(|line| line.trim_start().split(' ').next() == Some(command));
         assert!(named, "{command} is missing:\n{help}");
     }
@@ -113,6 +113,7 @@ fn a_command_makes_no_database_and_says_that_there_is_none() {
         &["user", "list"],
         &["user", "add", "ada"],
         &["user", "reset-link", "ada"],
+        &["export", "ada"],
     ] {
         let database = Database::new();
         let password = format!("{PASSWORD}\n");

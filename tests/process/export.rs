@@ -1,7 +1,7 @@
 //! How much an export takes, and what clients get who are slow, or while something breaks.
 //! needs: export, notes, signup
 
-use crate::common::{Browser, Database, Server, wait_until};
+use crate::common::{Browser, Database, Server, command_error, command_output, wait_until};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::thread::sleep;
@@ -115,4 +115,29 @@ fn whoever_reads_an_export_too_slowly_is_disconnected() {
     }
     let rest = rest(client);
     assert!(rest.len() < 40_000_000 && !rest.ends_with(END), "{} bytes", rest.len());
+}
+
+#[test]
+fn the_command_prints_what_the_page_gives() {
+    let database = Database::new();
+    let server = Server::on(&database, &[]);
+    let mut ada = server.browser();
+    ada.sign_up("ada").assert_redirect("/");
+    server.browser().sign_up("bob").assert_redirect("/");
+    database.execute(
+        "insert into notes (id, user_id, text, created_at, updated_at) \
+                      select 'a', id, 'Buy \u{1f95b} and \"bread\"', 1, 2 from users where username = 'ada'",
+    );
+    let settings = [("DATABASE_URL", &*database.url)];
+    let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port)).unwrap();
+    client.write_all(request(&ada).replace("HTTP/1.1", "HTTP/1.0").as_bytes()).unwrap();
+    let answer = String::from_utf8(rest(client)).unwrap();
+    let page = answer.split_once("\r\n\r\n").unwrap().1.to_string() + "\n";
+    assert!(page.contains("bread") && !page.contains("bob"), "{answer}");
+    for name in ["ada", "ADA"] {
+        assert_eq!(command_output(&["export", name], &settings, ""), page);
+    }
+    database.execute("update users set disabled_at = 1 where username = 'ada'");
+    assert_eq!(command_output(&["export", "ada"], &settings, ""), page);
+    assert!(command_error(&["export", "eve"], &settings, "").contains("No user is called eve."));
 }
