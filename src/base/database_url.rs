@@ -210,6 +210,44 @@ pub fn for_sqlx(url: &str) -> String {
     url.to_string()
 }
 
+/// The same database for libpq and its programs, without the password.
+///
+/// # Errors
+/// When the address cannot be read.
+#[cfg(feature = "postgres")]
+pub fn for_libpq(url: &str) -> Result<String> {
+    let options = PgConnectOptions::from_str(url)?;
+    let host = options.get_socket().map_or(options.get_host().into(), |socket| socket.to_string_lossy());
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+    let mut settings = vec![("host", host.to_string()), ("port", options.get_port().to_string())];
+    settings.push(("user", options.get_username().to_string()));
+    settings.push(("dbname", options.get_database().unwrap_or(options.get_username()).to_string()));
+    for (name, value) in parameters(url) {
+        let name = match &*name {
+            "sslmode" | "ssl-mode" => "sslmode",
+            "sslrootcert" | "ssl-root-cert" | "ssl-ca" => "sslrootcert",
+            "sslcert" | "ssl-cert" => "sslcert",
+            "sslkey" | "ssl-key" => "sslkey",
+            _ => continue,
+        };
+        // The value can also be the certificate or the key itself, which libpq does not take.
+        if !value.trim_start().starts_with("-----BEGIN") {
+            settings.push((name, value));
+        }
+    }
+    let quoted = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
+    let is_plain = |value: &str| !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || "'\\".contains(c));
+    let written = settings.iter().map(|(name, value)| {
+        if is_plain(value) { format!("{name}={value}") } else { format!("{name}={}", quoted(value)) }
+    });
+    Ok(written.collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(not(feature = "postgres"))]
+pub fn for_libpq(_: &str) -> Result<String> {
+    bail!("this binary was built without Postgres")
+}
+
 /// Checks that the TLS files named by this variable or those of Postgres can be read.
 ///
 /// # Errors
@@ -307,6 +345,28 @@ mod tests {
             "sqlite:///srv/app.db?mode=ro",
         ] {
             check("DATABASE_URL", url).unwrap_or_else(|error| panic!("{url}: {error:#}"));
+        }
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn programs_of_postgres_get_the_same_database_without_its_password() {
+        for (url, expected) in [
+            ("postgres://ada:swordfish@db.example:5433/app", "host=db.example port=5433 user=ada dbname=app"),
+            (
+                "postgres://ada@[::1]:5432/app?password=swordfish&sslmode=require&statement-cache-capacity=0",
+                "host=::1 port=5432 user=ada dbname=app sslmode=require",
+            ),
+            (
+                "postgres:///app%20one?host=/run/my%20pg&port=5434&user=o'neil%5C&ssl-ca=/ca.pem&sslmode=verify-ca",
+                r"host='/run/my pg' port=5434 user='o\'neil\\' dbname='app one' sslrootcert=/ca.pem sslmode=verify-ca",
+            ),
+            (
+                "postgres://ada:sword%20fish@%2Frun%2Fpg:5432/app?sslkey=-----BEGIN%20swordfish",
+                "host=/run/pg port=5432 user=ada dbname=app",
+            ),
+        ] {
+            assert_eq!(for_libpq(url).unwrap(), expected);
         }
     }
 

@@ -219,6 +219,12 @@ pub fn refuses_writes(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether a SQLite file is damaged, or not one of SQLite: SQLITE_CORRUPT and SQLITE_NOTADB.
+pub fn is_damaged(error: &anyhow::Error) -> bool {
+    let Some(sqlx::Error::Database(error)) = error.downcast_ref() else { return false };
+    error.code().as_deref().and_then(sqlite_code).is_some_and(|code| matches!(code, 11 | 26))
+}
+
 /// Whether the connection can no longer be used.
 pub fn is_lost_connection(error: &sqlx::Error) -> bool {
     match error {

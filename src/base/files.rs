@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Result;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Creates the folder and its parents, unless they exist.
 pub fn private_folder(folder: &Path) -> Result<()> {
@@ -18,6 +18,29 @@ pub fn private_file(file: &Path) -> Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.append(true).create(true).open(file)
+}
+
+/// Creates the file.
+///
+/// # Errors
+/// When there is one already.
+pub fn new_private_file(file: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.write(true).create_new(true).open(file)
+}
+
+/// Makes what happened to the names in this folder survive a power failure.
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+/// The path with this at its end, such as `latchkey.db-wal`.
+pub fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
+    let mut path = file.as_os_str().to_os_string();
+    path.push(suffix);
+    path.into()
 }
 
 /// Whether other users may read the file. On Windows that is decided by its folder.

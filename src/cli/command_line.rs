@@ -3,11 +3,12 @@
 use super::output::say_error;
 use super::stop::Stop;
 use super::wrong_use::WrongUse;
-use super::{doctor, export, import, log, move_site, purge, reseal, routes, runtime, serve, user};
+use super::{backup, doctor, export, import, log, move_site, purge, reseal, restore, routes, runtime, serve, user};
 use crate::base::{Env, explain};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::io::{self, ErrorKind::BrokenPipe};
+use std::path::PathBuf;
 use std::process::{self, ExitCode};
 
 /// A web app that already has accounts.
@@ -39,6 +40,22 @@ enum Command {
     Purge,
     /// Encrypt stored secrets with the newest key of SECRET_KEY
     Reseal,
+    /// Copy the SQLite database to a file, also while the site runs
+    Backup {
+        /// Where the copy will be
+        file: PathBuf,
+        /// Replace the file if it exists
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Put a backup in the place of the SQLite database, which is kept beside it
+    Restore {
+        /// What `backup` has written
+        file: PathBuf,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Print all data about a user, as JSON
     Export { name: String },
     /// Copy everything to another database, SQLite or Postgres; the site must be stopped
@@ -96,6 +113,8 @@ async fn run_command(env: &Env, command: Command) -> Result<()> {
         Command::Import(arguments) => import::run(env, arguments).await,
         Command::Purge => purge::run(env).await,
         Command::Reseal => reseal::run(env).await,
+        Command::Backup { file, yes } => backup::run(env, &file, yes).await,
+        Command::Restore { file, yes } => restore::run(env, &file, yes).await,
         Command::Export { name } => export::run(env, &name).await,
         Command::Move { to } => move_site::run(env, &to).await,
         Command::User(command) => user::run(env, command).await,

@@ -12,16 +12,14 @@ use crate::base::files::{others_can_read, private_file, private_folder};
 #[cfg(feature = "sqlite")]
 use anyhow::bail;
 use anyhow::{Context, Result, anyhow, ensure};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::pool::PoolOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
 #[cfg(feature = "sqlite")]
 use std::fs::{File, OpenOptions};
 #[cfg(feature = "sqlite")]
 use std::io::{self, ErrorKind};
-#[cfg(feature = "sqlite")]
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -59,12 +57,11 @@ const PRAGMAS: &str = "pragma busy_timeout = 5000; pragma foreign_keys = on;";
 const SETTINGS: &str = "set statement_timeout = '3s'; \
     select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout'";
 
-/// Checks that the engine is compiled in, and that the SQLite files exist. [`Mode::Create`] creates them. Returns
-/// [`Mode::Read`] if they can only be read.
+/// Checks that the engine is compiled in.
 ///
 /// # Errors
-/// One sentence that says what to set.
-pub fn prepare(config: &Config, mode: Mode) -> Result<Mode> {
+/// One sentence that says what to do.
+pub fn prepare_engine(config: &Config) -> Result<()> {
     sqlx::any::install_default_drivers();
     let engine = if is_sqlite(&config.database_url) { "sqlite" } else { "postgres" };
     ensure!(
@@ -72,6 +69,16 @@ pub fn prepare(config: &Config, mode: Mode) -> Result<Mode> {
         "this binary was built without the engine of DATABASE_URL: use another engine, or build with --features \
          {engine}"
     );
+    Ok(())
+}
+
+/// Checks that the engine is compiled in, and that the SQLite files exist. [`Mode::Create`] creates them. Returns
+/// [`Mode::Read`] if they can only be read.
+///
+/// # Errors
+/// One sentence that says what to set.
+pub fn prepare(config: &Config, mode: Mode) -> Result<Mode> {
+    prepare_engine(config)?;
     check_files("DATABASE_URL", &config.database_url)?;
     check_files("DATABASE_DIRECT_URL", &config.database_direct_url)?;
     #[cfg(feature = "sqlite")]
@@ -104,6 +111,11 @@ pub fn sqlite_file(url: &str) -> Result<PathBuf> {
 #[cfg(not(feature = "sqlite"))]
 pub fn sqlite_file(url: &str) -> Result<std::path::PathBuf> {
     Ok(url.into())
+}
+
+/// The address of this SQLite file.
+pub fn url_of(file: &Path) -> String {
+    format!("sqlite:{}", utf8_percent_encode(&file.to_string_lossy(), NON_ALPHANUMERIC))
 }
 
 /// The file contains password hashes and addresses, so only its owner may read it, and its folder too if it is created

@@ -21,7 +21,7 @@ pub use http::{
 pub use mail::{Mail, assert_one_mail_each, message_ids};
 pub use process::{
     Process, Route, STOPPING, Signal, command_error, command_output, latchkey, refusal, refusal_with, routes,
-    with_file_limit,
+    with_file_limit, wrong_use,
 };
 pub use proxy::Proxy;
 pub use signup_race::{assert_one_account, race_to_sign_up};
@@ -278,6 +278,11 @@ impl Database {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}/test.db", folder.path().display());
         Database { url, folder: Some(folder), server: None }
+    }
+
+    /// This SQLite file, which is not deleted.
+    pub fn at(file: &str) -> Database {
+        Database { url: format!("sqlite:{file}"), folder: None, server: None }
     }
 
     /// One that a site has been started with.

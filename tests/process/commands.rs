@@ -6,7 +6,9 @@ use crate::common::{Database, KEY, PASSWORD, Server, command_error, command_outp
 #[test]
 fn help_names_every_command() {
     let help = command_output(&["--help"], &[], "");
-    for command in ["serve", "routes", "doctor", "import", "export", "move", "purge", "reseal", "user"] {
+    for command in
+        ["serve", "routes", "doctor", "import", "export", "backup", "restore", "move", "purge", "reseal", "user"]
+    {
         let named = help.lines().any(|line| line.trim_start().split(' ').next() == Some(command));
         assert!(named, "{command} is missing:\n{help}");
     }

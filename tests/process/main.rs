@@ -7,6 +7,7 @@ mod common;
 mod webdriver;
 
 mod activity;
+mod backup;
 mod browser_accessibility;
 mod browser_account;
 mod browser_activity;

@@ -2,7 +2,7 @@
 //! needs: account, confirm, delete_account, home, login, password_reset, recovery_codes, signup, two_factor
 
 use crate::common::{
-    Answer, Browser, Database, KEY, NEW_PASSWORD, PASSWORD, Process, Server, Signal, command_error, form, latchkey,
+    Answer, Browser, Database, KEY, NEW_PASSWORD, PASSWORD, Process, Server, Signal, command_error, command_output, form, latchkey,
     password_fields, run_alone, send_at_once, wait_until,
 };
 use std::process::Command;
@@ -437,4 +437,24 @@ fn another_authenticator_shows_the_codes_that_are_asked_for() {
     send(&mut browser, LOG_IN, &oathtool(&key, "30 seconds ago")).assert_status(422);
     send(&mut browser.also_at(second.port), LOG_IN, &code).assert_redirect("/");
     send(&mut enter_password(&second), LOG_IN, &code).assert_status(422);
+}
+
+#[test]
+fn a_backup_whose_secrets_no_key_opens_is_restored_with_a_warning() {
+    if Database::postgres().is_some() {
+        return;
+    }
+    let database = Database::new();
+    let server = Server::on(&database, &[KEY]);
+    server.browser().sign_up("ada").assert_redirect("/");
+    database.execute(
+        "insert into totp (user_id, secret, created_at, confirmed_at, last_step) select id, x'0102030405', 1, 1, 0 from users",
+    );
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), Database::new());
+    let backup = folder.path().join("ada.db").display().to_string();
+    command_output(&["backup", &backup], &[("DATABASE_URL", &database.url)], "");
+    let settings = [("DATABASE_URL", &*elsewhere.url), KEY];
+    let mut process = Process::start(&mut latchkey(folder.path(), &["restore", &backup], &settings));
+    let status = process.wait_for_exit(20);
+    assert!(status.success() && process.stderr().contains("warning: 1 of totp are sealed with a key"), "{process}");
 }
