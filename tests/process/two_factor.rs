@@ -2,8 +2,8 @@
 //! needs: account, confirm, delete_account, home, login, password_reset, recovery_codes, signup, two_factor
 
 use crate::common::{
-    Answer, Browser, Database, KEY, NEW_PASSWORD, PASSWORD, Process, Server, Signal, command_error, command_output, form, latchkey,
-    password_fields, run_alone, send_at_once, wait_until,
+    Answer, Browser, Database, KEY, NEW_PASSWORD, PASSWORD, Process, Server, Signal, command_error, command_output,
+    form, latchkey, password_fields, run_alone, send_at_once, wait_until,
 };
 use std::process::Command;
 use std::thread::sleep;
