@@ -238,7 +238,7 @@ impl TestApp {
     /// Changes rows as no page would.
     pub async fn execute(&self, sql: &'static str) {
         let execute = async |db: &mut Connection| Ok(sqlx::query(sql).execute(db).await?);
-        self.app.db.write(execute).await.unwrap();
+        self.app.db.write_at_length(execute).await.unwrap();
         // It may have changed limits behind the app's back.
         self.app.db.refusals.forget_all();
     }
