@@ -279,3 +279,12 @@ alter table totp add column session_id text;
 -- When its writer deleted it, in milliseconds since 1970. It can be restored for ten minutes.
 alter table notes add column deleted_at bigint;
 create index notes_deleted on notes (deleted_at) where deleted_at is not null;
+
+-- 20 admin
+-- How the site was used on a day that is over, by the time at which it began.
+create table daily_counts (
+    day bigint not null,
+    kind text not null,
+    count bigint not null,
+    primary key (day, kind)
+);

@@ -39,6 +39,12 @@ pub fn new_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
+/// Not greater than an id that is made at this time or later, in seconds since 1970, and greater than those made before.
+pub fn first_id_at(seconds: i64) -> String {
+    let milliseconds = seconds.max(0) * 1000;
+    format!("{:08x}-{:04x}-0000-0000-000000000000", milliseconds >> 16, milliseconds & 0xffff)
+}
+
 /// Greater than every id of [`new_id`] as text: the start of a list that shows the newest first.
 pub const AFTER_ALL_IDS: &str = "g";
 
@@ -56,5 +62,14 @@ pub mod tests {
     fn ids_sort_in_the_order_in_which_they_were_made() {
         let ids: Vec<String> = (0..1000).map(|_| new_id()).collect();
         assert!(ids.is_sorted() && ids.iter().all(|id| id.as_str() < AFTER_ALL_IDS));
+    }
+
+    #[test]
+    fn the_ids_of_a_second_stand_between_its_first_and_that_of_the_next() {
+        let before = now();
+        let (id, after) = (new_id(), now());
+        assert!(first_id_at(before) <= id && id < first_id_at(after + 1), "{id}");
+        assert_eq!(first_id_at(before).len(), id.len());
+        assert!(first_id_at(-1) <= first_id_at(0) && first_id_at(253_402_300_799).len() == id.len());
     }
 }

@@ -22,7 +22,7 @@ pub mod unfinished_move;
 
 #[allow(unused_imports)] // What nothing uses yet is for features to come.
 pub use {
-    clock::{AFTER_ALL_IDS, ago, is_in_the_future, new_id, now, now_in_milliseconds},
+    clock::{AFTER_ALL_IDS, ago, first_id_at, is_in_the_future, new_id, now, now_in_milliseconds},
     connect::DEADLINE,
     connection::Connection,
     database::Database,

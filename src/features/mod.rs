@@ -8,6 +8,7 @@ pub mod feature;
 
 mod account;
 mod activity;
+mod admin;
 mod change_password;
 mod change_username;
 mod confirm;
@@ -46,6 +47,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
     Ok(Vec::from([
         account::feature(env)?,
         activity::feature(env)?,
+        admin::feature(env)?,
         change_password::feature(env)?,
         change_username::feature(env)?,
         confirm::feature(env)?,

@@ -18,6 +18,11 @@ pub fn date(seconds: i64) -> String {
     format!("{} {} {}", date.day(), date.month(), date.year())
 }
 
+/// When a day such as 2026-11-21 begins, in seconds since 1970, UTC. `None` if there is no such day.
+pub fn parse_date(text: &str) -> Option<i64> {
+    OffsetDateTime::parse(&format!("{text}T00:00:00Z"), &Rfc3339).ok().map(OffsetDateTime::unix_timestamp)
+}
+
 /// A time such as 2026-11-21T18:05:00Z (RFC 3339), from seconds since 1970.
 pub fn rfc3339(seconds: i64) -> String {
     utc(seconds).format(&Rfc3339).unwrap_or_default()
@@ -78,6 +83,15 @@ mod tests {
         assert_eq!(date(1_795_284_300), "21 November 2026");
         assert_eq!(date_time(0), "1 January 1970, 00:00 UTC");
         assert_eq!(date_time(i64::MAX), "1 January 1970, 00:00 UTC");
+    }
+
+    #[test]
+    fn a_day_that_was_chosen_is_read_and_nothing_else_is_taken_for_one() {
+        assert_eq!(parse_date("2026-11-21").map(rfc3339).as_deref(), Some("2026-11-21T00:00:00Z"));
+        assert_eq!(parse_date("1970-01-01"), Some(0));
+        for text in ["", "today", "2026-02-30", "21.11.2026", "2026-11-21T00:00:00Z", "2026-11-21 ", "12026-11-21"] {
+            assert_eq!(parse_date(text), None, "{text}");
+        }
     }
 
     #[test]
