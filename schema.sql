@@ -288,3 +288,7 @@ create table daily_counts (
     count bigint not null,
     primary key (day, kind)
 );
+
+-- 23 admin_audit
+create index events_by_kind on events (kind, id);
+create index events_by_actor on events (actor_id, id, kind) where actor_id is not null;

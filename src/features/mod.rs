@@ -9,6 +9,7 @@ pub mod feature;
 mod account;
 mod activity;
 mod admin;
+mod admin_audit;
 mod change_password;
 mod change_username;
 mod confirm;
@@ -48,6 +49,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         account::feature(env)?,
         activity::feature(env)?,
         admin::feature(env)?,
+        admin_audit::feature(env)?,
         change_password::feature(env)?,
         change_username::feature(env)?,
         confirm::feature(env)?,
