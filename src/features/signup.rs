@@ -145,8 +145,11 @@ async fn sign_up(app: &App, login: &Login, form: &SignupForm) -> Result<Redirect
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::accounts::invitation::{self, NewInvitation};
+    use crate::db::Connection;
     use crate::test::{Answer, TestApp, Visitor, assert_well_formed, check};
     use futures_util::future::join_all;
+    use std::time::Duration;
 
     const GOOD: &str = "violet lantern";
 
@@ -175,6 +178,7 @@ mod tests {
             },
             SignupPage { form: typed(), errors, min_length: 8, once: "value".into() },
         ]);
+        check(&[NotOpenPage { sentence: "You need an invitation." }]);
     }
 
     #[tokio::test]
@@ -326,6 +330,76 @@ mod tests {
             let fields = [("username", name), ("email", email), ("password", GOOD), ("confirm_password", GOOD)];
             app.visitor().post("/signup", &fields).await.assert_redirect("/").assert_body("");
         }
+    }
+
+    #[tokio::test]
+    async fn while_sign_ups_are_not_open_the_page_says_so_and_nobody_gets_an_account() {
+        for (sign_ups, sentence) in [
+            ("invite", "You need an invitation to sign up here."),
+            ("closed", "Nobody can sign up here at the moment."),
+        ] {
+            let app = TestApp::with_env(&[("SIGNUPS", sign_ups)], Routes::new()).await;
+            let page = app.visitor().get("/signup").await;
+            page.assert_status(200).assert_contains(sentence).assert_lacks("name=\"username\"");
+            page.assert_lacks("href=\"/signup\"");
+            sign_up(&app.visitor(), "ada", GOOD).await.assert_status(403).assert_contains(sentence);
+            assert_eq!(app.count("select count(*) from users").await, 0);
+        }
+    }
+
+    /// The token of an invitation of one use, for Bob's address.
+    async fn invite(app: &TestApp) -> String {
+        let new = NewInvitation {
+            email: Some("bob@example.com"),
+            group_id: None,
+            uses: 1,
+            lifetime: Duration::from_secs(60),
+            created_by: None,
+        };
+        let create = async |db: &mut Connection| {
+            let id = invitation::create(db, &new).await?;
+            Ok(invitation::renew(db, &id).await?.unwrap().text())
+        };
+        app.app.db.write(create).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_invitation_is_used_up_by_the_account_that_is_made_with_it_and_by_no_mistake() {
+        let app = TestApp::with_env(&[("SIGNUPS", "invite")], Routes::new()).await;
+        let token = invite(&app).await;
+        let fields = |name, password| {
+            [
+                ("username", name),
+                ("email", "bob@example.com"),
+                ("password", password),
+                ("confirm_password", password),
+                ("invite", &*token),
+            ]
+        };
+        let mistaken = app.visitor().post("/signup", &fields("bob", "password1")).await;
+        mistaken.assert_status(422).assert_contains(&format!("name=\"invite\" value=\"{token}\""));
+        let bob = app.visitor();
+        bob.post("/signup", &fields("bob", GOOD)).await.assert_redirect("/");
+        bob.assert_is("bob").await;
+        assert_eq!(app.count("select count(*) from addresses where confirmed_at is not null").await, 1);
+        assert!(
+            app.mails().await.iter().all(|mail| !mail.content.text.contains("/email/")),
+            "there is nothing to confirm"
+        );
+        for invite in [&*token, "x"] {
+            let answer = app.visitor().post("/signup", &[("username", "eve"), ("invite", invite)]).await;
+            answer.assert_status(404).assert_contains("This link no longer works");
+        }
+        assert_eq!(app.count("select count(*) from users").await, 1);
+    }
+
+    #[tokio::test]
+    async fn while_sign_ups_are_closed_no_invitation_makes_an_account() {
+        let app = TestApp::with_env(&[("SIGNUPS", "closed")], Routes::new()).await;
+        let token = invite(&app).await;
+        let fields = [("username", "bob"), ("password", GOOD), ("confirm_password", GOOD), ("invite", &*token)];
+        app.visitor().post("/signup", &fields).await.assert_status(404);
+        assert_eq!(app.count("select count(*) from users").await, 0);
     }
 
     #[tokio::test]

@@ -85,6 +85,8 @@ pub struct ErrorContext {
     path: String,
     theme: Theme,
     is_api: bool,
+    /// Whether a script asks, which has sent JSON.
+    is_script: bool,
 }
 
 impl ErrorContext {
@@ -96,8 +98,13 @@ impl ErrorContext {
             path: request.uri().path().to_string(),
             theme: theme(&app.config, request.headers()),
             is_api: is_for_programs(request.uri().path()),
+            is_script: has_json(request),
         }
     }
+}
+
+fn has_json(request: &Request) -> bool {
+    request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
 }
 
 /// An id for the log lines of one request: a counter with a random start, so that replicas do not use the same ones.
@@ -201,6 +208,8 @@ fn put_page(app: &App, context: ErrorContext, user: Option<&User>, response: &mu
     let wait = headers.get(RETRY_AFTER).and_then(|seconds| seconds.to_str().ok()?.parse().ok()).map(format::from_now);
     let (kind, text) = if context.is_api {
         problem(status)
+    } else if context.is_script {
+        ("application/json", json!({ "error": words }).to_string())
     } else {
         let page = ErrorPage { title, words, request_id, wait };
         html(app, &page, PageContext { user, path: &context.path, ..PageContext::for_visitors(context.theme) })
@@ -310,6 +319,10 @@ mod tests {
         Err(Error::StaleLink)
     }
 
+    async fn forbid() -> Result<()> {
+        Err(Error::Forbidden("You need an invitation."))
+    }
+
     async fn wait(user: User) -> Result<()> {
         Err(Error::Unavailable(anyhow!("{} has to wait", user.username)))
     }
@@ -321,6 +334,7 @@ mod tests {
             .get("/link", Access::Public, follow)
             .get("/busy", Access::User, wait)
             .post("/refuse", Access::Public, refuse)
+            .post("/forbid", Access::Public, forbid)
     }
 
     async fn app() -> TestApp {
@@ -350,6 +364,19 @@ mod tests {
         let answer = app.visitor().get("/api/nowhere").await;
         answer.assert_status(404).assert_header("content-type", "application/problem+json");
         answer.assert_body(r#"{"status":404,"title":"Not Found","type":"about:blank"}"#);
+    }
+
+    #[tokio::test]
+    async fn a_script_that_has_sent_json_gets_the_sentence_as_json_and_people_get_a_page() {
+        let app = app().await;
+        for kind in ["application/json", "application/json; charset=utf-8"] {
+            let answer = app.visitor().post_body("/forbid", Some(kind), b"{}").await;
+            answer.assert_status(403).assert_header("content-type", "application/json");
+            answer.assert_body(r#"{"error":"You need an invitation."}"#);
+        }
+        let page = app.visitor().post("/forbid", &[]).await;
+        page.assert_status(403).assert_contains("<h1>You are not allowed to do that</h1>");
+        page.assert_contains("You need an invitation.");
     }
 
     #[tokio::test]

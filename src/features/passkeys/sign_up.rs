@@ -99,9 +99,12 @@ pub async fn finish(State(app): State<App>, login: Login, Json(answer): Json<Ans
 mod tests {
     use super::super::authenticator::{Authenticator, ask, post};
     use super::*;
+    use crate::accounts::invitation::{self, NewInvitation};
+    use crate::db::Connection;
     use crate::test::TestApp;
     use crate::web::Routes;
     use serde_json::json;
+    use std::time::Duration;
 
     const START: &str = "/signup/passkey/start";
     const FINISH: &str = "/signup/passkey/finish";
@@ -195,5 +198,44 @@ mod tests {
         for (name, status) in [("ada", 200), ("bob", 200), ("eve", 429)] {
             post(&app.visitor(), START, &json!({ "username": name })).await.assert_status(status);
         }
+    }
+
+    #[tokio::test]
+    async fn while_sign_ups_are_not_open_a_script_gets_the_reason_as_json() {
+        for (sign_ups, error) in [
+            ("invite", r#"{"error":"You need an invitation to sign up here."}"#),
+            ("closed", r#"{"error":"Nobody can sign up here at the moment."}"#),
+        ] {
+            let app = TestApp::with_env(&[("SIGNUPS", sign_ups)], Routes::new()).await;
+            let answer = post(&app.visitor(), START, &json!({ "username": "ada" })).await;
+            answer.assert_status(403).assert_header("content-type", "application/json").assert_body(error);
+            assert_eq!(app.count("select count(*) from tokens").await, 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_invitation_is_used_up_by_an_account_with_a_passkey_too() {
+        let app = TestApp::with_env(&[("SIGNUPS", "invite")], Routes::new()).await;
+        let email = Some("bob@example.com");
+        let new = NewInvitation { email, group_id: None, uses: 1, lifetime: Duration::from_secs(60), created_by: None };
+        let create = async |db: &mut Connection| {
+            let id = invitation::create(db, &new).await?;
+            Ok(invitation::renew(db, &id).await?.unwrap().text())
+        };
+        let invite = app.app.db.write(create).await.unwrap();
+        let (mut bobs, mut eves) = (Authenticator::new(), Authenticator::new());
+        let (bob, eve) = (app.visitor(), app.visitor());
+        let for_bob = ask(&bob, START, json!({ "username": "bob", "email": email, "invite": invite })).await;
+        let for_eve = ask(&eve, START, json!({ "username": "eve", "invite": invite })).await;
+        post(&bob, FINISH, &bobs.create(&for_bob)).await.assert_status(200);
+        bob.assert_is("bob").await;
+        assert_eq!(app.count("select count(*) from addresses where confirmed_at is not null").await, 1);
+        // Both had begun in time.
+        let answer = post(&eve, FINISH, &eves.create(&for_eve)).await;
+        answer.assert_status(404).assert_contains(r#"{"error":"It has expired, was already used"#);
+        eve.assert_is("nobody").await;
+        let answer = post(&eve, START, &json!({ "username": "eve", "invite": invite })).await;
+        answer.assert_status(404).assert_header("content-type", "application/json");
+        assert_eq!(app.count("select count(*) from users").await, 1);
     }
 }
