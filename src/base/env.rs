@@ -208,7 +208,8 @@ pub fn check_path(name: &str, path: &str) -> Result<()> {
     Ok(())
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// A duration such as `3s`, `10m`, `24h` or `7d`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let unit = text.chars().last()?;
     let seconds = match unit {
         's' => 1,

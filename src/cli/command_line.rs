@@ -3,7 +3,9 @@
 use super::output::say_error;
 use super::stop::Stop;
 use super::wrong_use::WrongUse;
-use super::{backup, doctor, export, import, log, move_site, purge, reseal, restore, routes, runtime, serve, user};
+use super::{
+    backup, doctor, export, import, invite, log, move_site, purge, reseal, restore, routes, runtime, serve, user,
+};
 use crate::base::{Env, explain};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -64,6 +66,8 @@ enum Command {
         #[arg(long, value_name = "URL")]
         to: String,
     },
+    /// Print or mail a link with which people can sign up
+    Invite(invite::Arguments),
     /// Manage accounts
     #[command(subcommand)]
     User(user::Command),
@@ -117,6 +121,7 @@ async fn run_command(env: &Env, command: Command) -> Result<()> {
         Command::Restore { file, yes } => restore::run(env, &file, yes).await,
         Command::Export { name } => export::run(env, &name).await,
         Command::Move { to } => move_site::run(env, &to).await,
+        Command::Invite(arguments) => invite::run(env, arguments).await,
         Command::User(command) => user::run(env, command).await,
     }
 }

@@ -6,6 +6,7 @@ mod confirm;
 mod doctor;
 mod export;
 mod import;
+mod invite;
 mod log;
 mod log_lines;
 mod move_site;

@@ -104,6 +104,14 @@ fn error_with_code(expected: i32, arguments: &[&str], settings: &[(&str, &str)],
     error
 }
 
+/// What a command prints that refuses its command line, on standard error.
+#[track_caller]
+pub fn wrong_use(arguments: &[&str], settings: &[(&str, &str)]) -> String {
+    let (process, code) = run_command(arguments, settings, "");
+    assert_eq!((code, &*process.stdout()), (Some(2), ""), "{arguments:?} ended with {code:?}:\n{process}");
+    process.stderr()
+}
+
 /// Starts it with settings that it must refuse, and returns the one line that it prints.
 #[track_caller]
 pub fn refusal(settings: &[(&str, &str)]) -> String {

@@ -6,14 +6,15 @@ use crate::common::{Database, KEY, PASSWORD, Server, command_error, command_outp
 #[test]
 fn help_names_every_command() {
     let help = command_output(&["--help"], &[], "");
-    for command in
-        ["serve", "routes", "doctor", "import", "export", "backup", "restore", "move", "purge", "reseal", "user"]
-    {
+    let jobs = ["serve", "routes", "doctor", "purge", "reseal", "user", "invite"];
+    for command in jobs.into_iter().chain(["import", "export", "backup", "restore", "move"]) {
         let named = help.lines().any(|line| line.trim_start().split(' ').next() == Some(command));
         assert!(named, "{command} is missing:\n{help}");
     }
     let help = command_output(&["user", "--help"], &[], "");
-    assert!(help.contains("  add ") && help.contains("  list "), "{help}");
+    for command in ["add", "list", "show", "grant", "revoke", "disable", "enable", "reset-link", "delete"] {
+        assert!(help.contains(&format!("  {command} ")), "{command} is missing:\n{help}");
+    }
 }
 
 #[test]
@@ -37,6 +38,7 @@ fn the_list_of_routes_says_who_may_enter_and_is_right_about_visitors() {
                 assert!(!to_log_in && answer.status < 400, "{path} turns visitors away: {answer}")
             }
             "half-way" => assert_eq!(answer.header("location"), Some("/login"), "{path} lets visitors in: {answer}"),
+            permission if permission.contains('.') => assert!(to_log_in, "{path} lets visitors in: {answer}"),
             _ => panic!("{route:?} is no route:\n{map}"),
         }
     }
@@ -116,6 +118,9 @@ fn a_command_makes_no_database_and_says_that_there_is_none() {
         &["user", "add", "ada"],
         &["user", "reset-link", "ada"],
         &["export", "ada"],
+        &["user", "show", "ada"],
+        &["user", "grant", "ada", "admin"],
+        &["user", "disable", "ada"],
     ] {
         let database = Database::new();
         let password = format!("{PASSWORD}\n");
