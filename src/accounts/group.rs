@@ -2,9 +2,10 @@
 
 use super::actor::Actor;
 use super::event::{self, Cause, Event};
-use super::permission::{self, ADMIN};
+use super::permission::{self, ADMIN, Permissions};
 use crate::base::{Error, Result};
 use crate::db::{Connection, DbRow, new_id, now};
+use serde::Serialize;
 use sqlx::{FromRow, Row};
 
 pub const JOINED: Event =
@@ -16,7 +17,7 @@ pub const GRANTED: Event =
 pub const REVOKED: Event =
     Event::named("permission_revoked", "An administrator took a permission from you").caused_by(Cause::Administrator);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Group {
     pub id: String,
     pub name: String,
@@ -68,6 +69,14 @@ impl GroupName {
 pub async fn all(db: &mut Connection) -> Result<Vec<Group>> {
     let sql = "select id as group_id, name as group_name from groups order by name";
     Ok(sqlx::query_as(sql).fetch_all(db).await?)
+}
+
+/// The groups that allow nothing which is not among these permissions, by name.
+pub async fn all_covered(db: &mut Connection, own: &Permissions) -> Result<Vec<Group>> {
+    let sql = "select group_id, permission from group_permissions";
+    let given: Vec<(String, String)> = sqlx::query_as(sql).fetch_all(&mut *db).await?;
+    let is_covered = |group: &Group| given.iter().all(|(id, name)| *id != group.id || own.has_named(name));
+    Ok(all(db).await?.into_iter().filter(is_covered).collect())
 }
 
 pub async fn find(db: &mut Connection, id: &str) -> Result<Option<Group>> {

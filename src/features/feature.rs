@@ -69,9 +69,9 @@ impl Feature {
         Feature { name, ..Feature::default() }
     }
 
-    /// Whether the site needs `SECRET_KEY` for it. New recovery codes are sealed while they are shown, too briefly to be
-    /// listed in `sealed`.
+    /// Whether the site needs `SECRET_KEY` for it. New recovery codes and links of invitations are sealed while they are shown,
+    /// too briefly to be listed in `sealed`.
     pub fn seals(&self) -> bool {
-        !self.sealed.is_empty() || self.recovery_codes_path.is_some()
+        !self.sealed.is_empty() || self.recovery_codes_path.is_some() || self.invite_path.is_some()
     }
 }

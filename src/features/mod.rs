@@ -19,6 +19,7 @@ mod email;
 mod export;
 mod health;
 mod home;
+mod invitations;
 mod login;
 mod mailbox;
 mod members;
@@ -31,6 +32,7 @@ mod recovery_codes;
 mod security_txt;
 mod session_data;
 mod session_list;
+mod setup;
 mod signup;
 mod theme;
 mod two_factor;
@@ -59,6 +61,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         export::feature(env)?,
         health::feature(env)?,
         home::feature(env)?,
+        invitations::feature(env)?,
         login::feature(env)?,
         mailbox::feature(env)?,
         members::feature(env)?,
@@ -71,6 +74,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         security_txt::feature(env)?,
         session_data::feature(env)?,
         session_list::feature(env)?,
+        setup::feature(env)?,
         signup::feature(env)?,
         theme::feature(env)?,
         two_factor::feature(env)?,
@@ -200,6 +204,19 @@ mod tests {
         }
         let advice = "give each a rate limit, or a quota that it names by `bounded_by`";
         assert!(growing.is_empty(), "these can fill the database: {growing:?}; {advice}");
+    }
+
+    #[tokio::test]
+    async fn while_sign_ups_are_not_open_no_route_makes_an_account() {
+        for sign_ups in ["invite", "closed"] {
+            let app = TestApp::with_env(&[("SIGNUPS", sign_ups)], Routes::new()).await;
+            for route in all(&Env::default()).unwrap().iter().flat_map(|feature| feature.routes.iter()) {
+                if route.method == Method::POST {
+                    post(&app.visitor(), &route.example_path(), &fields("ada", 1)).await;
+                }
+            }
+            assert_eq!(app.count("select count(*) from users").await, 0, "{sign_ups}");
+        }
     }
 
     #[test]

@@ -170,7 +170,7 @@ fn every_form_of_a_user_says_whose_it_is_and_no_other_form_does() {
             }
             seen += 1;
             let access = access_of(form, name.split('/').next().unwrap());
-            let is_a_users = matches!(access, None | Some(Access::User | Access::Recent));
+            let is_a_users = access.is_none_or(Access::is_for_users);
             let advice = if is_a_users { "needs" } else { "needs no" };
             let line = "{{ <for_user id={user_id} /> }}";
             assert_eq!(form.contains(line), is_a_users, "templates/{name} {advice} {line} in\n<form{form}");
