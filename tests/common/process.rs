@@ -86,21 +86,10 @@ pub fn command_output(arguments: &[&str], settings: &[(&str, &str)], input: &str
 /// The one line on standard error with which a command fails.
 #[track_caller]
 pub fn command_error(arguments: &[&str], settings: &[(&str, &str)], input: &str) -> String {
-    error_with_code(1, arguments, settings, input)
-}
-
-/// The one line on standard error about a command line that has to be changed.
-#[track_caller]
-pub fn wrong_use(arguments: &[&str], settings: &[(&str, &str)]) -> String {
-    error_with_code(2, arguments, settings, "")
-}
-
-#[track_caller]
-fn error_with_code(expected: i32, arguments: &[&str], settings: &[(&str, &str)], input: &str) -> String {
     let (process, code) = run_command(arguments, settings, input);
     let error = process.stderr();
     let one_line = error.lines().count() == 1 && error.starts_with("latchkey: ");
-    assert!(code == Some(expected) && one_line, "{arguments:?} ended with {code:?}:\n{process}");
+    assert!(code == Some(1) && one_line, "{arguments:?} ended with {code:?}:\n{process}");
     error
 }
 
