@@ -17,6 +17,9 @@ pub const GRANTED: Event =
 pub const REVOKED: Event =
     Event::named("permission_revoked", "An administrator took a permission from you").caused_by(Cause::Administrator);
 
+const BUILT_IN: &str =
+    "The group admin is built in. It cannot be renamed, changed or deleted; only its members can change.";
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Group {
     pub id: String,
@@ -35,6 +38,12 @@ impl Group {
     pub fn is_admin(&self) -> bool {
         self.id == ADMIN
     }
+
+    /// # Errors
+    /// [`Error::Forbidden`] when it is the one that is built in.
+    pub fn require_changeable(&self) -> Result<()> {
+        if self.is_admin() { Err(Error::Forbidden(BUILT_IN)) } else { Ok(()) }
+    }
 }
 
 /// The name of a group: 1 to 40 of `0-9a-z-`.
@@ -43,6 +52,9 @@ pub struct GroupName(String);
 
 impl GroupName {
     pub const MAX_LENGTH: usize = 40;
+
+    /// The message to show next to the field when the name is taken.
+    pub const TAKEN: &str = "There is a group with this name already. Please choose another.";
 
     /// # Errors
     /// The sentence to show beside the field.
@@ -108,6 +120,49 @@ pub async fn create(db: &mut Connection, name: &GroupName) -> Result<Option<Stri
     let sql =
         "insert into groups (id, name, created_at) values ($1, $2, $3) on conflict (name) do nothing returning id";
     Ok(sqlx::query_scalar(sql).bind(new_id()).bind(name.as_str()).bind(now()).fetch_optional(db).await?)
+}
+
+/// Gives a group, which is locked by [`lock`], another name.
+///
+/// # Errors
+/// [`Error::Invalid`] when the name is taken.
+pub async fn rename(db: &mut Connection, id: &str, name: &GroupName) -> Result<()> {
+    let sql = "update groups set name = $2 where id = $1";
+    match sqlx::query(sql).bind(id).bind(name.as_str()).execute(db).await {
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+            Err(Error::invalid("name", GroupName::TAKEN))
+        }
+        renamed => Ok(renamed.map(drop)?),
+    }
+}
+
+/// Lets the members of a group do this, or no more by this group.
+pub async fn allow(db: &mut Connection, id: &str, permission: &str, allowed: bool) -> Result<()> {
+    let sql = match allowed {
+        true => "insert into group_permissions (group_id, permission) values ($1, $2) on conflict do nothing",
+        false => "delete from group_permissions where group_id = $1 and permission = $2",
+    };
+    sqlx::query(sql).bind(id).bind(permission).execute(db).await?;
+    Ok(())
+}
+
+/// Deletes a group. Returns whether it is gone: of a large one, only its permissions and 5,000 of its members are, because
+/// a transaction has little time. Then this is called again in another.
+pub async fn delete(db: &mut Connection, id: &str) -> Result<bool> {
+    for sql in [
+        // First, because whoever accepts an invitation locks it before the group.
+        "delete from invitations where group_id = $1",
+        "delete from group_permissions where group_id = $1",
+    ] {
+        sqlx::query(sql).bind(id).execute(&mut *db).await?;
+    }
+    let sql = "delete from user_groups where group_id = $1 and user_id <= \
+               (select user_id from user_groups where group_id = $1 order by user_id limit 1 offset 4999)";
+    if sqlx::query(sql).bind(id).execute(&mut *db).await?.rows_affected() > 0 {
+        return Ok(false);
+    }
+    sqlx::query("delete from groups where id = $1").bind(id).execute(db).await?;
+    Ok(true)
 }
 
 /// Adds a user to a group. Returns whether they were not in it before. The group is locked by [`lock`].

@@ -172,6 +172,26 @@ pub async fn cancel_since(db: &mut Connection, user_id: &str, kind: &str, about:
     Ok(())
 }
 
+/// Removes one mail. Returns whether it was there.
+pub async fn cancel_one(db: &mut Connection, id: &str) -> Result<bool> {
+    Ok(sqlx::query("delete from mails where id = $1").bind(id).execute(db).await?.rows_affected() > 0)
+}
+
+/// Makes a mail due now that was given up, or waits because it could not be sent. Returns whether it was such a mail: one that
+/// was transmitted without a reply may be on its way, and is left to wait.
+///
+/// Its attempts are counted on, because a process that may be preparing it knows by their number whether it is still its to
+/// send.
+pub async fn retry(db: &mut Connection, id: &str) -> Result<bool> {
+    let sql = "update mails set due_at = $2, attempts = attempts + 1, failed_at = null, refused_at = null, unconfirmed = 0 \
+               where id = $1 and (failed_at is not null or (error is not null and unconfirmed = 0 and due_at > $2))";
+    let is_due = sqlx::query(sql).bind(id).bind(now()).execute(&mut *db).await?.rows_affected() > 0;
+    if is_due {
+        db.notify_on_commit();
+    }
+    Ok(is_due)
+}
+
 /// Whether the mail is still waiting and still this process's to send. To be called in the transaction that writes it.
 pub async fn is_claimed(db: &mut Connection, mail: &Mail) -> Result<bool> {
     let sql = "select 1 from mails where id = $1 and attempts = $2";
