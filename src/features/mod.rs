@@ -10,6 +10,7 @@ mod account;
 mod activity;
 mod admin;
 mod admin_audit;
+mod admin_groups;
 mod change_password;
 mod change_username;
 mod confirm;
@@ -52,6 +53,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         activity::feature(env)?,
         admin::feature(env)?,
         admin_audit::feature(env)?,
+        admin_groups::feature(env)?,
         change_password::feature(env)?,
         change_username::feature(env)?,
         confirm::feature(env)?,
