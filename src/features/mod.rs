@@ -11,6 +11,7 @@ mod activity;
 mod admin;
 mod admin_audit;
 mod admin_groups;
+mod admin_mails;
 mod change_password;
 mod change_username;
 mod confirm;
@@ -54,6 +55,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         admin::feature(env)?,
         admin_audit::feature(env)?,
         admin_groups::feature(env)?,
+        admin_mails::feature(env)?,
         change_password::feature(env)?,
         change_username::feature(env)?,
         confirm::feature(env)?,
