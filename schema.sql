@@ -202,7 +202,7 @@ insert into group_permissions (group_id, permission) values ('admin', '*');
 -- The user who did it, if that is not the one to whom it happened.
 alter table events add column actor_id text;
 
--- 92 invitations
+-- 92 invitation links
 -- Links with which people may sign up. One that is mailed has no token before its mail is written.
 create table invitations (
     id text primary key,
