@@ -26,7 +26,7 @@ pub struct Arguments {
     #[arg(long = "for", default_value = "7d")]
     lifetime: String,
     /// How many people can use it, at most 1000
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i64).range(1..=1000))]
+    #[arg(long, default_value_t = 1)]
     uses: i64,
 }
 
@@ -37,6 +37,9 @@ pub async fn run(env: &Env, arguments: Arguments) -> Result<()> {
     ensure!(config.sign_ups != SignUps::Closed, "no invitation works while SIGNUPS=closed");
     let lifetime = parse_duration(&arguments.lifetime).filter(|lifetime| *lifetime <= LONGEST);
     let lifetime = lifetime.ok_or_else(|| WrongUse("--for must be a duration such as 7d, at most 90d".into()))?;
+    if !(1..=1000).contains(&arguments.uses) {
+        return Err(WrongUse("--uses must be a number from 1 to 1000".into()).into());
+    }
     let email = arguments.email.as_deref().map(Email::parse).transpose().map_err(|sentence| anyhow!(sentence))?;
     let email = email.as_ref().map(Email::as_str);
     let sends_mail = !matches!(config.mail, MailDelivery::Off);

@@ -45,8 +45,8 @@ fn an_invitation_that_could_not_work_is_not_made() {
     for (arguments, reason) in [
         (["--for", "91d"], "at most 90d"),
         (["--for", "a week"], "such as 7d"),
-        (["--uses", "0"], "1..=1000"),
-        (["--uses", "1001"], "1..=1000"),
+        (["--uses", "0"], "a number from 1 to 1000"),
+        (["--uses", "1001"], "a number from 1 to 1000"),
         (["--group", "nowhere"], "no group called nowhere"),
     ] {
         let said = wrong_use(&[&["invite"][..], &arguments].concat(), &settings);
