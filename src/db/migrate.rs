@@ -17,6 +17,10 @@ const CREATE_TABLE: &str = "create table if not exists latchkey_migrations \
 
 const INSERT: &str = "insert into latchkey_migrations (version, name, checksum, applied_at) values ($1, $2, $3, $4)";
 
+/// Text in the order of its bytes, for columns that are searched by how they begin, whatever the order of the database is.
+/// SQLite has it built in.
+const CREATE_COLLATION: &str = "create collation if not exists \"binary\" (provider = libc, locale = 'C')";
+
 /// Where earlier versions of this program recorded that. They may still be running, so it is not changed.
 const FORMER_TABLE: &str = "_sqlx_migrations";
 
@@ -210,6 +214,9 @@ fn is_seen(section: &Migration, seen: &[Seen]) -> Result<bool> {
 
 async fn apply_pending(connection: &mut DbConnection, sqlite: bool, sections: &[Migration]) -> Result<()> {
     let pending = pending(connection, sqlite, sections).await?;
+    if let Some(first) = first_missing(&pending).filter(|_| !sqlite) {
+        connection.execute(CREATE_COLLATION).await.map_err(|error| explain(first.version, error))?;
+    }
     for Pending { section, was_applied } in &pending {
         let applied = async {
             connection.execute(CREATE_TABLE).await?;
@@ -325,6 +332,21 @@ mod tests {
         run(&mut migrated(url, before).await.unwrap(), "insert into b (id) values ('kept')").await;
         let after = "-- 1 a\ncreate table a (id text);\n\n-- 5 c\ncreate table c (id text);";
         run(&mut migrated(url, after).await.unwrap(), "insert into c (id) select id from b").await;
+    }
+
+    /// In the order of a language, `_` and capitals stand elsewhere.
+    #[tokio::test]
+    async fn a_section_may_order_text_by_its_bytes_on_both_engines_however_many_replicas_start() {
+        let TestDatabase { url, .. } = &TestDatabase::new().await;
+        let schema = "-- 1 a\ncreate table a (id text);\ncreate index a_by_id on a (id collate \"binary\");";
+        let started = futures_util::future::join_all((0..4).map(|_| migrated(url, schema))).await;
+        let mut connections: Vec<_> = started.into_iter().map(|started| started.unwrap()).collect();
+        let insert = "insert into a (id) values ('a_b'), ('ab'), ('B'), ('a.b')";
+        run(&mut connections[0], insert).await;
+        let ordered = sqlx::query_scalar("select id from a order by id collate \"binary\"");
+        let ordered: Vec<String> = ordered.fetch_all(&mut connections[1]).await.unwrap();
+        assert_eq!(ordered, ["B", "a.b", "a_b", "ab"]);
+        migrated(url, "-- 2 b\ncreate table b (id text);").await.unwrap();
     }
 
     #[tokio::test]

@@ -13,13 +13,7 @@ impl TestDatabase {
     pub async fn new() -> TestDatabase {
         sqlx::any::install_default_drivers();
         match std::env::var("TEST_DATABASE_URL") {
-            Ok(server) => {
-                let name = format!("latchkey_{}", uuid::Uuid::now_v7().simple());
-                run_on(&server, format!("create database {name}")).await;
-                let mut url = url::Url::parse(&server).unwrap();
-                url.set_path(&name);
-                TestDatabase { url: url.to_string(), _folder: None, server: Some(server) }
-            }
+            Ok(server) => TestDatabase::on(server, "").await,
             Err(_) if cfg!(feature = "sqlite") => {
                 let folder = tempfile::tempdir().unwrap();
                 let url = format!("sqlite:{}/test.db", folder.path().display());
@@ -27,6 +21,27 @@ impl TestDatabase {
             }
             Err(_) => panic!("set TEST_DATABASE_URL to a Postgres server: this build has no other engine"),
         }
+    }
+
+    /// One on Postgres that orders text by the rules of a language. `None` where tests run on SQLite, which has no such rules.
+    pub async fn with_icu() -> Option<TestDatabase> {
+        sqlx::any::install_default_drivers();
+        let server = std::env::var("TEST_DATABASE_URL").ok()?;
+        Some(
+            TestDatabase::on(
+                server,
+                "locale_provider icu icu_locale 'de' locale 'C' encoding 'UTF8' template template0",
+            )
+            .await,
+        )
+    }
+
+    async fn on(server: String, options: &str) -> TestDatabase {
+        let name = format!("latchkey_{}", uuid::Uuid::now_v7().simple());
+        run_on(&server, format!("create database {name} {options}")).await;
+        let mut url = url::Url::parse(&server).unwrap();
+        url.set_path(&name);
+        TestDatabase { url: url.to_string(), _folder: None, server: Some(server) }
     }
 }
 
