@@ -292,6 +292,7 @@ create table daily_counts (
 -- 23 admin_audit
 create index events_by_kind on events (kind, id);
 create index events_by_actor on events (actor_id, id, kind) where actor_id is not null;
+
 -- 25 admin_mails
 -- Lists of what waits and of what was given up, newest first.
 create index mails_waiting_by_id on mails (id) where failed_at is null;

@@ -9,6 +9,7 @@ use super::{auth_level::AuthLevel, client::Client, domain};
 use crate::base::{Error, Result};
 use crate::db::{Connection, now};
 use crate::mail::{message, outbox};
+use serde::Serialize;
 
 pub const CONFIRMED: Event = Event::named("address_confirmed", "E-mail address confirmed");
 pub const CHANGED: Event = Event::named("address_changed", "E-mail address changed").with_notice(
@@ -69,7 +70,7 @@ pub fn readable(email: &str) -> String {
 }
 
 /// The addresses of a user.
-#[derive(Default)]
+#[derive(Default, Serialize)]
 pub struct Addresses {
     pub confirmed: Option<String>,
     /// Replaces the confirmed one when it is confirmed.

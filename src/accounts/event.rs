@@ -4,10 +4,12 @@
 //! An event is a constant next to the code that records it. `accounts::EVENTS` lists those of this layer,
 //! `Feature::events` those of a feature.
 
-use super::{actor::Actor, auth_level::AuthLevel, client::Client};
+use super::client::{Client, device_name};
+use super::{actor::Actor, auth_level::AuthLevel};
 use crate::base::Result;
 use crate::db::{Connection, DbRow, new_id, now};
 use crate::mail::outbox;
+use serde::Serialize;
 use sqlx::{FromRow, Row};
 use std::time::Duration;
 
@@ -200,6 +202,30 @@ impl RecordedEvent {
             None => words,
         }
     }
+}
+
+/// An event as people see it.
+#[derive(Serialize)]
+pub struct ShownEvent {
+    pub words: String,
+    pub at: i64,
+    /// As the address, not known of what another user has caused.
+    pub device: Option<String>,
+    pub address: Option<String>,
+}
+
+impl ShownEvent {
+    pub fn new(event: RecordedEvent, known: &[Event]) -> ShownEvent {
+        let (words, device) = (event.words(known), event.device.as_deref().map(device_name));
+        ShownEvent { words, at: event.created_at, device, address: event.address }
+    }
+}
+
+/// What happened to the user before the event with the id `after`, newest first, `limit` events at most.
+pub async fn newest(db: &mut Connection, user_id: &str, after: &str, limit: i64) -> Result<Vec<RecordedEvent>> {
+    let sql = "select id, kind, about, factors, created_at, address, device from events \
+               where user_id = $1 and id < $2 order by id desc limit $3";
+    Ok(sqlx::query_as(sql).bind(user_id).bind(after).bind(limit).fetch_all(db).await?)
 }
 
 /// Deletes events from `$1` and before.

@@ -1,11 +1,10 @@
 //! Recent activity: what happened to a user's account, so that they notice what they did not do themselves.
 
 use super::feature::Feature;
-use crate::accounts::client::device_name;
-use crate::accounts::event::RecordedEvent;
-use crate::accounts::{Event, User};
+use crate::accounts::User;
+use crate::accounts::event::{self, ShownEvent};
 use crate::base::{Env, Result};
-use crate::db::{AFTER_ALL_IDS, Connection};
+use crate::db::AFTER_ALL_IDS;
 use crate::web::{
     Access, AccountGroup, AccountRow, App, List, ListQuery, ONE_MORE, Page, Query, Routes, RowState, Template, files,
 };
@@ -23,7 +22,7 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
 
 const ROW: AccountRow = AccountRow::new(AccountGroup::Devices, 2, "Recent activity", PATH, |db, context| {
     async move {
-        let events = newest(db, &context.session.user, AFTER_ALL_IDS, 1).await?;
+        let events = event::newest(db, &context.session.user.id, AFTER_ALL_IDS, 1).await?;
         let known = &context.app.features.events;
         let latest = events.first().map(|event| RowState::new(event.words(known), "View").at(event.created_at));
         Ok(latest.unwrap_or_else(|| RowState::new("Nothing yet", "View")))
@@ -33,64 +32,39 @@ const ROW: AccountRow = AccountRow::new(AccountGroup::Devices, 2, "Recent activi
 
 #[derive(Serialize)]
 struct ActivityPage {
-    events: List<EventRow>,
+    events: List<ShownEvent>,
 }
 
 impl Template for ActivityPage {
     const FILE: &'static str = files::ACTIVITY_INDEX;
 }
 
-#[derive(Serialize)]
-struct EventRow {
-    words: String,
-    at: i64,
-    /// As the address, not known of what another user has caused.
-    device: Option<String>,
-    address: Option<String>,
-}
-
-impl EventRow {
-    fn new(event: RecordedEvent, known: &[Event]) -> EventRow {
-        EventRow {
-            words: event.words(known),
-            at: event.created_at,
-            device: event.device.as_deref().map(device_name),
-            address: event.address,
-        }
-    }
-}
-
 async fn index(State(app): State<App>, user: User, page: Page, Query(query): Query<ListQuery>) -> Result<Response> {
-    let events = app.db.read(async |db| newest(db, &user, query.after(AFTER_ALL_IDS), ONE_MORE).await).await?;
+    let events =
+        app.db.read(async |db| event::newest(db, &user.id, query.after(AFTER_ALL_IDS), ONE_MORE).await).await?;
     let events = List::new(events, &query, |event| &event.id);
-    let events = events.map(|event| EventRow::new(event, &app.features.events));
+    let events = events.map(|event| ShownEvent::new(event, &app.features.events));
     page.render(&ActivityPage { events }).await
-}
-
-/// What happened to the user before the event with the id `after`, newest first, `limit` events at most.
-async fn newest(db: &mut Connection, user: &User, after: &str, limit: i64) -> Result<Vec<RecordedEvent>> {
-    let sql = "select id, kind, about, factors, created_at, address, device from events \
-               where user_id = $1 and id < $2 order by id desc limit $3";
-    Ok(sqlx::query_as(sql).bind(&*user.id).bind(after).bind(limit).fetch_all(db).await?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::accounts::Client;
-    use crate::accounts::event::{self, Cause};
+    use crate::accounts::event::Cause;
+    use crate::accounts::{Client, Event};
+    use crate::db::Connection;
     use crate::test::{TestApp, check};
 
     #[test]
     fn its_page_renders() {
-        let own = EventRow {
+        let own = ShownEvent {
             words: "Logged in".into(),
             at: 1_777_629_600,
             device: Some("<Firefox>".into()),
             address: Some("192.0.2.1".into()),
         };
         let by_another_user =
-            EventRow { words: "You are an administrator now".into(), at: 1_777_629_600, device: None, address: None };
+            ShownEvent { words: "You are an administrator now".into(), at: 1_777_629_600, device: None, address: None };
         check(&[
             ActivityPage {
                 events: List {

@@ -4,7 +4,6 @@ use super::feature::Feature;
 use crate::accounts::{Session, User, user};
 use crate::base::{Env, FieldErrors, Result};
 use crate::db::Connection;
-use crate::web::app::Owned;
 use crate::web::{
     Access, AccountGroup, AccountRow, App, Credentials, FactorCounts, Flash, Form, Login, Page, Routes, RowState,
     Template, files, redirect,
@@ -36,7 +35,7 @@ impl DeletePage {
     async fn new(app: &App, user: &User, errors: FieldErrors) -> Result<DeletePage> {
         let select = async |db: &mut Connection| {
             let factors = FactorCounts::of_user(app, db, &user.id).await?;
-            Ok(DeletePage { factors, owned: owned(app, db, user).await?, errors })
+            Ok(DeletePage { factors, owned: app.owned_by(db, &user.id).await?, errors })
         };
         app.db.read(select).await
     }
@@ -44,18 +43,6 @@ impl DeletePage {
 
 impl Template for DeletePage {
     const FILE: &'static str = files::DELETE_ACCOUNT_SHOW;
-}
-
-async fn owned(app: &App, db: &mut Connection, user: &User) -> Result<Vec<String>> {
-    let mut owned = Vec::new();
-    for Owned { one, many, count } in &app.features.owned {
-        match sqlx::query_scalar(*count).bind(&*user.id).fetch_one(&mut *db).await? {
-            0_i64 => {}
-            1 => owned.push(format!("1 {one}")),
-            number => owned.push(format!("{number} {many}")),
-        }
-    }
-    Ok(owned)
 }
 
 async fn show(State(app): State<App>, user: User, page: Page) -> Result<Response> {
@@ -95,6 +82,7 @@ mod tests {
     use super::*;
     use crate::accounts::Username;
     use crate::test::{PASSWORD, TestApp, check};
+    use crate::web::app::Owned;
     use std::collections::BTreeMap;
 
     #[test]

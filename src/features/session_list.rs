@@ -2,9 +2,9 @@
 
 use super::feature::Feature;
 use crate::accounts::session::lifecycle;
-use crate::accounts::{Client, Event, Session, client::device_name, event};
-use crate::base::{Config, Env, Result};
-use crate::db::{Connection, DbRow, ago};
+use crate::accounts::session::listed::{self, ListedSession};
+use crate::accounts::{Client, Event, Session, event};
+use crate::base::{Env, Result};
 use crate::web::{
     Access, AccountGroup, AccountRow, App, Empty, Flash, Form, Page, Redirect, Routes, RowState, Template, files,
     redirect,
@@ -13,7 +13,6 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use futures_util::FutureExt;
 use serde::Serialize;
-use sqlx::{FromRow, Row};
 
 const PATH: &str = "/account/sessions";
 
@@ -35,7 +34,7 @@ pub fn feature(_: &Env) -> anyhow::Result<Feature> {
 const ROW: AccountRow = AccountRow::new(AccountGroup::Devices, 1, "Logged-in devices", PATH, |db, context| {
     async move {
         let own = context.session;
-        let sessions = of_user(db, &context.app.config, &own.user.id).await?;
+        let sessions = listed::of_user(db, &context.app.config, &own.user.id).await?;
         let others: Vec<&str> =
             sessions.iter().filter(|other| other.id != own.id).map(|other| &*other.device).collect();
         Ok(RowState::new(summary(&others), "Manage"))
@@ -59,29 +58,6 @@ const SESSION_ENDED: Flash = Flash { name: "session_ended", words: "That device 
 const OTHER_SESSIONS_ENDED: Flash =
     Flash { name: "other_sessions_ended", words: "You are logged out on all other devices." };
 
-/// A session as its user sees it.
-#[derive(Serialize)]
-struct ListedSession {
-    id: String,
-    /// What it was last used with.
-    device: String,
-    address: String,
-    began: i64,
-    seen: i64,
-}
-
-impl FromRow<'_, DbRow> for ListedSession {
-    fn from_row(row: &DbRow) -> sqlx::Result<ListedSession> {
-        Ok(ListedSession {
-            id: row.try_get("id")?,
-            device: device_name(row.try_get("device")?),
-            address: row.try_get("address")?,
-            began: row.try_get("created_at")?,
-            seen: row.try_get("seen_at")?,
-        })
-    }
-}
-
 #[derive(Serialize)]
 struct SessionsPage {
     /// The id of the session in this browser.
@@ -94,7 +70,7 @@ impl Template for SessionsPage {
 }
 
 async fn index(State(app): State<App>, own: Session, page: Page) -> Result<Response> {
-    let mut sessions = app.db.read(async |db| of_user(db, &app.config, &own.user.id).await).await?;
+    let mut sessions = app.db.read(async |db| listed::of_user(db, &app.config, &own.user.id).await).await?;
     sessions.sort_by_key(|session| session.id != own.id);
     page.render(&SessionsPage { own: own.id, sessions }).await
 }
@@ -121,14 +97,6 @@ async fn revoke_others(State(app): State<App>, own: Session, client: Client, _: 
     });
     revoked.await?;
     Ok(redirect(PATH).flash(OTHER_SESSIONS_ENDED))
-}
-
-/// The user's sessions that have not expired, the one that was used last first.
-async fn of_user(db: &mut Connection, config: &Config, user_id: &str) -> Result<Vec<ListedSession>> {
-    let sql = "select id, device, address, created_at, seen_at from sessions \
-               where user_id = $1 and created_at > $2 and seen_at > $3 order by seen_at desc, id desc";
-    let query = sqlx::query_as(sql).bind(user_id).bind(ago(config.session_lifetime));
-    Ok(query.bind(ago(config.session_idle)).fetch_all(db).await?)
 }
 
 #[cfg(test)]

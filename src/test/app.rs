@@ -340,6 +340,7 @@ async fn list_account_rows(State(app): State<App>, session: Session) -> Result<S
 /// A factor that everybody who has authenticated with one is asked for at /second. Its value is the user's name.
 pub const SECOND_FACTOR: Factor = Factor {
     name: "word",
+    label: "Word",
     count: "select count(*) from recovery_codes where user_id = $1",
     suffices: false,
     verify: verify_word,

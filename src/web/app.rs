@@ -101,6 +101,19 @@ impl App {
         }))
     }
 
+    /// What a user has several of, such as "4 notes". It goes with the account.
+    pub async fn owned_by(&self, db: &mut Connection, user_id: &str) -> Result<Vec<String>> {
+        let mut owned = Vec::new();
+        for Owned { one, many, count } in &self.features.owned {
+            match sqlx::query_scalar(*count).bind(user_id).fetch_one(&mut *db).await? {
+                0_i64 => {}
+                1 => owned.push(format!("1 {one}")),
+                number => owned.push(format!("{number} {many}")),
+            }
+        }
+        Ok(owned)
+    }
+
     /// The page at a path that came with a request, or the home page if there is none.
     pub fn resolve<'a>(&self, next: Option<&'a LocalPath>) -> &'a str {
         self.find_page(next).unwrap_or("/")
@@ -242,6 +255,8 @@ pub type WriteMail =
 pub struct Factor {
     /// Also the form field in which it is sent.
     pub name: &'static str,
+    /// What administrators read, with a capital letter.
+    pub label: &'static str,
     /// A query for how many of it the user with the id `$1` has.
     pub count: &'static str,
     /// Whether it is enough to log in.

@@ -15,7 +15,7 @@ pub const ONE_MORE: i64 = PER_PAGE as i64 + 1;
 
 /// The query of a page with a list: `Query(query): Query<ListQuery>`. `after` is where the page begins, `newer` where the
 /// pages before it do, the nearest last. All other parameters are kept for the links to both.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct ListQuery(BTreeMap<String, String>);
 

@@ -6,6 +6,7 @@ pub mod find;
 pub mod last_seen;
 pub mod late_log_outs;
 pub mod lifecycle;
+pub mod listed;
 pub mod lookup;
 pub mod row;
 

@@ -21,6 +21,7 @@ pub const OWNED: Owned = Owned { one: "passkey", many: "passkeys", count: creden
 
 pub const FACTOR: Factor = Factor {
     name: NAME,
+    label: "Passkeys",
     count: credential::COUNT,
     suffices: true,
     verify,

@@ -17,6 +17,7 @@ pub const ROW: AccountRow =
 
 pub const FACTOR: Factor = Factor {
     name: "code",
+    label: "Authenticator app",
     count: code::COUNT,
     suffices: false,
     verify,
