@@ -289,6 +289,13 @@ create table daily_counts (
     primary key (day, kind)
 );
 
+-- 22 admin_users
+-- People are found by how their name or address begins, in the order of its bytes, and by whether they are disabled.
+create index users_by_name on users (username collate "binary");
+create index addresses_by_beginning on addresses (email collate "binary", user_id);
+create index users_enabled on users (id) where disabled_at is null;
+create index users_disabled on users (id) where disabled_at is not null;
+
 -- 23 admin_audit
 create index events_by_kind on events (kind, id);
 create index events_by_actor on events (actor_id, id, kind) where actor_id is not null;

@@ -12,6 +12,7 @@ mod admin;
 mod admin_audit;
 mod admin_groups;
 mod admin_mails;
+mod admin_users;
 mod change_password;
 mod change_username;
 mod confirm;
@@ -56,6 +57,7 @@ pub fn all(env: &Env) -> Result<Vec<Feature>> {
         admin_audit::feature(env)?,
         admin_groups::feature(env)?,
         admin_mails::feature(env)?,
+        admin_users::feature(env)?,
         change_password::feature(env)?,
         change_username::feature(env)?,
         confirm::feature(env)?,
