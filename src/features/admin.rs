@@ -110,7 +110,7 @@ struct ShownDay {
 impl Chart {
     fn new(series: &Series, days: Vec<(i64, Option<i64>)>) -> Chart {
         let counts = || days.iter().filter_map(|(_, count)| *count);
-        let (most, today) = (counts().max().unwrap_or(0), counts().last().unwrap_or(0));
+        let (most, today) = (counts().max().unwrap_or(0), counts().next_back().unwrap_or(0));
         // Whatever is not zero can be seen.
         let height = |count: i64| (count * 100 + most - 1) / most.max(1);
         let shown = |(day, count): &(i64, Option<i64>)| ShownDay {

@@ -13,13 +13,13 @@ use crate::mail::outbox;
 use crate::web::{Empty, Factor, FactorCounts, Flash, Form, Redirect, redirect, require_cover};
 use std::collections::BTreeMap;
 
-pub const SESSIONS_ENDED: Event = Event::named("sessions_ended_by_admin", "An administrator ended your sessions")
+pub const SESSIONS_ENDED: Event = Event::named("admin_ended_sessions", "An administrator ended your sessions")
     .caused_by(Cause::Administrator)
     .with_notice("You were logged out everywhere", "An administrator ended your sessions. You can log in again.");
 pub const RESET_MAILED: Event =
-    Event::named("reset_mailed_by_admin", "An administrator sent you a link to choose a new password")
+    Event::named("admin_mailed_reset", "An administrator sent you a link to choose a new password")
         .caused_by(Cause::Administrator);
-pub const FACTOR_REMOVED: Event = Event::named("factor_removed_by_admin", "An administrator removed a way to log in")
+pub const FACTOR_REMOVED: Event = Event::named("admin_removed_factor", "An administrator removed a way to log in")
     .caused_by(Cause::Administrator)
     .with_notice(
         "A way to log in to your account was removed",
@@ -190,7 +190,7 @@ mod tests {
         ada.assert_is("nobody").await;
         eve.assert_is("eve").await;
         let recorded = "select count(*) from events e join users u on u.id = e.user_id join users a on a.id = e.actor_id \
-                        where e.kind = 'sessions_ended_by_admin' and u.username = 'ada' and a.username = 'boss' \
+                        where e.kind = 'admin_ended_sessions' and u.username = 'ada' and a.username = 'boss' \
                         and e.address is null and e.device is null";
         assert_eq!(app.count(recorded).await, 1);
         assert_eq!(app.count(MAILED).await, 1);
@@ -222,7 +222,7 @@ mod tests {
         assert!(said(&boss).await.contains("on its way"));
         press(&app, &boss, "ada", "reset-mail", &[]).await.assert_status(429);
         assert_eq!(app.count(MAILS).await, 2);
-        assert_eq!(app.count("select count(*) from events where kind = 'reset_mailed_by_admin'").await, 2);
+        assert_eq!(app.count("select count(*) from events where kind = 'admin_mailed_reset'").await, 2);
         assert!(app.is_password_of("ada", PASSWORD).await);
         let id = app.user("ada").await;
         app.disable("ada").await;
@@ -372,7 +372,7 @@ mod tests {
         ada.assert_is("nobody").await;
         assert_eq!(app.count("select count(*) from tokens where purpose = 'app'").await, 0);
         assert_eq!(app.count("select count(*) from recovery_codes").await, 0);
-        const RECORDED: &str = "select count(*) from events where kind = 'factor_removed_by_admin' and about = 'App' \
+        const RECORDED: &str = "select count(*) from events where kind = 'admin_removed_factor' and about = 'App' \
                                 and actor_id = (select id from users where username = 'boss')";
         assert_eq!(app.count(RECORDED).await, 1);
         assert_eq!(app.count(MAILED).await, 1);
@@ -389,7 +389,7 @@ mod tests {
         let own = press(&app, &boss, "boss", "remove-factor", &[("factor", "app")]).await;
         own.assert_status(403).assert_contains("your own account");
         assert_eq!(app.count("select count(*) from tokens where purpose = 'app'").await, 1);
-        assert_eq!(app.count("select count(*) from events where kind = 'factor_removed_by_admin'").await, 0);
+        assert_eq!(app.count("select count(*) from events where kind = 'admin_removed_factor'").await, 0);
     }
 
     #[tokio::test]
