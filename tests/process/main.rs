@@ -11,6 +11,7 @@ mod backup;
 mod browser_accessibility;
 mod browser_account;
 mod browser_activity;
+mod browser_administration;
 mod browser_busy;
 mod browser_change_password;
 mod browser_change_username;

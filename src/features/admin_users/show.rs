@@ -80,13 +80,13 @@ async fn find(request: &UserRequest, db: &mut Connection) -> Result<UserPage> {
 }
 
 async fn memberships(db: &mut Connection, own: &Permissions, user_id: &str) -> Result<Vec<Membership>> {
-    let (all, joined) = (group::all(db).await?, group::of_user(db, user_id).await?);
-    let mut memberships = Vec::new();
-    for group in all {
-        let may_change = own.cover(&Permissions::of_group(db, &group.id).await?);
-        memberships.push(Membership { is_member: joined.contains(&group), may_change, group });
-    }
-    Ok(memberships)
+    let (joined, covered) = (group::of_user(db, user_id).await?, group::all_covered(db, own).await?);
+    let membership = |group| Membership {
+        is_member: joined.contains(&group),
+        may_change: covered.contains(&group),
+        group,
+    };
+    Ok(group::all(db).await?.into_iter().map(membership).collect())
 }
 
 fn in_words(app: &App, permissions: &Permissions) -> Vec<String> {
