@@ -170,7 +170,7 @@ mod tests {
 
     /// Notices to ada of what an administrator has done.
     const MAILED: &str = "select count(*) from mails m join events e on e.id = m.about \
-                          where m.kind = 'notice' and m.email = 'ada@example.com' and e.kind like '%_by_admin'";
+                          where m.kind = 'notice' and m.email = 'ada@example.com' and e.kind like 'admin_%'";
 
     /// What the next page says.
     async fn said(by: &Visitor) -> String {
