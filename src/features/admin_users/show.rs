@@ -81,11 +81,8 @@ async fn find(request: &UserRequest, db: &mut Connection) -> Result<UserPage> {
 
 async fn memberships(db: &mut Connection, own: &Permissions, user_id: &str) -> Result<Vec<Membership>> {
     let (joined, covered) = (group::of_user(db, user_id).await?, group::all_covered(db, own).await?);
-    let membership = |group| Membership {
-        is_member: joined.contains(&group),
-        may_change: covered.contains(&group),
-        group,
-    };
+    let membership =
+        |group| Membership { is_member: joined.contains(&group), may_change: covered.contains(&group), group };
     Ok(group::all(db).await?.into_iter().map(membership).collect())
 }
 
