@@ -87,10 +87,10 @@ fn the_pages_of_administration_with_ten_thousand_people_are_fit_for_everyone() {
     browser.run("document.querySelectorAll('details').forEach(details => details.open = true)");
     browser.inspect("admin-numbers");
     browser.visit(&site.page("/admin/users"));
-    browser.fill("Find by username or address", "person99");
+    browser.fill("Find by username or address", "person999");
     browser.press("Find");
     browser.sees("person9999");
-    browser.does_not_see("person98");
+    browser.does_not_see("person998");
     browser.inspect("admin-users-found");
     for (path, name) in [
         ("/admin/users/00000000-1", "admin-user"),

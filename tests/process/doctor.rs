@@ -242,11 +242,13 @@ fn a_fault_of_the_database_is_named_and_its_cure_works() {
         assert_found(site, ("schema wrong", "drop index sessions_by_age"), execute(other), |site, line| {
             run_statements(site, line)
         });
-        let cure = |site: &mut Site, _: &str| site.database.execute("alter table users add column disabled_at bigint");
+        let cure = |site: &mut Site, _: &str| {
+            site.database.execute("alter table sessions add column stay bigint not null default 0")
+        };
         assert_found(
             site,
-            ("schema wrong", "users lacks disabled_at"),
-            execute("alter table users drop column disabled_at"),
+            ("schema wrong", "sessions lacks stay"),
+            execute("alter table sessions drop column stay"),
             cure,
         );
         let cure = |site: &mut Site, _: &str| {
