@@ -1,6 +1,7 @@
 //! In a real browser: the pages of administration, on a new site and with ten thousand people.
 //! needs: admin, admin_audit, admin_groups, admin_mails, admin_users, home, invitations, login, signup
 
+use crate::common::wait_until;
 use crate::webdriver::Browser;
 use crate::webdriver::site::Site;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -27,7 +28,10 @@ fn open() -> (Site, Browser) {
 fn fill(site: &Site) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let numbers = "with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < 10000)";
+    let has_counted = || site.count("select count(*) from daily_counts") >= 29 * 5;
+    assert!(wait_until(60, has_counted), "days that are over were not counted");
     for statement in [
+        "update daily_counts set count = day / 86400 * 7919 % 997".into(),
         format!(
             "insert into users (id, username, created_at, disabled_at) {numbers} select '00000000-' || n, 'person' || n, \
              {now} - n * 259, case when n % 100 = 0 then 1 end from numbers"
