@@ -176,6 +176,7 @@ async fn wherever_a_form_is_answered_by_a_page_its_address_opens_the_same_form()
             }
         }
     }
-    assert!(mistaken.len() > 5, "nobody made a mistake but at {mistaken:?}");
+    // Most buttons take no fields, so nothing can be wrong with them.
+    assert!(mistaken.len() * 12 > posts.len(), "nobody made a mistake but at {mistaken:?} of {}", posts.len());
     assert!(wrong.is_empty(), "\n{}", wrong.into_iter().collect::<Vec<_>>().join("\n"));
 }
