@@ -1,12 +1,11 @@
 //! `latchkey import` makes the accounts of another system, and their passwords work.
 //! needs: home, login
 
-use crate::common::{Database, Process, Server, command_error, command_output, latchkey};
-use std::fmt::Write;
-use std::time::Instant;
+use crate::common::{Database, Process, command_error, command_output, latchkey};
 
 /// A password, and its hashes by `PBKDF2PasswordHasher` of Django 5.2.19, by `password_hash` of PHP 8.2.36, which is what
 /// Laravel calls, and by `PasswordHasher` of argon2-cffi 25.1.0. They are cheap, so that the test is quick.
+#[cfg(feature = "imported_hashes")]
 const USERS: [(&str, [&str; 3]); 3] = [
     (
         "violet lantern",
@@ -45,6 +44,9 @@ fn outcome(json: &str) -> serde_json::Value {
 #[cfg(feature = "imported_hashes")]
 #[test]
 fn ten_thousand_users_of_three_systems_are_imported_and_log_in_with_their_passwords() {
+    use crate::common::Server;
+    use std::fmt::Write;
+    use std::time::Instant;
     let database = Database::of_a_site();
     let mut file = String::from("username,email,confirmed,hash\n");
     for number in 0..10_000 {
