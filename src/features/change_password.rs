@@ -328,7 +328,7 @@ mod tests {
         for _ in 0..5 {
             submit(&ada, "not the password", NEW, NEW).await.assert_status(422);
         }
-        submit(&ada, PASSWORD, NEW, NEW).await.assert_status(429).assert_header("retry-after", "30");
+        submit(&ada, PASSWORD, NEW, NEW).await.assert_status(429).assert_retry_after(30);
         assert!(app.is_password_of("ada", PASSWORD).await);
     }
 

@@ -188,7 +188,7 @@ mod tests {
             let answer = confirm(&thief, wrong).await;
             answer.assert_status(422).assert_contains("This is not your password.").assert_no_header("set-cookie");
         }
-        confirm(&thief, PASSWORD).await.assert_status(429).assert_header("retry-after", "30");
+        confirm(&thief, PASSWORD).await.assert_status(429).assert_retry_after(30);
         thief.get("/safe").await.assert_redirect("/confirm?next=%2Fsafe");
         // The browser that logged in is not kept waiting by what others do.
         confirm(&ada, PASSWORD).await.assert_redirect("/safe?a=b");

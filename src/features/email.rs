@@ -640,7 +640,7 @@ mod tests {
         let ada = app.person("ada").await;
         set_address(&ada, ADA).await;
         set_address(&ada, ADA).await;
-        ada.post(PATH, &[("email", ADA)]).await.assert_status(429).assert_header("retry-after", "1800");
+        ada.post(PATH, &[("email", ADA)]).await.assert_status(429).assert_retry_after(1800);
     }
 
     #[tokio::test]

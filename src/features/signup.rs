@@ -313,7 +313,7 @@ mod tests {
         sign_up(&app.visitor(), "ada", GOOD).await.assert_redirect("/");
         sign_up(&app.visitor(), "ada", GOOD).await.assert_status(422).assert_contains("is taken");
         let refused = sign_up(&app.visitor(), "bob", GOOD).await;
-        refused.assert_status(429).assert_header("retry-after", "1800");
+        refused.assert_status(429).assert_retry_after(1800);
         refused.assert_contains("You can try again in 30 minutes.");
         let before = app.statements();
         sign_up(&app.visitor(), "eve", GOOD).await.assert_status(429);

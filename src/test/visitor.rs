@@ -160,6 +160,14 @@ impl Answer {
         self
     }
 
+    /// That it says to wait so long, or a little less, because some of the time has passed by now.
+    #[track_caller]
+    pub fn assert_retry_after(&self, seconds: u64) -> &Answer {
+        let found: u64 = self.header("retry-after").parse().unwrap();
+        assert!((seconds.saturating_sub(10)..=seconds).contains(&found), "{self}");
+        self
+    }
+
     #[track_caller]
     pub fn assert_header(&self, name: &str, value: &str) -> &Answer {
         assert_eq!(self.header(name), value, "{self}");

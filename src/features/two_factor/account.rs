@@ -424,7 +424,7 @@ mod tests {
         for _ in 0..10 {
             send(&ada, CONFIRM, &phone.wrong()).await.assert_status(422);
         }
-        send(&ada, CONFIRM, &phone.code()).await.assert_status(429).assert_header("retry-after", "900");
+        send(&ada, CONFIRM, &phone.code()).await.assert_status(429).assert_retry_after(900);
         app.execute("update limits set free_at = free_at - 900000").await;
         send(&ada, CONFIRM, &phone.code()).await.assert_status(303);
         later(&app).await;

@@ -227,7 +227,7 @@ mod tests {
         let browser = start_log_in(&app, "ada").await;
         for code in [&phone.code(), &codes[0], &phone.wrong()] {
             let answer = send(&browser, PATH, code).await;
-            answer.assert_status(429).assert_header("retry-after", "900").assert_no_header("set-cookie");
+            answer.assert_status(429).assert_retry_after(900).assert_no_header("set-cookie");
         }
         app.execute("update limits set free_at = free_at - 900000").await;
         send(&browser, PATH, &phone.code()).await.assert_redirect("/private");
