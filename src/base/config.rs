@@ -7,6 +7,7 @@
 use super::database_url;
 pub use super::database_url::is_sqlite;
 use super::env::{Backoff, Env, Rate};
+use super::policy::{SignUps, TwoFactorPolicy};
 use super::smtp::MailDelivery;
 use super::token::Token;
 use anyhow::{Context, Result, bail, ensure};
@@ -130,7 +131,7 @@ impl Config {
             base_url: site,
             secret_keys: env.text("SECRET_KEY")?.map_or(Vec::new(), parse_keys),
             secret_key_lost: env.yes("SECRET_KEY_LOST")?,
-            require_two_factor: parse_requirement(env.text("REQUIRE_TWO_FACTOR")?)?,
+            require_two_factor: TwoFactorPolicy::parse(env.text("REQUIRE_TWO_FACTOR")?)?,
             sign_ups: SignUps::parse(env.text("SIGNUPS")?)?,
             login_lifetime: env.duration("LOGIN_LIFETIME", "5m")?,
             session_lifetime: env.duration("SESSION_LIFETIME", "30d")?,
@@ -248,50 +249,6 @@ impl Config {
             self.password_min_length
         );
         databases.iter().try_for_each(|(variable, url)| database_url::check_transport(variable, url))
-    }
-}
-
-/// Who must use two factors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TwoFactorPolicy {
-    Nobody,
-    Admins,
-    Everyone,
-}
-
-impl TwoFactorPolicy {
-    pub fn applies_to_everyone(self) -> bool {
-        self == TwoFactorPolicy::Everyone
-    }
-}
-
-fn parse_requirement(text: Option<&str>) -> Result<TwoFactorPolicy> {
-    match text {
-        Some("none") => Ok(TwoFactorPolicy::Nobody),
-        None | Some("admins") => Ok(TwoFactorPolicy::Admins),
-        Some("all") => Ok(TwoFactorPolicy::Everyone),
-        Some(_) => bail!("REQUIRE_TWO_FACTOR must be none, admins or all"),
-    }
-}
-
-/// Who may sign up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SignUps {
-    Open,
-    /// Only with an invitation.
-    Invite,
-    /// Nobody: accounts are made by commands.
-    Closed,
-}
-
-impl SignUps {
-    fn parse(text: Option<&str>) -> Result<SignUps> {
-        match text {
-            None | Some("open") => Ok(SignUps::Open),
-            Some("invite") => Ok(SignUps::Invite),
-            Some("closed") => Ok(SignUps::Closed),
-            Some(_) => bail!("SIGNUPS must be open, invite or closed"),
-        }
     }
 }
 

@@ -7,6 +7,7 @@ pub mod dotenv;
 pub mod env;
 pub mod error;
 pub mod files;
+pub mod policy;
 pub mod seal;
 pub mod smtp;
 pub mod spelling;
@@ -15,9 +16,10 @@ pub mod token;
 
 #[allow(unused_imports)] // What nothing uses yet is for features to come.
 pub use {
-    config::{Config, SignUps, TwoFactorPolicy},
+    config::Config,
     env::{Backoff, Env, Rate},
     error::{Error, FieldErrors, Result, explain},
+    policy::{SignUps, TwoFactorPolicy},
     seal::{Sealed, Seals},
     smtp::MailDelivery,
     token::{Token, TokenHash, TokenHashes, Tokens, random},
