@@ -101,12 +101,12 @@ fn without_scripts_a_note_that_is_too_long_is_refused_and_comes_back_whole() {
     site.sign_up(&browser, "ada");
     browser.visit(&site.page("/notes"));
     let long = "a".repeat(10_001);
-    browser.fill("Your note", &long);
+    browser.paste("Your note", &long, 1);
     browser.does_not_see("too many");
     browser.press("Save note");
     browser.sees("A note can have at most 10,000 characters.");
     assert_eq!(browser.text("#text"), long);
-    browser.fill("Your note", &long[1..]);
+    browser.paste("Your note", &long[1..], 1);
     browser.press("Save note");
     browser.sees("Note saved.");
     assert_eq!(site.count("select count(*) from notes where length(text) = 10000"), 1);
