@@ -20,8 +20,8 @@ use tempfile::TempDir;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
-/// How long a page may take to show what it must.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a page may take to show what it must, on a machine that is busy with other browsers.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// As WebDriver writes these keys.
 pub const BACKSPACE: &str = "\u{e003}";
@@ -81,7 +81,7 @@ impl Browser {
         let config = Agent::config_builder().http_status_as_error(false).proxy(None);
         let mut browser = Browser {
             driver,
-            agent: config.timeout_global(Some(6 * TIMEOUT)).build().new_agent(),
+            agent: config.timeout_global(Some(2 * TIMEOUT)).build().new_agent(),
             session: format!("http://127.0.0.1:{port}/session"),
             _profile: profile,
         };
