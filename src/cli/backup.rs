@@ -10,6 +10,7 @@ use crate::base::{Config, Env, config::is_sqlite};
 use crate::db::connect::{self, Mode};
 use crate::db::migrate;
 use crate::db::patience::Patience;
+use crate::db::unfinished_move;
 use anyhow::{Result, bail, ensure};
 use sqlx::Connection;
 use std::path::Path;
@@ -26,6 +27,7 @@ pub async fn run(env: &Env, file: &Path, yes: bool) -> Result<()> {
         migrate::is_of_a_site(&mut db, true).await?,
         "the database in DATABASE_URL is not of a site: start the site once, or set DATABASE_URL to its file"
     );
+    unfinished_move::refuse(&mut db, true, &Patience::new()).await?;
     if file.exists() {
         confirm(yes, &format!("{} exists. Replace it?", file.display()))?;
     }
@@ -48,6 +50,13 @@ fn check_place(file: &Path, database: &Path) -> Result<()> {
     let database = database.canonicalize()?;
     if ["", "-wal", "-shm", "-journal"].iter().any(|suffix| place == with_suffix(&database, suffix)) {
         bail!(WrongUse(format!("{name} belongs to the database itself: name another file")));
+    }
+    let left = ["-wal", "-journal"].map(|suffix| with_suffix(file, suffix));
+    if let Some(left) = left.iter().find(|left| left.symlink_metadata().is_ok()) {
+        let left = left.display();
+        bail!(WrongUse(format!(
+            "SQLite would apply {left}, which is of another copy, to this one: delete it, or name another file"
+        )));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::base::{Env, explain};
 use anyhow::Result;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, Subcommand};
 use std::io::{self, ErrorKind::BrokenPipe};
 use std::path::PathBuf;
@@ -63,7 +64,7 @@ enum Command {
     /// Copy everything to another database, SQLite or Postgres; the site must be stopped
     Move {
         /// The address of the new database, as DATABASE_URL would have it
-        #[arg(long, value_name = "URL")]
+        #[arg(long, value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
         to: String,
     },
     /// Print or mail a link with which people can sign up

@@ -7,12 +7,23 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-/// Prints a line. Unlike `println!`, it does not panic if the output is closed.
+/// Prints a line. Whether anybody still reads the output makes no difference to what the command does.
 ///
 /// # Errors
-/// When the output is closed.
+/// When it cannot be written, such as to a full disk.
 pub fn say(line: impl Display) -> Result<()> {
-    Ok(writeln!(io::stdout(), "{line}")?)
+    match print(line) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => Ok(printed?),
+    }
+}
+
+/// Prints a line of a list, which ends when nobody reads it any more. Unlike `println!`, it does not panic then.
+///
+/// # Errors
+/// Also when the output is closed.
+pub fn print(line: impl Display) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
 }
 
 /// Prints a line on standard error. It gives up after a second, because the line may never be read, and the process has

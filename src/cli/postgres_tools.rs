@@ -22,6 +22,8 @@ pub fn how_to_dump(url: &str, file: &Path) -> Result<String> {
 /// # Errors
 /// When the address cannot be read.
 pub fn how_to_restore(url: &str, file: &Path) -> Result<String> {
+    // After `./`, it is no option, whatever its name is.
+    let file = if file.to_string_lossy().starts_with('-') { Path::new(".").join(file) } else { file.into() };
     let (database, file) = (quote(&for_libpq(url)?), quote(&file.to_string_lossy()));
     Ok(format!(
         "a database on Postgres is restored by pg_restore, while the site is stopped ({PASSWORD}): pg_restore --clean --if-exists --single-transaction --dbname={database} {file}"

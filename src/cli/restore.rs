@@ -12,7 +12,7 @@ use crate::db::connect::{self, Mode};
 use crate::db::engine::DbConnection;
 use crate::db::exclusive::connect_alone;
 use crate::db::migrate::{self, Seen};
-use crate::db::{database::SCHEMA, now};
+use crate::db::{database::SCHEMA, now, unfinished_move};
 use crate::features::{self, Feature};
 use crate::web::format::rfc3339;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -40,7 +40,7 @@ pub async fn run(env: &Env, file: &Path, yes: bool) -> Result<()> {
     check_backup(&mut backup, &sections, &present).await.with_context(|| format!("{name} was not restored"))?;
     warn_of_missing_keys(&mut backup, &config, &features).await;
     if database.exists() {
-        confirm(yes, &format!("Replace {} by {name}?", database.display()))?;
+        confirm(yes, &format!("Replace {} with {name}?", database.display()))?;
     }
     private_folder(folder_of(&database))?;
     let copy = snapshot::copy(&mut backup, &database).await?;
@@ -48,7 +48,7 @@ pub async fn run(env: &Env, file: &Path, yes: bool) -> Result<()> {
     let kept = set_aside(&database).await?;
     copy.keep(&database)?;
     let old = kept.map(|kept| format!(" The old database is {}.", kept.display())).unwrap_or_default();
-    say(format!("{} is what {name} has.{old}", database.display()))
+    say(format!("{} was restored from {name}.{old}", database.display()))
 }
 
 /// Whether the file may be a backup.
@@ -90,6 +90,8 @@ async fn check_backup(backup: &mut DbConnection, sections: &[Migration], present
     let found: Result<String, _> = sqlx::query_scalar("pragma integrity_check(1)").fetch_one(&mut *backup).await;
     let found = found.unwrap_or_else(|error| error.to_string());
     ensure!(found == "ok", "the file is damaged ({found}): restore another");
+    let is_marked = unfinished_move::is_marked(backup, true).await?;
+    ensure!(!is_marked, "the file is the target of a latchkey move that has not finished: restore another");
     let applied = migrate::applied(backup, true, sections).await?;
     ensure!(!applied.is_empty(), "the file is not the database of a site: name a backup");
     for seen in &applied {

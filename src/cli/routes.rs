@@ -1,14 +1,15 @@
 //! `latchkey routes`: every route, and who may enter it.
 
-use super::output::say;
+use super::output::print;
 use crate::base::Env;
 use crate::features::{self, Feature};
 use crate::web::{Access, Routes, routes::Route};
 use anyhow::Result;
 
 pub fn run(env: &Env) -> Result<()> {
-    features::all(env)?.iter().flat_map(lines).try_for_each(say)?;
-    Routes::assets().iter().try_for_each(|route| say(line(route, "public/")))
+    features::all(env)?.iter().flat_map(lines).try_for_each(print)?;
+    Routes::assets().iter().try_for_each(|route| print(line(route, "public/")))?;
+    Ok(())
 }
 
 /// The routes of a feature, one a line.

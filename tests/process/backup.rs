@@ -202,6 +202,20 @@ fn what_is_no_backup_of_this_site_is_not_restored() {
 }
 
 #[test]
+fn a_database_to_which_a_site_was_moved_by_half_is_neither_backed_up_nor_restored() {
+    let Some(site) = Site::of("ada") else { return };
+    let (backup, settings) = (site.backup("ada.db"), site.settings());
+    site.database.execute("create table latchkey_unfinished_move (begun_at bigint)");
+    let said = command_error(&["backup", &site.place("half.db")], &settings, "");
+    assert!(said.contains("a latchkey move that has not finished"), "{said}");
+    fs::copy(site.file(), site.place("half.db")).unwrap();
+    site.restore(&backup);
+    let said = command_error(&["restore", &site.place("half.db"), "--yes"], &settings, "");
+    assert!(said.contains("a latchkey move that has not finished"), "{said}");
+    site.assert_has_only("ada");
+}
+
+#[test]
 fn a_database_that_is_damaged_or_gone_is_restored() {
     let Some(site) = Site::of("ada") else { return };
     let backup = site.backup("ada.db");
@@ -241,6 +255,13 @@ fn a_backup_replaces_nothing_by_mistake() {
         let link = site.place("link.db");
         std::os::unix::fs::symlink(site.file(), &link).unwrap();
         assert!(wrong_use(&["backup", &link, "--yes"], &settings).contains("not a regular file"));
+    }
+    // As left by a copy of the files of a running site. SQLite would apply it to the backup.
+    for suffix in ["-wal", "-journal"] {
+        write(site.place(&format!("old.db{suffix}")), "pages").unwrap();
+        let said = wrong_use(&["backup", &site.place("old.db"), "--yes"], &settings);
+        assert!(said.contains("which is of another copy"), "{said}");
+        fs::remove_file(site.place(&format!("old.db{suffix}"))).unwrap();
     }
     write(site.place("other.db.partial"), "half").unwrap();
     let said = command_error(&["backup", &site.place("other.db")], &settings, "");

@@ -84,7 +84,7 @@ fn without_yes_an_import_says_what_it_would_do_and_changes_nothing() {
     let file = "{\"username\":\"ada\",\"email\":\"ada@example.com\",\"confirmed\":true}\n{\"username\":\"bob\"}\n";
     let said = command_output(&["import", "-"], settings, file);
     let plan = "2 users can be imported: 0 with a password, 1 with a confirmed address, 1 with neither.\n";
-    assert_eq!(said, format!("{plan}Nothing was changed. With --yes they are imported.\n"));
+    assert_eq!(said, format!("{plan}Nothing was changed. Use --yes to import them.\n"));
     let json = outcome(&command_output(&["import", "-", "--json"], settings, file));
     assert_eq!((json["imported"].as_bool(), json["users"].as_u64()), (Some(false), Some(2)));
     assert_eq!(database.count("select count(*) from users"), 0);
@@ -95,6 +95,19 @@ fn without_yes_an_import_says_what_it_would_do_and_changes_nothing() {
     let json = outcome(&command_output(&["import", "-", "--yes", "--json"], settings, "username\ncarol\n"));
     assert_eq!((json["imported"].as_bool(), json["with_neither"].as_u64()), (Some(true), Some(1)));
     assert_eq!(database.count("select count(*) from users"), 3);
+}
+
+#[test]
+#[cfg(unix)]
+fn users_are_imported_whether_or_not_anybody_reads_the_output() {
+    let database = Database::of_a_site();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("users.csv"), "username\nada\n").unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut import = latchkey(folder.path(), &["import", "users.csv", "--yes"], &settings(&database));
+    assert!(import.stdout(writer).status().unwrap().success());
+    assert_eq!(database.count("select count(*) from users"), 1);
 }
 
 #[test]

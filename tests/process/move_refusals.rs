@@ -2,7 +2,7 @@
 //! needs: home, login, signup
 #![cfg(feature = "sqlite")]
 
-use crate::common::{Database, KEY, Process, Server, Signal, command_error, latchkey, wait_until};
+use crate::common::{Database, KEY, Process, Server, Signal, command_error, latchkey, wait_until, wrong_use};
 
 /// A site that Ada has signed up at, and that has stopped.
 fn site() -> Database {
@@ -41,7 +41,7 @@ fn a_database_in_use_the_same_one_and_one_that_has_users_are_refused_and_nothing
         let server = Server::on(database, &[KEY]);
         assert_refused(&home, &there, &format!("another program uses the database in {variable}: stop the site first"));
         drop(server);
-        assert_refused(database, database, "--to is the database in which the site is");
+        assert_refused(database, database, "--to is the database that the site already uses");
     }
     // It has started, and nobody has signed up: that is no obstacle.
     let mut moving = start_to_move(&home, &there.url);
@@ -90,6 +90,12 @@ fn is_marked(database: &Database) -> bool {
     }
     let has_name = |bytes: &[u8]| bytes.windows(24).any(|part| part == b"latchkey_unfinished_move");
     database.contents().iter().any(|(_, bytes)| has_name(bytes))
+}
+
+#[test]
+fn an_address_that_is_empty_is_not_the_default_one() {
+    let said = wrong_use(&["move", "--to", ""], &[("DATABASE_URL", &*site().url), KEY]);
+    assert!(said.contains("a value is required for '--to <URL>'"), "{said}");
 }
 
 #[test]

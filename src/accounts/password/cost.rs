@@ -37,7 +37,7 @@ pub fn check(hash: &str) -> Result<(), String> {
     }
     let cost = cost(hash).ok_or("This hash is damaged, or of a variant that cannot be verified here.")?;
     if cost.memory > MAX_MEMORY {
-        let (needed, most) = (cost.memory >> 20, MAX_MEMORY >> 20);
+        let (needed, most) = (cost.memory.div_ceil(1 << 20), MAX_MEMORY >> 20);
         return Err(format!("Verifying this hash takes {needed} MiB of memory, and at most {most} MiB are allowed."));
     }
     if cost.time > MAX_TIME {

@@ -127,9 +127,23 @@ fn check_columns(names: Vec<String>) -> Result<Vec<String>, String> {
 }
 
 fn from_json(text: &str) -> Result<Fields, String> {
-    let fields = serde_json::from_str(text);
-    // The place in the line says nothing that the sentence does not.
-    fields.map_err(|error| error.to_string().split(" at line ").next().unwrap_or_default().to_string() + ".")
+    serde_json::from_str(text).map_err(|error| {
+        let sentence = error.to_string();
+        // The place in the line says nothing that the sentence does not.
+        let sentence = sentence.rsplit_once(" at line ").map_or(&*sentence, |(sentence, _)| sentence);
+        without_value(sentence).replace(char::is_control, "\u{fffd}") + "."
+    })
+}
+
+/// Names only the kind of a value of the wrong type, which may be a password.
+fn without_value(sentence: &str) -> String {
+    match sentence.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once(", expected ")) {
+        Some((found, expected)) => {
+            let kind = found.split(['`', '"']).next().unwrap_or_default().trim_end();
+            format!("invalid type: {kind}, expected {expected}")
+        }
+        None => sentence.to_string(),
+    }
 }
 
 fn from_csv(columns: &[String], text: &str) -> Result<Fields, String> {
@@ -253,7 +267,10 @@ mod tests {
             (b"{\"username\":\"ada\"} {}\n", "trailing"),
             (b"{\"username\":\"ada\",\"password\":\"secret\"}\n", "unknown field `password`"),
             (b"{\"username\":\"ada\",\"username\":\"eve\"}\n", "duplicate field `username`"),
-            (b"{\"username\":5}\n", "expected a string"),
+            (b"{\"username\":5}\n", "invalid type: integer, expected a string."),
+            (b"{\"username\":\"ada\",\"hash\":20240117}\n", "invalid type: integer, expected a string."),
+            (b"\"my secret, expected \\\" at line 1\"\n", "invalid type: string, expected struct Fields."),
+            (b"{\"a\\u001b]0;b\\nline 7: fine\":1}\n", "unknown field `a\u{fffd}]0;b\u{fffd}line 7: fine`"),
             (b"{\"username\":\"ada\",\"email\":[\"ada@example.com\"]}\n", "expected a string"),
         ] {
             let said = mistake("{\"username\":\"zoe\"}\n", wrong, "{\"username\":\"eve\"}");

@@ -54,7 +54,7 @@ pub async fn run(env: &Env, Arguments { file, yes, json }: Arguments) -> Result<
     match is_imported {
         _ if json => Ok(()),
         true => say("They were imported."),
-        false => say("Nothing was changed. With --yes they are imported."),
+        false => say("Nothing was changed. Use --yes to import them."),
     }
 }
 

@@ -49,7 +49,7 @@ impl End {
     /// # Errors
     /// One sentence: it cannot be reached, is the source, is in use, or has users and no mark.
     pub async fn target(config: &Config, source: &Config, from: &mut End) -> Result<End> {
-        const SAME: &str = "DATABASE_URL is the database in which the site is: name another one";
+        const SAME: &str = "DATABASE_URL is the database that the site already uses: name another one";
         let url = &config.database_url;
         let file = |url: &str| Ok::<_, anyhow::Error>(database_file(url)?.as_deref().and_then(real_path));
         ensure!(file(url)?.is_none() || file(url)? != file(&source.database_url)?, SAME);

@@ -2,7 +2,7 @@
 
 use super::account::Account;
 use crate::base::Config;
-use crate::cli::output::say;
+use crate::cli::output::print;
 use crate::db::{AFTER_ALL_IDS, Connection, Database};
 use anyhow::Result;
 
@@ -17,7 +17,7 @@ pub async fn run(config: &Config, json: bool) -> Result<()> {
         };
         let accounts: Vec<Account> = db.read(next).await?;
         for account in &accounts {
-            say(if json { serde_json::to_string(account)? } else { line(account) })?;
+            print(if json { serde_json::to_string(account)? } else { line(account) })?;
         }
         let Some(last) = accounts.last() else { break };
         after.clone_from(&last.id);
