@@ -15,8 +15,9 @@ pub struct Plan {
 }
 
 pub struct Table {
-    /// Quoted.
+    /// Quoted, as the target and the source have it: Postgres has no capitals in a name that is not quoted in `schema.sql`.
     pub name: String,
+    pub source: String,
     /// Queries for all rows.
     pub read_source: String,
     pub read_target: String,
@@ -25,8 +26,9 @@ pub struct Table {
 }
 
 struct Column {
-    /// Quoted.
+    /// Quoted, as for a table.
     name: String,
+    source: String,
     /// Its types in the source and in the target.
     from: String,
     to: String,
@@ -36,7 +38,7 @@ struct Column {
 type Catalogue = BTreeMap<String, Vec<(String, String)>>;
 
 const OF_SQLITE: &str = "select t.name as table_name, c.name as column_name, lower(c.type) as kind \
-    from pragma_table_list t join pragma_table_info(t.name) c where t.schema = 'main' and t.type = 'table' \
+    from pragma_table_list t join pragma_table_info(t.name) c where t.schema = 'main' and t.type in ('table', 'virtual') \
     and t.name not like 'sqlite\\_%' escape '\\' order by t.name, c.cid";
 
 /// Generated columns generate themselves again.
@@ -55,25 +57,28 @@ impl Plan {
         let (theirs, ours) = (catalogue(source).await?, catalogue(target).await?);
         let mut plan = Plan { tables: Vec::new(), left_behind: Vec::new() };
         for (name, columns) in theirs.iter().filter(|(name, _)| !MIGRATIONS.contains(&name.as_str())) {
-            let Some(known) = ours.get(name).filter(|_| is_named(name)) else {
+            let known = ours.get_key_value(name).or_else(|| ours.iter().find(|(known, _)| is_same(known, name)));
+            let Some((target_name, known)) = known.filter(|_| is_named(name)) else {
                 plan.left_behind.push(name.clone());
                 continue;
             };
             let mut copied = Vec::new();
             for (column, kind) in columns {
-                match known.iter().find(|(known, _)| known == column) {
-                    Some((_, known)) => {
+                match known.iter().find(|(known, _)| is_same(known, column)) {
+                    Some((target_column, known)) => {
                         let is_possible = match (source.sqlite, target.sqlite) {
                             (false, false) => kind == known && kind != "serial",
                             _ => shared_kind(kind).is_some() && shared_kind(kind) == shared_kind(known),
                         };
                         ensure!(is_possible, "{name}.{column} cannot be copied, because its type is {kind}: {ADVICE}");
-                        copied.push(Column { name: quoted(column), from: kind.clone(), to: known.clone() });
+                        let (name, source) = (quoted(target_column), quoted(column));
+                        copied.push(Column { name, source, from: kind.clone(), to: known.clone() });
                     }
                     None => plan.left_behind.push(format!("{name}.{column}")),
                 }
             }
-            plan.tables.push(Table::new(quoted(name), &copied, source.sqlite, target.sqlite));
+            let (target_name, source_name) = (quoted(target_name), quoted(name));
+            plan.tables.push(Table::new(target_name, source_name, &copied, source.sqlite, target.sqlite));
         }
         Ok(plan)
     }
@@ -82,11 +87,16 @@ impl Plan {
 /// The new database has its own.
 const MIGRATIONS: [&str; 2] = ["latchkey_migrations", "_sqlx_migrations"];
 
-const ADVICE: &str = "between different engines only text, bigint and bytea can be, and between two Postgres servers \
-                      pg_dump and pg_restore copy everything";
+const ADVICE: &str = "only text, bigint and bytea can be, except that pg_dump and pg_restore copy everything between two \
+                      Postgres servers, and latchkey backup and restore between two SQLite files";
+
+/// Whether two engines may mean the same by these names.
+fn is_same(name: &str, other: &str) -> bool {
+    name.eq_ignore_ascii_case(other)
+}
 
 impl Table {
-    fn new(name: String, columns: &[Column], from_sqlite: bool, to_sqlite: bool) -> Table {
+    fn new(name: String, source: String, columns: &[Column], from_sqlite: bool, to_sqlite: bool) -> Table {
         let list = |part: &dyn Fn(usize, &Column) -> String| {
             columns.iter().enumerate().map(|(place, column)| part(place, column)).collect::<Vec<_>>().join(", ")
         };
@@ -102,21 +112,24 @@ impl Table {
             let values = list(&|place, column| format!("cast(texts ->> {place} as {})", column.to));
             format!("select {values} from jsonb_array_elements(cast($1 as jsonb)) as r (texts)")
         };
-        let read = |sqlite: bool| {
-            let texts = list(&|_, Column { name, from, .. }| match shared_kind(from) {
-                Some("bytea") if sqlite => format!("case when {name} is not null then '\\x' || lower(hex({name})) end"),
-                _ => format!("cast({name} as text)"),
+        let read = |table: &str, name_of: fn(&Column) -> &str, sqlite: bool| {
+            let texts = list(&|_, column| match (shared_kind(&column.from), name_of(column)) {
+                (Some("bytea"), name) if sqlite => {
+                    format!("case when {name} is not null then '\\x' || lower(hex({name})) end")
+                }
+                (_, name) => format!("cast({name} as text)"),
             });
             match sqlite {
-                true => format!("select json_array({texts}) from {name}"),
-                false => format!("select cast(to_json(array[{texts}]) as text) from {name}"),
+                true => format!("select json_array({texts}) from {table}"),
+                false => format!("select cast(to_json(array[{texts}]) as text) from {table}"),
             }
         };
         Table {
-            read_source: read(from_sqlite),
-            read_target: read(to_sqlite),
+            read_source: read(&source, |column| &column.source, from_sqlite),
+            read_target: read(&name, |column| &column.name, to_sqlite),
             write: format!("insert into {name} ({names}) {from_texts}"),
             name,
+            source,
         }
     }
 }

@@ -53,7 +53,7 @@ async fn copy_all(tables: &[Table], source: &mut End, target: &mut End) -> Resul
     let constraints = begin_writing(tables, target).await?;
     let mut total = 0;
     for table in tables {
-        total += source.count(&table.name).await?.unsigned_abs();
+        total += source.count(&table.source).await?.unsigned_abs();
     }
     let progress = Progress::new("rows copied", Some(total));
     let mut read = Vec::new();
@@ -75,8 +75,8 @@ async fn copy_all(tables: &[Table], source: &mut End, target: &mut End) -> Resul
     Ok(read.iter().map(|read| read.rows).sum())
 }
 
-fn names(tables: &[Table]) -> String {
-    tables.iter().map(|table| &*table.name).collect::<Vec<_>>().join(", ")
+fn names(tables: &[Table], name_of: fn(&Table) -> &str) -> String {
+    tables.iter().map(name_of).collect::<Vec<_>>().join(", ")
 }
 
 /// Begins a transaction that sees one state of the database. Nobody can write.
@@ -86,7 +86,10 @@ async fn begin_reading(tables: &[Table], source: &mut End) -> Result<()> {
         return Ok(());
     }
     source.db.execute("begin isolation level repeatable read").await?;
-    source.db.execute(AssertSqlSafe(format!("lock table {} in share mode", names(tables)))).await?;
+    source
+        .db
+        .execute(AssertSqlSafe(format!("lock table {} in share mode", names(tables, |table| &table.source))))
+        .await?;
     Ok(())
 }
 
@@ -107,7 +110,7 @@ async fn begin_writing(tables: &[Table], target: &mut End) -> Result<Vec<String>
         return Ok(Vec::new());
     }
     db.execute("begin isolation level read committed").await?;
-    db.execute(AssertSqlSafe(format!("truncate {}", names(tables)))).await?;
+    db.execute(AssertSqlSafe(format!("truncate {}", names(tables, |table| &table.name)))).await?;
     let constraints: Vec<(String, String)> = sqlx::query_as(CONSTRAINTS).fetch_all(&mut *db).await?;
     let is_ours = |name: &str| tables.iter().any(|table| table.name.trim_matches('"') == name.trim_matches('"'));
     let ours = constraints.into_iter().filter(|(table, _)| is_ours(table)).map(|(_, statement)| statement);
@@ -182,6 +185,27 @@ mod tests {
         assert_eq!(ends[1].count("codes where parent = 'a' and of_binding = 'x' and \"from\" = -2").await.unwrap(), 1);
         // References are checked as before.
         run_on(&mut ends[1], "insert into codes (id, parent) values ('c', 'nobody')").await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn names_that_differ_in_their_capitals_alone_are_the_same_because_postgres_has_none() {
+        let (mut ends, _databases) = pair("create table about (id text)").await;
+        let with_capitals = "create table \"Codes\" (id text primary key, \"createdAt\" bigint)";
+        run_on(&mut ends[0], with_capitals).await.unwrap();
+        run_on(&mut ends[1], "create table codes (id text primary key, createdat bigint)").await.unwrap();
+        run_on(&mut ends[0], "insert into \"Codes\" values ('a', 7)").await.unwrap();
+        assert_eq!(copy_between(&mut ends).await.unwrap(), (1, vec![]));
+        assert_eq!(ends[1].count("codes where createdat = 7").await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_virtual_table_stays_behind_and_is_named() {
+        let (mut ends, _databases) = pair("create table about (id text)").await;
+        if !ends[0].sqlite {
+            return;
+        }
+        run_on(&mut ends[0], "create virtual table words_of_notes using fts5 (text)").await.unwrap();
+        assert_eq!(copy_between(&mut ends).await.unwrap(), (0, vec!["words_of_notes".to_string()]));
     }
 
     #[tokio::test]
