@@ -30,7 +30,7 @@ impl Template for SetupPage {
     const FILE: &'static str = files::SETUP_SHOW;
 }
 
-/// `None` if the site has an administrator, which needs no database that can be written.
+/// `None` if the site has an administrator. To find that out, the database need not be writable.
 async fn issue(app: &App) -> Result<Option<Token>> {
     if app.db.read(async |db| permission::has_admin_besides(db, "").await).await? {
         return Ok(None);
@@ -95,13 +95,10 @@ mod tests {
     use crate::accounts::{Admission, Username};
     use crate::db::new_id;
     use crate::features::Feature;
-    use crate::test::{SECOND_FACTOR, TestApp, Visitor, check};
+    use crate::test::{SECOND_FACTOR, TestApp, Visitor, check, logged};
     use axum::http::request::Parts;
     use axum::response::IntoResponse;
     use futures_util::future::{join_all, ready};
-    use std::io::{self, Write};
-    use std::sync::{Arc, Mutex};
-    use tracing::instrument::WithSubscriber;
 
     const ADMINS: &str = "select count(*) from user_groups where group_id = 'admin'";
 
@@ -114,27 +111,11 @@ mod tests {
         TestApp::with_feature(settings, Feature { sign_up: Some(show_form), ..Feature::named("form") }).await
     }
 
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     /// What the log says when the site starts.
     async fn started(app: &TestApp) -> String {
-        let log = Log::default();
-        let writer = log.clone();
-        let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        print_link(&app.app).with_subscriber(lines).await.unwrap();
-        let log = log.0.lock().unwrap();
-        String::from_utf8_lossy(&log).into_owned()
+        let (printed, log) = logged(print_link(&app.app)).await;
+        printed.unwrap();
+        log
     }
 
     /// The path of a link that a start prints.

@@ -91,40 +91,21 @@ async fn write(app: &App, mail: &Mail) -> Result<Option<MailContent>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test::TestApp;
+    use crate::test::{TestApp, logged};
     use crate::web::Routes;
-    use std::io::{self, Write};
-    use std::sync::Mutex;
-    use tracing::instrument::WithSubscriber;
 
     async fn queue_one(app: &TestApp, kind: &'static str) {
         let queue = async |db: &mut Connection| outbox::queue(db, kind, None, "ada@example.com", "").await;
         app.app.db.write(queue).await.unwrap();
     }
 
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[tokio::test]
     async fn a_mail_that_no_feature_writes_is_dropped_with_a_warning() {
         let app = TestApp::new().await;
         queue_one(&app, "of another version").await;
-        let log = Log::default();
-        let writer = log.clone();
-        let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        assert_eq!(app.mails().with_subscriber(lines).await.len(), 0);
+        let (mails, log) = logged(app.mails()).await;
+        assert_eq!(mails.len(), 0);
         assert_eq!(app.count("select count(*) from mails").await, 0);
-        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         assert!(log.contains("WARN") && log.contains("of another version"), "{log}");
     }
 

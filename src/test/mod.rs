@@ -7,6 +7,7 @@ mod access;
 pub mod app;
 mod architecture;
 mod database;
+mod log;
 mod styles;
 mod templates;
 mod visitor;
@@ -14,5 +15,6 @@ mod walk;
 
 pub use app::{PASSWORD, PRODUCTION, SECOND_FACTOR, TestApp};
 pub use database::TestDatabase;
+pub use log::logged;
 pub use templates::{assert_well_formed, check, check_mails};
 pub use visitor::{Answer, Visitor};
