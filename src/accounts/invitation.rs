@@ -95,10 +95,20 @@ async fn is_still_allowed(db: &mut Connection, invitation: &Invitation) -> Resul
     Ok(own.has(INVITE) && own.cover(&given))
 }
 
-/// Withdraws what a user has made, because somebody else may have.
-pub async fn revoke_all(db: &mut Connection, user_id: &str) -> Result<()> {
-    sqlx::query("delete from invitations where created_by = $1").bind(user_id).execute(db).await?;
-    Ok(())
+/// Withdraws all invitations by a user, because somebody else may have made them in their name. Returns how many.
+pub async fn revoke_all(db: &mut Connection, user_id: &str) -> Result<u64> {
+    let sql = "delete from invitations where created_by = $1";
+    Ok(sqlx::query(sql).bind(user_id).execute(db).await?.rows_affected())
+}
+
+/// What people get who accept the invitation with this id, together with what its maker may do. Whoever lacks any of that
+/// may not withdraw it.
+pub async fn permissions(db: &mut Connection, id: &str) -> Result<Permissions> {
+    let sql = "select group_id, created_by from invitations where id = $1";
+    let found: Option<(Option<String>, Option<String>)> = sqlx::query_as(sql).bind(id).fetch_optional(&mut *db).await?;
+    let (group_id, created_by) = found.unwrap_or_default();
+    let given = Permissions::of_group(db, &group_id.unwrap_or_default()).await?;
+    Ok(given.and(Permissions::of_user(db, &created_by.unwrap_or_default()).await?))
 }
 
 /// Deletes invitations that expired at `$1` or before.

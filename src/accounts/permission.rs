@@ -70,6 +70,12 @@ impl Permissions {
         self.0.contains(ALL) || others.0.is_subset(&self.0)
     }
 
+    /// These and the others.
+    pub fn and(mut self, others: Permissions) -> Permissions {
+        self.0.extend(others.0);
+        self
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -70,7 +70,8 @@ struct Entry {
     kind: String,
     about: Option<String>,
     at: i64,
-    /// To whom it happened. `None` for an attempt at a name that nobody has.
+    /// To whom it happened. `None` for an attempt at an unknown username, and for what concerns no account, such as a
+    /// group.
     owner: Option<Person>,
     /// Who did it, if not the owner.
     actor: Option<Person>,
@@ -97,8 +98,8 @@ impl Entry {
             at: event.created_at,
             device: event.device.as_deref().map(device_name),
             address: event.address,
+            actor: actor.filter(|actor| owner.as_ref().is_none_or(|owner| owner.id != actor.id)),
             owner,
-            actor,
         }
     }
 }

@@ -5,7 +5,8 @@
 
 use super::feature::Feature;
 use crate::accounts::event::{self, Cause};
-use crate::accounts::{Event, Permission, Permissions};
+use crate::accounts::invitation::{self, INVITATION_MAIL};
+use crate::accounts::{Event, Permission, Permissions, address};
 use crate::base::{Env, Error, Result};
 use crate::db::{AFTER_ALL_IDS, Connection, DbRow, now};
 use crate::mail::outbox;
@@ -23,7 +24,8 @@ use sqlx::{FromRow, Row};
 const PATH: &str = "/admin/mails";
 const WAITING: &str = "/admin/mails?state=waiting";
 
-const MANAGE: Permission = Permission::named("mails.manage", "See and retry mails that could not be sent");
+const MANAGE: Permission =
+    Permission::named("mails.manage", "See, retry and delete mails that wait or could not be sent");
 const CAN: Access = Access::Can(MANAGE);
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
@@ -65,7 +67,7 @@ const IS_UNDER_WAY: Flash = Flash { name: "mail_under_way", words: "This mail wa
 const IS_DELETED: Flash = Flash { name: "mail_deleted", words: "Mail deleted." };
 
 const FOR_SOMEBODY_ELSE: &str =
-    "This mail is for somebody who may do something that you may not, so you cannot delete it.";
+    "This mail is for somebody with permissions that you do not have, so you cannot delete it.";
 
 /// Up to which number mails are counted.
 const MOST_COUNTED: i64 = 1_000;
@@ -75,6 +77,8 @@ const MOST_COUNTED: i64 = 1_000;
 struct ListedMail {
     id: String,
     kind: String,
+    #[serde(skip)]
+    about: String,
     #[serde(skip)]
     user_id: Option<String>,
     username: Option<String>,
@@ -95,6 +99,7 @@ impl FromRow<'_, DbRow> for ListedMail {
         Ok(ListedMail {
             id: row.try_get("id")?,
             kind: row.try_get("kind")?,
+            about: row.try_get("about")?,
             user_id: row.try_get("user_id")?,
             username: row.try_get("username")?,
             email: row.try_get("email")?,
@@ -105,6 +110,17 @@ impl FromRow<'_, DbRow> for ListedMail {
             may_have_arrived: unconfirmed > 0,
             next_try: from_now((due_at - now()).max(0) as u64),
         })
+    }
+}
+
+impl ListedMail {
+    /// The id of the user whose mail it is. What concerns an address, such as a link to choose a new password, belongs to
+    /// whoever has confirmed the address.
+    async fn owner(&self, db: &mut Connection) -> Result<Option<String>> {
+        match &self.user_id {
+            Some(id) => Ok(Some(id.clone())),
+            None => address::owner(db, &self.email).await,
+        }
     }
 }
 
@@ -142,7 +158,8 @@ async fn retry(admin: Administrator, Path(id): Path<String>, _: Form<Empty>) -> 
         if !outbox::retry(db, &id).await? {
             return Ok(back.flash(IS_UNDER_WAY));
         }
-        event::record(db, mail.user_id.as_deref(), RETRIED.by_actor(&admin.actor).about(&mail.kind)).await?;
+        let owner = mail.owner(db).await?;
+        event::record(db, owner.as_deref(), RETRIED.by_actor(&admin.actor).about(&mail.kind)).await?;
         Ok(back.flash(IS_DUE))
     };
     admin.change(retry).await
@@ -156,25 +173,28 @@ async fn confirm_delete(State(app): State<App>, page: Page, Path(id): Path<Strin
 async fn destroy(admin: Administrator, Path(id): Path<String>, _: Form<Empty>) -> Result<Redirect> {
     let delete = async |db: &mut Connection, own: &Permissions| {
         let mail = find(db, &id).await?.ok_or(Error::NOT_FOUND)?;
-        // It may tell them what somebody has done to their account.
-        if let Some(user_id) = &mail.user_id
-            && !own.cover(&Permissions::of_user(db, user_id).await?)
-        {
+        let owner = mail.owner(db).await?;
+        // It may tell them what somebody has done to their account, or be an invitation that only others may withdraw.
+        let mut needed = Permissions::of_user(db, owner.as_deref().unwrap_or_default()).await?;
+        if mail.kind == INVITATION_MAIL {
+            needed = needed.and(invitation::permissions(db, &mail.about).await?);
+        }
+        if !own.cover(&needed) {
             return Err(Error::Forbidden(FOR_SOMEBODY_ELSE));
         }
         if outbox::cancel_one(db, &id).await? {
-            event::record(db, mail.user_id.as_deref(), DELETED.by_actor(&admin.actor).about(&mail.kind)).await?;
+            event::record(db, owner.as_deref(), DELETED.by_actor(&admin.actor).about(&mail.kind)).await?;
         }
         Ok(redirect(if mail.given_up.is_some() { PATH } else { WAITING }).flash(IS_DELETED))
     };
     admin.change(delete).await
 }
 
-const GIVEN_UP: &str = "select m.id, m.kind, m.user_id, u.username, m.email, m.created_at, m.due_at, m.attempts, \
+const GIVEN_UP: &str = "select m.id, m.kind, m.about, m.user_id, u.username, m.email, m.created_at, m.due_at, m.attempts, \
      m.failed_at, m.error, m.unconfirmed from mails m left join users u on u.id = m.user_id \
      where m.failed_at is not null and m.id < $1 order by m.id desc limit $2";
 
-const THAT_WAIT: &str = "select m.id, m.kind, m.user_id, u.username, m.email, m.created_at, m.due_at, m.attempts, \
+const THAT_WAIT: &str = "select m.id, m.kind, m.about, m.user_id, u.username, m.email, m.created_at, m.due_at, m.attempts, \
      m.failed_at, m.error, m.unconfirmed from mails m left join users u on u.id = m.user_id \
      where m.failed_at is null and m.id < $1 order by m.id desc limit $2";
 
@@ -184,7 +204,7 @@ async fn newest(db: &mut Connection, sql: &'static str, after: &str) -> Result<V
 }
 
 async fn find(db: &mut Connection, id: &str) -> Result<Option<ListedMail>> {
-    let sql = "select m.id, m.kind, m.user_id, u.username, m.email, m.created_at, m.due_at, m.attempts, \
+    let sql = "select m.id, m.kind, m.about, m.user_id, u.username, m.email, m.created_at, m.due_at, m.attempts, \
                m.failed_at, m.error, m.unconfirmed from mails m left join users u on u.id = m.user_id where m.id = $1";
     Ok(sqlx::query_as(sql).bind(id).fetch_optional(db).await?)
 }
@@ -200,6 +220,7 @@ async fn count_given_up(db: &mut Connection) -> Result<i64> {
 mod tests {
     use super::*;
     use crate::accounts::User;
+    use crate::accounts::invitation::NewInvitation;
     use crate::mail::{Mail, MailContent};
     use crate::test::{Answer, TestApp, Visitor, check};
     use axum::http::Method;
@@ -239,6 +260,7 @@ mod tests {
         let mail = |given_up: Option<i64>| ListedMail {
             id: "0190".into(),
             kind: "password_reset".into(),
+            about: String::new(),
             user_id: None,
             username: given_up.map(|_| "bob".into()),
             email: "bob@example.com".into(),
@@ -377,6 +399,42 @@ mod tests {
         }
         assert_eq!(app.mails().await.len(), 0);
         assert_eq!(app.count("select count(*) from events where kind = 'mail_deleted' and about = 'test'").await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_mail_to_the_address_of_a_person_is_theirs_and_an_invitation_is_of_those_who_may_withdraw_it() {
+        let (app, ada) = app_of_ada(Feature::default()).await;
+        app.person("bob").await;
+        app.confirm_address("bob", "bob@example.com").await;
+        app.grant("bob", "users.manage").await;
+        let bob = app.user("bob").await;
+        let id = queue(&app, "password_reset", None).await;
+        ada.post(&format!("/admin/mails/{id}/delete"), &[]).await.assert_status(403);
+        app.execute(POSTPONE).await;
+        try_again(&ada, &id).await.assert_redirect(WAITING);
+        app.execute("delete from addresses").await;
+        let invite = async |db: &mut Connection| {
+            let new = NewInvitation {
+                email: Some("eve@example.com"),
+                group_id: None,
+                uses: 1,
+                lifetime: Duration::from_secs(60),
+                created_by: Some(&bob),
+            };
+            let invitation = invitation::create(db, &new).await?;
+            outbox::queue(db, INVITATION_MAIL, None, "eve@example.com", &invitation).await?;
+            Ok(sqlx::query_scalar("select max(id) from mails").fetch_one(db).await?)
+        };
+        let invitation: String = app.app.db.write(invite).await.unwrap();
+        ada.post(&format!("/admin/mails/{invitation}/delete"), &[]).await.assert_status(403);
+        assert_eq!(app.count("select count(*) from mails").await, 2);
+        app.grant("ada", "users.manage").await;
+        for id in [&id, &invitation] {
+            ada.post(&format!("/admin/mails/{id}/delete"), &[]).await.assert_redirect(WAITING);
+        }
+        let of_bob = "select count(*) from events e join users u on u.id = e.user_id where u.username = 'bob' \
+                      and e.kind = 'mail_retried' and e.about = 'password_reset'";
+        assert_eq!(app.count(of_bob).await, 1);
     }
 
     #[tokio::test]

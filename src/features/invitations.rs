@@ -1,10 +1,11 @@
 //! Invitations: links with which people may sign up. Who may invite makes, lists and withdraws them.
 
 use super::feature::Feature;
+use crate::accounts::event::{self, Cause, NewEvent};
 use crate::accounts::group::{self, Group};
 use crate::accounts::invitation::{self, INVITATION_MAIL, INVITE, Invitation, NewInvitation};
 use crate::accounts::stored_token::{self, NewToken};
-use crate::accounts::{Email, Event, Permissions, Session, User, event, event::Cause};
+use crate::accounts::{Email, Event, Permissions, Session, User};
 use crate::base::{Config, Env, Error, FieldErrors, MailDelivery, Result, SignUps, Token};
 use crate::db::rate_limit::{self, Key};
 use crate::db::{AFTER_ALL_IDS, Connection, DbRow, now};
@@ -54,8 +55,9 @@ const ROW: AccountRow = AccountRow::new(AccountGroup::Administration, 6, "Invita
 })
 .needing(INVITE);
 
-/// Both happen to nobody who has an account. They are about the group, if there is one.
-const MADE: Event = Event::named("invitation_made", "Invitation made").caused_by(Cause::Administrator);
+/// About the group, if there is one. Whoever made an invitation sees it among their own events, because a thief of their
+/// session may have made it.
+const MADE: Event = Event::named("invitation_made", "Invitation made");
 const WITHDRAWN: Event = Event::named("invitation_withdrawn", "Invitation withdrawn").caused_by(Cause::Administrator);
 
 const MAILED: Flash = Flash { name: "invitation_mailed", words: "The invitation is on its way." };
@@ -222,7 +224,7 @@ async fn invite(app: &App, administrator: &Administrator, form: &InviteForm) -> 
         }
         let (group_id, created_by) = (group.as_ref().map(|group| &*group.id), Some(&*session.user.id));
         let id = invitation::create(db, &NewInvitation { email, group_id, uses, lifetime, created_by }).await?;
-        record(db, MADE, administrator, group.as_ref()).await?;
+        record(db, created_by, MADE.by(&administrator.actor.client), group.as_ref()).await?;
         if let Some(email) = email {
             rate_limit::take(db, &Key::new(INVITATION_MAIL, email), app.config.mails_per_address).await?;
             outbox::queue(db, INVITATION_MAIL, None, email, &id).await?;
@@ -246,10 +248,13 @@ async fn show(State(app): State<App>, session: Session, page: Page, Path(id): Pa
 
 async fn revoke(administrator: Administrator, Path(id): Path<String>, _: Form<Empty>) -> Result<Redirect> {
     let revoke = async |db: &mut Connection, own: &Permissions| {
-        let sql = "delete from invitations where id = $1 returning group_id";
-        let deleted: Option<Option<String>> = sqlx::query_scalar(sql).bind(&*id).fetch_optional(&mut *db).await?;
-        let group = find_group(db, own, deleted.ok_or(Error::NOT_FOUND)?.as_deref()).await?;
-        record(db, WITHDRAWN, &administrator, group.as_ref()).await
+        require_cover(own, &invitation::permissions(db, &id).await?)?;
+        let sql = "delete from invitations where id = $1 returning group_id, created_by";
+        let deleted: Option<(Option<String>, Option<String>)> =
+            sqlx::query_as(sql).bind(&*id).fetch_optional(&mut *db).await?;
+        let (group_id, created_by) = deleted.ok_or(Error::NOT_FOUND)?;
+        let group = find_group(db, own, group_id.as_deref()).await?;
+        record(db, created_by.as_deref(), WITHDRAWN.by_actor(&administrator.actor), group.as_ref()).await
     };
     administrator.change(revoke).await?;
     Ok(redirect(PATH).flash(NO_LONGER_WORKS))
@@ -297,13 +302,13 @@ async fn count_of(db: &mut Connection, user_id: &str) -> Result<i64> {
     Ok(sqlx::query_scalar(sql).bind(user_id).fetch_one(db).await?)
 }
 
-async fn record(db: &mut Connection, event: Event, by: &Administrator, group: Option<&Group>) -> Result<()> {
-    let event = event.by_actor(&by.actor);
+/// Records what happened to an invitation of the user who made it.
+async fn record(db: &mut Connection, maker: Option<&str>, event: NewEvent<'_>, group: Option<&Group>) -> Result<()> {
     let event = match group {
         Some(group) => event.about(&group.name),
         None => event,
     };
-    event::record(db, None, event).await
+    event::record(db, maker, event).await
 }
 
 /// The invitations that came before the one with the id `after`, newest first.
@@ -570,7 +575,7 @@ mod tests {
             list.assert_contains("The invitation is on its way.").assert_contains(BOB).assert_lacks("/invite/");
             let page = list.text();
             let page = page.split("href=\"/admin/invitations/").nth(1).unwrap().split('"').next().unwrap();
-            ada.get(&format!("{PATH}/{page}")).await.assert_contains("was mailed to").assert_lacks("/invite/");
+            ada.get(&format!("{PATH}/{page}")).await.assert_contains("is mailed to").assert_lacks("/invite/");
             let link = app.link_to(BOB).await;
             let mail = &app.mails().await[0];
             assert_eq!(mail.content.subject, "An invitation to Latchkey");
@@ -641,7 +646,7 @@ mod tests {
         for beyond in [&*id, ADMIN] {
             ada.get(PATH).await.assert_lacks(&format!("<option value=\"{beyond}\""));
             let answer = ada.post(PATH, &[("group", beyond)]).await;
-            answer.assert_status(403).assert_contains("You can only give or take what you may do yourself.");
+            answer.assert_status(403).assert_contains("You can only give or take permissions that you have yourself.");
         }
         assert_eq!(app.count("select count(*) from invitations").await, 0);
         app.grant("ada", "notes.publish").await;
@@ -652,14 +657,36 @@ mod tests {
         let own = app.app.db.read(async |db| Own::of_user(db, &bob).await).await.unwrap();
         assert!(own.has_named("notes.publish"));
         let by_ada = "select count(*) from events e join users u on u.id = e.actor_id where u.username = 'ada' \
-                      and e.kind in ('group_joined', 'invitation_made') and e.about = 'editors'";
-        assert_eq!(app.count(by_ada).await, 2);
+                      and e.kind = 'group_joined' and e.about = 'editors'";
+        assert_eq!(app.count(by_ada).await, 1);
+        // She sees it among her own events, in case somebody else has made it in her name.
+        let of_ada = "select count(*) from events e join users u on u.id = e.user_id where u.username = 'ada' \
+                      and e.kind = 'invitation_made' and e.about = 'editors' and e.address is not null";
+        assert_eq!(app.count(of_ada).await, 1);
         // Whoever may do less cannot withdraw it.
         let (page, link) = invite(&ada, &[("group", &id)]).await;
         let grace = app.person("grace").await;
         app.grant("grace", INVITE.name).await;
         grace.post(&format!("{page}/revoke"), &[]).await.assert_status(403);
         app.visitor().get(&link).await.assert_status(200);
+        let (page, link) = invite(&ada, &[]).await;
+        grace.post(&format!("{page}/revoke"), &[]).await.assert_status(403);
+        app.visitor().get(&link).await.assert_status(200);
+        app.grant("grace", "notes.publish").await;
+        grace.post(&format!("{page}/revoke"), &[]).await.assert_redirect(PATH);
+        let of_ada = "select count(*) from events e join users u on u.id = e.user_id join users g on g.id = e.actor_id \
+                      where u.username = 'ada' and g.username = 'grace' and e.kind = 'invitation_withdrawn'";
+        assert_eq!(app.count(of_ada).await, 1);
+    }
+
+    #[tokio::test]
+    async fn what_no_database_stores_is_refused_as_malformed() {
+        let (app, ada) = site(&[]).await;
+        for path in [PATH, "/admin/invitations/a%00b/revoke"] {
+            let answer = ada.post(path, &[("group", "a\0b")]).await;
+            assert!([400, 403, 404, 422].contains(&answer.status), "{answer}");
+        }
+        assert_eq!(app.count("select count(*) from invitations").await, 0);
     }
 
     #[tokio::test]
