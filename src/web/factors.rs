@@ -40,6 +40,11 @@ impl FactorCounts {
         let sufficient = app.features.factors.iter().filter(|factor| factor.suffices);
         self.get(PASSWORD) + sufficient.map(|factor| self.get(factor.name)).sum::<i64>()
     }
+
+    /// Whether the user has anything besides a password.
+    pub fn has_second_factor(&self, app: &App) -> bool {
+        app.features.factors.iter().any(|factor| self.get(factor.name) > 0)
+    }
 }
 
 /// Where a user who has authenticated at this level has to go for another factor, if one is required.

@@ -2,7 +2,7 @@
 
 use super::app::{App, FactorAttempt, SessionStart};
 use super::auth::{AuthState, SESSION_COOKIE};
-use super::factors::{self, PASSWORD};
+use super::factors::{self, FactorCounts, PASSWORD};
 use super::redirect::{LocalPath, Redirect, redirect};
 use super::{client::client, cookie, error_pages::Words, flash};
 use crate::accounts::session::lifecycle::{self, CONFIRMED, NewSession};
@@ -146,7 +146,8 @@ impl Login {
     }
 
     /// Ends what a changed credential must end: the user's other sessions and pending log-ins, the trust in other devices,
-    /// and pending links to reset and to confirm. This session continues with a new token.
+    /// and pending links to reset and to confirm. This session continues with a new token, and has one factor if the last
+    /// second factor was removed.
     ///
     /// # Errors
     /// As [`Login::renew`].
@@ -158,7 +159,11 @@ impl Login {
     ) -> Result<Cookie<'static>> {
         lifecycle::revoke_others(db, session).await?;
         link::revoke_pending(db, &session.user.id).await?;
-        self.renew(db, level).await
+        let cookie = self.renew(db, level).await?;
+        if !FactorCounts::of_user(&self.app, db, &session.user.id).await?.has_second_factor(&self.app) {
+            lifecycle::lower(db, session).await?;
+        }
+        Ok(cookie)
     }
 
     /// Answers a request that repeats one which set the token of this session: with the same token if that request
@@ -375,6 +380,27 @@ mod tests {
         answer.assert_cookie("login=…; HttpOnly; SameSite=Lax; Path=/; Max-Age=300");
         assert_eq!(answer.headers.get_all("set-cookie").iter().count(), 1, "{answer}");
         browser
+    }
+
+    #[tokio::test]
+    async fn who_removes_the_last_second_factor_has_authenticated_with_one() {
+        async fn change(session: Session, login: Login, State(app): State<App>) -> Result<CookieJar> {
+            let change =
+                async |db: &mut Connection| login.credentials_changed(db, &session, AuthLevel::TwoFactors).await;
+            Ok(CookieJar::new().add(app.db.write(change).await?))
+        }
+        let routes = Routes::new().post("/change", Access::User, change);
+        let feature = Feature { routes, factor: Some(SECOND_FACTOR), ..Feature::named("test") };
+        let app = TestApp::with_feature(&[], feature).await;
+        let ada = app.person("ada").await;
+        app.execute("insert into recovery_codes (code_hash, user_id) values ('x', (select id from users))").await;
+        const LEVELS: &str = "select min(factors) + min(confirmed_factors) from sessions";
+        ada.post("/change", &[]).await.assert_status(200);
+        assert_eq!(app.count(LEVELS).await, 4);
+        app.execute("delete from recovery_codes").await;
+        ada.post("/change", &[]).await.assert_status(200);
+        assert_eq!(app.count(LEVELS).await, 2);
+        ada.assert_is("ada").await;
     }
 
     #[tokio::test]

@@ -78,6 +78,13 @@ pub async fn renew(db: &mut Connection, old: &Session, level: AuthLevel) -> Resu
     Ok((token, stay != 0))
 }
 
+/// Takes back that the user has authenticated with two factors, so that policies ask for a second one again.
+pub async fn lower(db: &mut Connection, session: &Session) -> Result<()> {
+    let sql = "update sessions set factors = 1, confirmed_factors = 1 where id = $1";
+    sqlx::query(sql).bind(&*session.id).execute(db).await?;
+    Ok(())
+}
+
 async fn delete_oldest(db: &mut Connection, user_id: &str, kept: i64) -> Result<()> {
     let sql = "delete from sessions where user_id = $1 and id not in \
                (select id from sessions where user_id = $1 order by id desc limit $2)";
@@ -180,14 +187,16 @@ pub async fn revoke_others(db: &mut Connection, session: &Session) -> Result<boo
     Ok(sessions + pending + devices > 0)
 }
 
-/// Ends all of the user's sessions, pending log-ins, links and invitations, and forgets all devices. The user's row is locked by
-/// [`user::lock`].
-pub async fn revoke_all(db: &mut Connection, user_id: &str) -> Result<()> {
-    sqlx::query("delete from sessions where user_id = $1").bind(user_id).execute(&mut *db).await?;
+/// Ends all of the user's sessions, pending log-ins, links and invitations, and forgets all devices. Returns whether there
+/// were any sessions or invitations. The user's row is locked by [`user::lock`].
+pub async fn revoke_all(db: &mut Connection, user_id: &str) -> Result<bool> {
+    let sql = "delete from sessions where user_id = $1";
+    let sessions = sqlx::query(sql).bind(user_id).execute(&mut *db).await?.rows_affected();
     pending_login::delete_all(db, user_id).await?;
     device::delete_without_session(db, user_id).await?;
-    invitation::revoke_all(db, user_id).await?;
-    link::revoke_pending(db, user_id).await
+    let invitations = invitation::revoke_all(db, user_id).await?;
+    link::revoke_pending(db, user_id).await?;
+    Ok(sessions + invitations > 0)
 }
 
 /// Corrects sessions that were used while a clock was ahead; `$1` is the latest possible time.

@@ -39,10 +39,7 @@ const DELETED: Flash = Flash { name: "user_deleted", words: "The account is dele
 
 pub async fn log_out(request: UserRequest, _: Form<Empty>) -> Result<Redirect> {
     let end_sessions = async |db: &mut Connection, _: &Permissions| {
-        let sql = "select 1 from sessions where user_id = $1 limit 1";
-        let has_session = sqlx::query(sql).bind(&request.id).fetch_optional(&mut *db).await?.is_some();
-        lifecycle::revoke_all(db, &request.id).await?;
-        if !has_session {
+        if !lifecycle::revoke_all(db, &request.id).await? {
             return Ok(());
         }
         event::record(db, &*request.id, SESSIONS_ENDED.by_actor(request.actor())).await
@@ -121,7 +118,7 @@ async fn remove(db: &mut Connection, request: &UserRequest, factor: &Factor) -> 
     if left.login_methods(app) == 0 {
         return Err(Error::Forbidden(ONLY_WAY));
     }
-    if app.features.factors.iter().all(|other| left.get(other.name) == 0) {
+    if !left.has_second_factor(app) {
         recovery_code::delete_all(db, id).await?;
     }
     lifecycle::revoke_all(db, id).await?;
@@ -194,6 +191,15 @@ mod tests {
                         and e.address is null and e.device is null";
         assert_eq!(app.count(recorded).await, 1);
         assert_eq!(app.count(MAILED).await, 1);
+        // Invitations end with it, too.
+        app.execute(
+            "insert into invitations (id, uses, used, created_by, created_at, expires_at) \
+             select 'i', 1, 0, id, 1, 9999999999 from users where username = 'ada'",
+        )
+        .await;
+        press(&app, &boss, "ada", "log-out", &[]).await.assert_status(303);
+        assert_eq!(app.count("select count(*) from invitations").await, 0);
+        assert_eq!(app.count(recorded).await, 2);
     }
 
     #[tokio::test]
@@ -279,7 +285,7 @@ mod tests {
         groups(&app).await;
         for group in ["group.r", "group.admin"] {
             let answer = press(&app, &zoe, "ada", "groups", &[("group.s", "on"), (group, "on")]).await;
-            answer.assert_status(403).assert_contains("You can only give or take what you may do yourself.");
+            answer.assert_status(403).assert_contains("You can only give or take permissions that you have yourself.");
         }
         assert_eq!(app.count("select count(*) from user_groups").await, 0);
         press(&app, &zoe, "ada", "groups", &[("group.s", "on")]).await.assert_status(303);

@@ -50,7 +50,7 @@ impl UserRequest {
         self.administrator.change_user(&self.id, async |db, _, own| change(db, own).await).await
     }
 
-    /// Back to the page of the person. Who has changed the own account may have no access to it any more.
+    /// Back to the page of the person. Administrators who changed their own account may no longer have access to it.
     pub fn back(&self, flash: Flash) -> Redirect {
         let own = self.app.features.account_path.unwrap_or("/");
         let path = format!("{}/{}", list::PATH, self.id);

@@ -210,7 +210,7 @@ mod tests {
         app.make_admin("boss").await;
         app.grant("zoe", "users.manage").await;
         let page = zoe.get(&format!("/admin/users/{}", app.user("boss").await)).await;
-        page.assert_status(200).assert_contains("may do something that you may not").assert_contains("Everything");
+        page.assert_status(200).assert_contains("has permissions that you do not have").assert_contains("Everything");
         page.assert_lacks("Log out everywhere").assert_lacks("Disable account").assert_lacks("Save groups");
         // The groups that zoe may not give are there, and cannot be changed.
         let own = zoe.get(&format!("/admin/users/{}", app.user("zoe").await)).await;
