@@ -112,6 +112,8 @@ impl From<sqlx::Error> for Error {
         match &error {
             // The row it belongs to has just been deleted.
             sqlx::Error::Database(cause) if cause.is_foreign_key_violation() => Error::NOT_FOUND,
+            // Text with a NUL character, which Postgres does not store.
+            sqlx::Error::Database(cause) if cause.code().as_deref() == Some("22021") => Error::MALFORMED,
             _ if is_unavailable(&error) => Error::Unavailable(error.into()),
             _ => Error::Fault(error.into()),
         }

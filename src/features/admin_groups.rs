@@ -22,7 +22,8 @@ use std::collections::BTreeMap;
 
 const PATH: &str = "/admin/groups";
 
-const MANAGE: Permission = Permission::named("groups.manage", "Make groups, and decide what their members may do");
+const MANAGE: Permission =
+    Permission::named("groups.manage", "Create groups, and choose their members and permissions");
 const CAN: Access = Access::Can(MANAGE);
 
 pub fn feature(_: &Env) -> anyhow::Result<Feature> {
@@ -66,7 +67,7 @@ const DELETED: Flash = Flash { name: "group_deleted", words: "Group deleted." };
 /// How many groups there can be. All are on one page.
 const MAX_GROUPS: usize = 100;
 
-/// Up to which number members are counted. In order, so that Postgres looks for them by the index.
+/// Members are counted up to this number.
 const MOST_COUNTED: i64 = 1_000;
 
 /// A group in the list.
@@ -346,19 +347,20 @@ async fn destroy(admin: Administrator, Path(id): Path<String>, _: Form<Empty>) -
     let delete = async |db: &mut Connection, own: &Permissions| {
         let group = lock(db, own, &id).await?;
         group.require_changeable()?;
-        event::record(db, None, GROUP_DELETED.by_actor(&admin.actor).about(&group.name)).await?;
-        group::delete(db, &id).await
+        let is_gone = group::delete(db, &id).await?;
+        if is_gone {
+            event::record(db, None, GROUP_DELETED.by_actor(&admin.actor).about(&group.name)).await?;
+        }
+        Ok(is_gone)
     };
-    let mut is_gone = admin.change(delete).await?;
-    while !is_gone {
-        is_gone = admin.change(async |db, _| group::delete(db, &id).await).await?;
-    }
+    while !admin.change(delete).await? {}
     Ok(redirect(PATH).flash(DELETED))
 }
 
 /// All groups, by name, with as many members as are counted.
 async fn list(app: &App) -> Result<Vec<ListedGroup>> {
     let list = async |db: &mut Connection| {
+        // In order, so that Postgres finds the members by the index.
         let sql = "select g.id, g.name, (select count(*) from (select 1 as one from user_groups m \
                    where m.group_id = g.id order by m.user_id limit $1) counted) as members from groups g order by g.name";
         let mut groups: Vec<ListedGroup> = sqlx::query_as(sql).bind(MOST_COUNTED + 1).fetch_all(&mut *db).await?;
@@ -537,7 +539,7 @@ mod tests {
         let before = app.count(rows).await;
         for path in [ADMINS, &high] {
             for name in ["eve", "bob"] {
-                add(&eve, path, name).await.assert_status(403).assert_contains("may do");
+                add(&eve, path, name).await.assert_status(403).assert_contains("permissions that you");
             }
             save(&eve, path, "own2", &["groups.manage"]).await.assert_status(403);
             save(&eve, path, "own2", &[]).await.assert_status(403);
@@ -581,7 +583,7 @@ mod tests {
         page.assert_contains("name=\"permission.test.publish\" value=\"yes\" disabled> Publish everything");
         page.assert_lacks("Read everything");
         let refused = save(&eve, &path, "renamed", &["test.publish"]).await;
-        refused.assert_status(403).assert_contains("You can only give or take what you may do yourself.");
+        refused.assert_status(403).assert_contains("You can only give or take permissions that you have yourself.");
         assert_eq!(app.count("select count(*) from group_permissions where permission = 'test.publish'").await, 0);
         eve.get(&path).await.assert_contains("<h1>editors</h1>");
         app.grant("eve", "test.publish").await;

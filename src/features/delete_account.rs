@@ -1,7 +1,7 @@
 //! Users delete their own account: they authenticate again, and everything that belongs to the account is deleted with it.
 
 use super::feature::Feature;
-use crate::accounts::{Session, User, user};
+use crate::accounts::{Session, User, permission, user};
 use crate::base::{Env, FieldErrors, Result};
 use crate::db::Connection;
 use crate::web::{
@@ -71,6 +71,7 @@ async fn destroy(
 async fn delete(app: &App, session: &Session, login: &Login, credentials: &Credentials) -> Result<()> {
     let reauthenticated = login.reauthenticate(session, credentials).await?;
     let deleted = app.db.write(async |db| {
+        permission::lock_admins(db).await?;
         reauthenticated.recheck(db).await?;
         user::delete(db, &session.user.id, app.config.name_rest, user::DELETED.by(&login.client)).await
     });
@@ -80,10 +81,12 @@ async fn delete(app: &App, session: &Session, login: &Login, credentials: &Crede
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::accounts::Username;
+    use crate::accounts::{Actor, Username, disabling};
     use crate::test::{PASSWORD, TestApp, check};
     use crate::web::app::Owned;
     use std::collections::BTreeMap;
+    use std::time::Duration;
+    use tokio::join;
 
     #[test]
     fn its_page_renders() {
@@ -143,6 +146,27 @@ mod tests {
         assert_eq!(page.text().matches("action=\"/delete\"").count(), 1, "{page}");
         bob.get("/delete").await.assert_contains(": 2 doors.");
         ada.get("/test/account").await.assert_contains("Delete account · Permanent · Delete\n");
+    }
+
+    #[tokio::test]
+    async fn who_deletes_the_account_while_an_administrator_disables_it_waits_and_never_fails() {
+        let app = TestApp::new().await;
+        let ada = app.person("ada").await;
+        let (id, actor) = (app.user("ada").await, Actor::command_line());
+        let hold = async |db: &mut Connection| {
+            permission::lock_admins(db).await?;
+            tokio::time::sleep(Duration::from_millis(1_000)).await;
+            Ok(())
+        };
+        let disable = async |db: &mut Connection| disabling::disable(db, &id, &actor).await;
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            app.app.db.write(disable).await
+        };
+        let fields = [("password", PASSWORD)];
+        let (held, _, answer) = join!(app.app.db.write(hold), later, ada.post("/delete", &fields));
+        held.unwrap();
+        assert!([303, 404].contains(&answer.status), "{answer}");
     }
 
     #[tokio::test]

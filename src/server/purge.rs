@@ -1,7 +1,7 @@
 //! Deletes expired rows, and corrects rows that were written while a clock was ahead, a few at a time, with pauses for
 //! other writes. Replicas can purge at the same time: a row that another has deleted is simply gone.
 
-use crate::accounts::{device, event, invitation, recovery_code, session::lifecycle, stored_token};
+use crate::accounts::{device, event, invitation, recovery_code, session::lifecycle, setup_link, stored_token};
 use crate::base::{Config, Result, explain};
 use crate::db::clock::SKEW;
 use crate::db::{Connection, Database, ago, idempotency, now, rate_limit};
@@ -74,7 +74,7 @@ fn statements(config: &Config, features: &[&'static str]) -> Vec<(&'static str, 
 
 fn longest_token_lifetime(config: &Config) -> Duration {
     let lifetimes = [config.reset_lifetime, config.verify_lifetime, config.undo_lifetime, config.login_lifetime];
-    lifetimes.into_iter().fold(Duration::ZERO, Duration::max)
+    lifetimes.into_iter().fold(setup_link::LIFETIME, Duration::max)
 }
 
 /// Repeats a statement until no rows are left to delete.

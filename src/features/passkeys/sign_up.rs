@@ -9,13 +9,14 @@ use crate::web::app::SIGN_UP;
 use crate::web::{App, Flash, Json, LocalPath, Login};
 use axum::extract::State;
 use axum::response::Response;
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use webauthn_rs::prelude::{PasskeyRegistration, RegisterPublicKeyCredential};
 
 pub const WELCOME: Flash =
     Flash { name: "passkey_signed_up", words: "Welcome. Open the link we mailed you to confirm your address." };
 
-/// What a visitor has typed. Stored until the passkey is created, and validated again then.
+/// What a visitor has typed. Stored until the passkey is created, with `invite` sealed, and validated again then.
 #[derive(Deserialize, Serialize, Default)]
 #[serde(default)]
 pub struct SignUpForm {
@@ -60,8 +61,19 @@ async fn ask(app: &App, login: &Login, username: &Username, form: SignUpForm) ->
         return Err(Error::invalid("username", username.taken()));
     }
     let user = User { id: new_id(), username: username.to_string() };
+    let seal = |invite: String| Ok::<_, Error>(BASE64.encode(&app.seals.seal(KEPT, &user.id, invite.as_bytes())?));
+    let form = SignUpForm { invite: form.invite.map(seal).transpose()?, ..form };
     let state = |registration| PendingSignUp { user_id: user.id.clone(), form, registration };
     ceremony::ask_to_create(app, login, Purpose::SignUp, &user, Vec::new(), state).await
+}
+
+/// Under what the token of an invitation is sealed, because whoever reads it in the database could sign up with it.
+const KEPT: &str = "passkey_sign_up";
+
+fn open(app: &App, user_id: &str, sealed: &str) -> Result<String> {
+    let sealed = BASE64.decode(sealed.as_bytes()).map_err(|_| Error::StaleLink)?;
+    let opened = app.seals.try_open(KEPT, user_id, &sealed).ok_or(Error::StaleLink)?;
+    String::from_utf8(opened).map_err(|_| Error::StaleLink)
 }
 
 #[derive(Deserialize)]
@@ -75,8 +87,9 @@ pub struct Answer {
 
 pub async fn finish(State(app): State<App>, login: Login, Json(answer): Json<Answer>) -> Result<Response> {
     let client_data = &answer.credential.response.client_data_json;
-    let pending: PendingSignUp = ceremony::take(&app, &login.headers, Purpose::SignUp, client_data).await?;
+    let mut pending: PendingSignUp = ceremony::take(&app, &login.headers, Purpose::SignUp, client_data).await?;
     let passkey = credential::created(&app.config, &answer.credential, &pending.registration)?;
+    pending.form.invite = pending.form.invite.map(|sealed| open(&app, &pending.user_id, &sealed)).transpose()?;
     let admission = pending.form.admission(&app).await?;
     let (username, email) = pending.form.validate(&app.config)?;
     let choices = Choices { stay: false, next: app.resolve(answer.next.as_ref()).into() };
@@ -227,6 +240,11 @@ mod tests {
         let (bob, eve) = (app.visitor(), app.visitor());
         let for_bob = ask(&bob, START, json!({ "username": "bob", "email": email, "invite": invite })).await;
         let for_eve = ask(&eve, START, json!({ "username": "eve", "invite": invite })).await;
+        // Whoever reads the database cannot sign up with it.
+        let stored =
+            async |db: &mut Connection| Ok(sqlx::query_scalar("select data from tokens").fetch_all(db).await?);
+        let stored: Vec<String> = app.app.db.read(stored).await.unwrap();
+        assert!(stored.iter().all(|data| !data.contains(&invite)), "{stored:?}");
         post(&bob, FINISH, &bobs.create(&for_bob)).await.assert_status(200);
         bob.assert_is("bob").await;
         assert_eq!(app.count("select count(*) from addresses where confirmed_at is not null").await, 1);
