@@ -2,10 +2,10 @@
 
 use super::client::Client;
 
-/// Who does something to the account of a user, who may be somebody else.
+/// Who causes an event of an account: its owner or somebody else.
 #[derive(Clone, Debug)]
 pub struct Actor {
-    /// `None` for a command, which anybody can run who has access to the server.
+    /// `None` for a command. Anybody with access to the server can run one.
     pub user_id: Option<String>,
     pub client: Client,
 }

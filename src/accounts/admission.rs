@@ -1,4 +1,4 @@
-//! Who may get an account: the one place that every way of making one asks.
+//! Who may sign up. Every route that creates an account asks here; `latchkey user add` and `latchkey import` do not.
 
 use super::actor::Actor;
 use super::address::{self, Email};

@@ -11,7 +11,7 @@ pub const DISABLED: Event = Event::named("disabled", "An administrator disabled 
     .caused_by(Cause::Administrator)
     .with_notice(
         "Your account was disabled",
-        "An administrator disabled it. You cannot log in, and what was logged in is logged out.",
+        "An administrator disabled it. You have been logged out everywhere and cannot log in.",
     )
     .reaching_disabled_users();
 pub const ENABLED: Event = Event::named("enabled", "An administrator enabled your account again")

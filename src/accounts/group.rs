@@ -211,7 +211,7 @@ pub async fn revoke(db: &mut Connection, user_id: &str, permission: &str, actor:
     Ok(revoked)
 }
 
-/// Adds a user to the group that a sign-up or a link names, as nobody but `actor` could.
+/// Adds a user to the group that a sign-up or a link names. Nothing is checked; `actor` is recorded as having done it.
 ///
 /// # Errors
 /// [`Error::StaleLink`] when the group has been deleted in the meantime.

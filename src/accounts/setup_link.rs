@@ -31,7 +31,7 @@ pub async fn check(db: &mut Connection, token: &Token) -> Result<()> {
     if is_known && !has_admin_besides(db, "").await? { Ok(()) } else { Err(Error::StaleLink) }
 }
 
-/// Uses up all links, and returns the id of the group that the user with this one may enter. Locks it.
+/// Locks the group of administrators, deletes all links, and returns the id of that group, which the user may now join.
 ///
 /// # Errors
 /// As [`check`].

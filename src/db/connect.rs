@@ -156,7 +156,7 @@ fn check_is_file(file: &Path, mode: Mode) -> Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => bail!(unusable(file, "opened", &error)),
         Err(_) if mode == Mode::Create => {
             bail!(
-                "there is no database file {name}, and mode= prevents that it is created: remove it from \
+                "there is no database file {name}, and mode= prevents it from being created: remove it from \
                    DATABASE_URL"
             )
         }

@@ -28,4 +28,4 @@ pub async fn refuse(connection: &mut DbConnection, sqlite: bool, patience: &Pati
 
 /// What is wrong with a database that is marked.
 pub const UNFINISHED: &str = "the database is the target of a latchkey move that has not finished: run that command \
-                              again, which begins anew, or set DATABASE_URL to another database";
+                              again, which starts over, or set DATABASE_URL to another database";

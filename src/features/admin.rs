@@ -170,7 +170,8 @@ type Cache = Mutex<Today>;
 /// How old the numbers of today may get, in seconds.
 const FRESH: i64 = 10;
 
-/// After so many seconds an event is there, if its transaction took long or another clock is behind, or has been taken back.
+/// After so many seconds, the events of a moment no longer change: slow transactions have committed, also those of
+/// replicas whose clocks are behind, and events that can be taken back have been.
 const SETTLED: i64 = 120;
 
 /// The numbers of today, which whoever asks at the same time shares.
@@ -228,7 +229,7 @@ async fn count(db: &Database, mut from: i64, until: i64) -> Result<Counts> {
     Ok(counts)
 }
 
-/// How often it is looked whether a day is over.
+/// How often to check whether a day is over.
 const PAUSE: Duration = Duration::from_secs(60);
 
 fn count_days(app: App) -> BoxFuture<'static, ()> {

@@ -36,8 +36,8 @@ impl FromRequestParts<App> for Administrator {
     }
 }
 
-const MAY_DO_MORE: &str = "This person may do something that you may not, so you cannot change their account.";
-const GIVES_MORE: &str = "You can only give or take what you may do yourself.";
+const MAY_DO_MORE: &str = "This person has permissions that you do not have, so you cannot change their account.";
+const GIVES_MORE: &str = "You can only give or take permissions that you have yourself.";
 
 impl Administrator {
     /// What they may do.
@@ -249,7 +249,7 @@ mod tests {
             let answer = ada.post(&format!("/nudges/{}", app.user(name).await), &[]).await;
             answer.assert_status(status);
             if status == 403 {
-                answer.assert_contains("This person may do something that you may not");
+                answer.assert_contains("This person has permissions that you do not have");
             }
         }
         ada.post("/nudges/1", &[]).await.assert_status(404);

@@ -64,7 +64,7 @@ pub fn why_not_made(url: &str, file: &Path) -> Option<String> {
     if sqlite_mode(url).is_some_and(|mode| mode != "rwc") {
         let cure = "remove mode, or set DATABASE_URL to another file";
         return Some(format!(
-            "there is no file {name}, and the mode in DATABASE_URL prevents that it is created: \
+            "there is no file {name}, and the mode in DATABASE_URL prevents it from being created: \
                              {cure}"
         ));
     }

@@ -35,7 +35,7 @@ pub enum Command {
     },
     /// Remove an account from a group, or take a permission that it was given directly
     Revoke { name: String, what: String },
-    /// Shut a user out: end all sessions and links, and let nobody log in
+    /// Shut a user out: end their sessions, links and invitations, and block their log-ins
     Disable { name: String },
     /// Let a disabled user log in again
     Enable { name: String },
