@@ -11,7 +11,6 @@ mod http;
 mod mail;
 mod process;
 mod proxy;
-mod signup_race;
 mod smtp;
 mod stolen;
 
@@ -24,7 +23,6 @@ pub use process::{
     with_file_limit, wrong_use,
 };
 pub use proxy::Proxy;
-pub use signup_race::{assert_one_account, race_to_sign_up};
 pub use smtp::{Behaviour, Fault, Smtp, Stage, assert_all_mails_sent, site_with_mail, unsent_mails};
 pub use stolen::{cookie_header, encodings_of, tokens_in};
 

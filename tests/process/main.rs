@@ -66,7 +66,6 @@ mod serve_requests;
 mod serve_startup;
 mod session_expiry;
 mod setup;
-mod signup_race;
 mod smtp_server;
 mod stolen_database;
 mod two_factor;
