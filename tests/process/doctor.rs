@@ -1,7 +1,8 @@
 //! `latchkey doctor` against planted faults, each of which it names with a cure that works, and against sites that are well.
 
 use crate::common::{
-    Behaviour, Database, Fault, KEY, Process, Server, Signal, Smtp, Stage, free_port, latchkey, with_file_limit,
+    Behaviour, Database, Fault, KEY, Process, Server, Signal, Smtp, Stage, free_port, latchkey, wait_until,
+    with_file_limit,
 };
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -28,6 +29,12 @@ impl Site {
     fn new(settings: &[(&'static str, &str)]) -> Site {
         let site = Site::before_the_first_start(settings);
         start_once(&site);
+        if !site.is_sqlite() {
+            // Postgres finishes what a process that has ended had asked for.
+            const CLIENTS: &str = "select count(*) from pg_stat_activity where datname = current_database() \
+                                   and backend_type = 'client backend' and pid <> pg_backend_pid()";
+            assert!(wait_until(30, || site.database.count(CLIENTS) == 0), "somebody still uses the database");
+        }
         site
     }
 
