@@ -34,16 +34,21 @@ fn assert_one_account(database: &Database, servers: &[Server; 2], answers: &[Ans
     servers[0].browser().log_in("ada").assert_redirect("/");
 }
 
-#[test]
-fn a_thousand_sign_ups_with_one_name_make_one_account() {
-    let _alone = run_alone();
+/// Returns how many of a thousand came as far as the database and were told there that the name is taken.
+fn race_of_a_thousand() -> usize {
     let database = Database::new();
     let patient = [("HASH_QUEUE", "1000"), ("HASH_WAIT", "30s"), ("BODY_TIMEOUT", "30s")];
     let servers = Server::pair(&database, &patient);
     let answers = race_to_sign_up(&servers, 1000);
-    let heard = answers.iter().filter(|answer| answer.status == 422).count();
-    assert!(heard >= 10, "only {heard} came as far as the database:\n{}\n{}", *servers[0], *servers[1]);
     assert_one_account(&database, &servers, &answers);
+    answers.iter().filter(|answer| answer.status == 422).count()
+}
+
+#[test]
+fn a_thousand_sign_ups_with_one_name_make_one_account() {
+    let _alone = run_alone();
+    // On a busy machine, the first passwords may take so long that nearly all others are told to wait.
+    assert!((0..5).any(|_| race_of_a_thousand() >= 10), "hardly anybody came as far as the database, five times");
 }
 
 #[test]
